@@ -1,0 +1,22 @@
+"""Writes the card of a study: its title, and how figures call its model and settings.
+
+python -m scripts.study.card KEY
+"""
+
+from scripts.study.command import current_launch, make, product_parser, run
+from scripts.study.errors import UserError
+from scripts.study.launch import Launch
+
+
+def main(launch: Launch, name: str) -> None:
+    """Makes the study's card; its spec is all of its content."""
+    card = launch.grid.card
+    if name not in (card.key, card.name):
+        raise UserError(f"{name}: is not the card of study {launch.name!r}, which is {card.key}")
+    make(launch, card, lambda out: {})
+    print(f"{card.key}: complete")
+
+
+if __name__ == "__main__":
+    parser = product_parser(__doc__)
+    run(lambda arguments: main(current_launch(arguments), arguments.product), parser)

@@ -1,0 +1,104 @@
+"""What every command line of the project shares: one-sentence errors, the launch, products by name."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from scripts.study.errors import UserError
+from scripts.study.grid import Product
+from scripts.study.launch import Launch, frozen_launch, launch_by_hand
+from scripts.study.store import Build
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parses the command line and calls `main`; a `UserError` becomes one line on stderr and exit status 1."""
+    arguments = parser.parse_args()
+    try:
+        main(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def product_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser for commands that make products of the store."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
+    parser.add_argument("product", help="key of a product, with or without its fingerprint")
+    launch_options(parser)
+    return parser
+
+
+def launch_options(parser: argparse.ArgumentParser) -> None:
+    """`--study` and `--store`, for commands typed by hand."""
+    parser.add_argument("--study", help="name of a study (default: that of config/config.yaml)")
+    parser.add_argument("--store", help="the store's directory (default: that of config/config.yaml)")
+
+
+def current_launch(arguments: argparse.Namespace) -> Launch:
+    """The launch this job belongs to; typed by hand, the launch of the study as its files are now."""
+    launch = None if arguments.study or arguments.store else frozen_launch()
+    if launch is None:
+        return launch_by_hand(arguments.study, arguments.store)
+    end_with(launch.head)
+    return launch
+
+
+def find(launch: Launch, name: str) -> Product:
+    """The product called `name` in the study; or, for a full key of another study, in the store's manifests.
+
+    Raises:
+        UserError: there is no such product.
+    """
+    manifest = launch.store.read(name) if name not in launch.grid.products else None
+    if manifest is None:
+        return launch.grid.find(name)
+    return Product(name, manifest["spec"], tuple(manifest["inputs"]))
+
+
+def make(launch: Launch, product: Product, build: Build) -> dict[str, Any]:
+    """Makes what is missing of a product; see `Store.make`."""
+    return launch.store.make(product, build, launch.code_of(product))
+
+
+def end_with(head: int) -> None:
+    """Ends this process when one of the processes between it and the launch's head ends.
+
+    A head that is killed takes its local jobs along. Jobs that a cluster started have no such ancestor and
+    live on. The job is first asked to end (SIGTERM, so that it can save), then made to.
+    """
+    chain = [os.getpid()]
+    while chain[-1] != head:
+        parent = _parent(chain[-1])
+        if parent is None or parent <= 1:
+            return
+        chain.append(parent)
+
+    def watch() -> None:
+        links = list(zip(chain, chain[1:], strict=False))
+        while all(_parent(child) == parent for child, parent in links):
+            time.sleep(0.5)
+        print("error: the process that started this job is gone; ending", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _parent(pid: int) -> int | None:
+    if pid == os.getpid():
+        return os.getppid()
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except OSError:
+        return None

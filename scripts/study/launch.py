@@ -1,0 +1,143 @@
+"""A launch is frozen: what the head process validated is what every job sees, whatever happens to the files.
+
+The head puts the study, the code versions, the hashes of the code behind them, the data lock and the store
+into one environment variable. Jobs read that and never the YAML.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scripts.study.codelock import code_hash, current_hashes, differences, read_code_lock
+from scripts.study.errors import UserError
+from scripts.study.fingerprint import canonical
+from scripts.study.grid import Grid, Product
+from scripts.study.load import load_study, read_yaml
+from scripts.study.schema import Study
+from scripts.study.store import Store
+
+VARIABLE = "FORGETTING_LAUNCH"
+DATA_LOCK = Path("config/data.lock")
+CONFIG = Path("config/config.yaml")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything that names, inputs and content of products follow from, and the process that started it all."""
+
+    name: str
+    study: dict[str, Any]
+    code: dict[str, dict[str, Any]]
+    """Code version to its integer (`version`), its `modules` and the `hash` they had at the launch."""
+    data_lock: dict[str, dict[str, str]]
+    store_root: str
+    head: int
+    """Process id of the head; a job that runs below it ends with it."""
+
+    @cached_property
+    def grid(self) -> Grid:
+        versions = {name: entry["version"] for name, entry in self.code.items()}
+        return Grid(Study.model_validate(self.study), self.name, versions, self.data_lock)
+
+    @property
+    def store(self) -> Store:
+        return Store(Path(self.store_root))
+
+    def freeze(self) -> None:
+        """Puts the launch where this process's children find it."""
+        os.environ[VARIABLE] = canonical(asdict(self))
+
+    def code_of(self, product: Product) -> dict[str, Any]:
+        """The code versions in a product's spec with their hashes, after checking the code as it is now.
+
+        Raises:
+            UserError: the code is not what the launch started with.
+        """
+        code = {}
+        for name in _versions_in(product.spec):
+            entry = self.code[name]
+            if code_hash(entry["modules"]) != entry["hash"]:
+                raise UserError(
+                    f"{product.key}: the code behind {name!r} changed after this launch started; "
+                    "nothing was made, start Snakemake again"
+                )
+            code[name] = {"version": entry["version"], "hash": entry["hash"]}
+        return code
+
+
+def _versions_in(spec: Mapping[str, Any]) -> list[str]:
+    inner = spec.get("trunk", spec)
+    return sorted(inner.get("versions", {}))
+
+
+def read_data_lock(path: Path = DATA_LOCK) -> dict[str, dict[str, str]]:
+    """Dataset name to ``{path, sha256}``, as `scripts.data.lock` wrote it.
+
+    Raises:
+        UserError: the file has another shape.
+    """
+    lock = read_yaml(path)
+    if lock is None:
+        return {}
+    if not isinstance(lock, dict) or not all(
+        isinstance(entry, dict) and set(entry) == {"path", "sha256"} for entry in lock.values()
+    ):
+        raise UserError(f"{path}: every dataset must have a path and a sha256, and nothing else")
+    return lock
+
+
+def new_launch(study: str, store: str) -> Launch:
+    """A launch of a study as its files are now, its names all computed (so every mistake shows here).
+
+    Raises:
+        UserError: one sentence: file, key, what is wrong, what is allowed.
+    """
+    code = read_code_lock()
+    for name, value in current_hashes(code).items():
+        code[name]["hash"] = value
+    launch = Launch(
+        name=study,
+        study=load_study(study).model_dump(mode="json"),
+        code=code,
+        data_lock=read_data_lock(),
+        store_root=store,
+        head=os.getpid(),
+    )
+    launch.grid.card  # noqa: B018  (computing it validates what the grid alone can see)
+    return launch
+
+
+def frozen_launch() -> Launch | None:
+    """The launch that this process runs under, or None when a person runs it by hand."""
+    text = os.environ.get(VARIABLE)
+    return Launch(**json.loads(text)) if text else None
+
+
+def launch_by_hand(study: str | None, store: str | None) -> Launch:
+    """The launch of a command that a person types: the named study, or the one in ``config/config.yaml``."""
+    config = read_yaml(CONFIG)
+    return new_launch(study or config["study"], store or config["store"])
+
+
+def code_warnings() -> list[str]:
+    """One sentence for each code version whose code differs from ``config/code.lock``."""
+    return differences(read_code_lock())
+
+
+def begin(config: Mapping[str, Any], *, is_head: bool) -> Launch:
+    """The launch of a Snakemake process: the head makes it from the files and freezes it, a job's own reads it.
+
+    Raises:
+        UserError: see `new_launch`.
+    """
+    if not is_head and (launch := frozen_launch()):
+        return launch
+    if unknown := set(config) - {"study", "store"}:
+        raise UserError(f"--config: unknown key {', '.join(sorted(unknown))}; allowed are study and store")
+    launch = new_launch(str(config["study"]), str(config["store"]))
+    launch.freeze()
+    return launch

@@ -1,0 +1,312 @@
+"""The schema of a study: the YAML files in ``config/studies/``.
+
+Every key is checked strictly (a number written as text is an error, an unknown key is an error), and every
+name that one key uses must be declared by another.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from scripts.study.quantities import format_tokens, parse_tokens
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([-.][a-z0-9]+)*$")]
+Tokens = Annotated[int, BeforeValidator(parse_tokens), PlainSerializer(format_tokens, return_type=str)]
+Count = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Generator = Literal[
+    "everyday-documents",
+    "code-documents",
+    "math-documents",
+    "code-instructions",
+    "math-instructions",
+    "humaneval",
+    "gsm8k",
+    "hellaswag",
+    "arc-challenge",
+    "winogrande",
+]
+Task = Literal["humaneval", "gsm8k", "hellaswag", "arc_challenge", "winogrande"]
+Module = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ALL_LINEAR: list[Module] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class Part(BaseModel):
+    """A part of a study: strict, closed to unknown keys, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GeneratedDataset(Part):
+    """Records that the data stage makes from the study's `data_seed`."""
+
+    source: Literal["generated"]
+    generator: Generator = Field(description="which records; their format is that of the real set")
+    records: Count = Field(description="how many records")
+    split: Literal["train", "validation", "test"] = Field(
+        default="train", description="which of the disjoint parts the items come from"
+    )
+
+
+class PathDataset(Part):
+    """Records in a JSON-lines file of one's own; its SHA-256 stands in ``config/data.lock``."""
+
+    source: Literal["path"]
+    path: str = Field(min_length=1, description="the .jsonl file, absolute or relative to the repository")
+
+
+Dataset = Annotated[GeneratedDataset | PathDataset, Field(discriminator="source")]
+
+
+class Tokenizer(Part):
+    """A byte-level BPE tokenizer trained on the named datasets."""
+
+    datasets: Annotated[list[Name], Field(min_length=1)] = Field(description="whose text it is trained on")
+    vocabulary: Annotated[int, Field(ge=300, le=65535)] = Field(description="tokens, special ones included")
+
+
+class Architecture(Part):
+    """The shape of a Llama."""
+
+    hidden_size: Count
+    intermediate_size: Count
+    layers: Count
+    heads: Count
+    context: Count = Field(description="longest sequence, tokens")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError("hidden_size must be an even multiple of heads (rotary embeddings pair channels)")
+        return self
+
+
+class Pretraining(Part):
+    """How the base model is pretrained: AdamW, linear warmup, cosine decay to 0."""
+
+    dataset: Name
+    tokens: Tokens
+    sequence_length: Count
+    batch_rows: Count
+    learning_rate: Rate
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0, lt=1)]
+    seed: Seed
+
+
+class Model(Part):
+    """The base model."""
+
+    name: Name
+    label: str = Field(min_length=1, description="how figures call it")
+    source: Literal["pretrained"] = Field(description="pretrained: made by the pipeline, on generated data")
+    architecture: Architecture
+    tokenizer: Tokenizer
+    pretraining: Pretraining
+
+
+class Optimizer(Part):
+    """DecoupledLionW, the paper's optimizer in every main run."""
+
+    name: Literal["decoupled_lionw"]
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    clip_norm: Annotated[float, Field(gt=0)] = Field(description="global gradient norm before the step")
+
+
+class _Setting(Part):
+    label: str = Field(min_length=1, description="how figures call it")
+    dataset: Name
+    sequence_length: Count = Field(description="tokens of a row")
+    batch_rows: Count = Field(description="rows of an optimizer step")
+    group_rows: Count = Field(description="rows averaged together as one unit; divides batch_rows")
+    learning: Literal["humaneval", "gsm8k"] = Field(description="the task that measures learning")
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="shrinkage a step at the peak learning rate, not multiplied by the rate"
+    )
+    learning_rates: dict[Name, Rate] = Field(description="peak learning rate of every method")
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        if self.batch_rows % self.group_rows:
+            raise ValueError(f"group_rows must divide batch_rows ({self.batch_rows})")
+        durations = self.durations  # type: ignore[attr-defined]
+        if len(set(durations)) != len(durations):
+            raise ValueError("durations must differ from each other")
+        return self
+
+
+class ContinuedPretraining(_Setting):
+    """CPT: one constant-rate trunk a method; each duration branches off with its own cooldown."""
+
+    regime: Literal["cpt"]
+    durations: Annotated[list[Tokens], Field(min_length=1)]
+    first_leg: Tokens = Field(description="end of the trunk's first leg; every next leg ends at twice it")
+    warmup_batches: Annotated[int, Field(ge=0)]
+    cooldown: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of a duration that cools down to 0")
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch_rows * self.sequence_length
+
+    def batches(self, tokens: int) -> int:
+        """Whole optimizer steps nearest to `tokens`."""
+        return round(tokens / self.batch_tokens)
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        for name, tokens in (("first_leg", self.first_leg), ("durations", min(self.durations))):
+            if self.batches(tokens) < 1:
+                raise ValueError(f"{name} must be at least one batch ({self.batch_tokens} tokens)")
+        if len({self.batches(tokens) for tokens in self.durations}) != len(self.durations):
+            raise ValueError(f"durations must differ in whole batches ({self.batch_tokens} tokens)")
+        return self
+
+
+class InstructionFinetuning(_Setting):
+    """IFT: one run a duration, each with its own cosine; the loss is on responses alone."""
+
+    regime: Literal["ift"]
+    durations: Annotated[list[Count], Field(min_length=1)] = Field(description="epochs")
+    packing_ratio: Annotated[float, Field(ge=1)] = Field(description="examples packed into a row, on average")
+    max_epochs: Count = Field(default=16, description="epochs whose composition the data stage writes")
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = Field(description="last rate over peak rate")
+
+    @model_validator(mode="after")
+    def _prepared(self) -> Self:
+        if max(self.durations) > self.max_epochs:
+            raise ValueError(f"durations must not exceed max_epochs ({self.max_epochs})")
+        return self
+
+
+Setting = Annotated[ContinuedPretraining | InstructionFinetuning, Field(discriminator="regime")]
+
+
+class Full(Part):
+    """Full finetuning: every weight is trained."""
+
+    kind: Literal["full"]
+
+
+class Lora(Part):
+    """LoRA: W + (alpha / rank) B A on the named modules, B = 0 at the start."""
+
+    kind: Literal["lora"]
+    rank: Count
+    alpha: Annotated[float, Field(gt=0)]
+    modules: Annotated[list[Module], Field(min_length=1)] = ALL_LINEAR
+
+
+Method = Annotated[Full | Lora, Field(discriminator="kind")]
+
+
+class HumanEval(Part):
+    """pass@1 from `samples` programs a problem, each executed in the sandbox."""
+
+    dataset: Name
+    samples: Count
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_new_tokens: Count
+    timeout_seconds: Annotated[float, Field(gt=0)]
+    memory_mb: Count
+
+
+class Gsm8k(Part):
+    """Exact match of the number after ``####``, greedy decoding."""
+
+    dataset: Name
+    shots: Annotated[int, Field(ge=0)]
+    max_new_tokens: Count
+
+
+class MultipleChoice(Part):
+    """Accuracy of the likeliest choice."""
+
+    dataset: Name
+    shots: Annotated[int, Field(ge=0)]
+
+
+class Tasks(Part):
+    """The benchmarks of a study."""
+
+    humaneval: HumanEval
+    gsm8k: Gsm8k
+    hellaswag: MultipleChoice
+    arc_challenge: MultipleChoice
+    winogrande: MultipleChoice
+
+
+class Evaluation(Part):
+    """What every trained model, and the base model, is asked."""
+
+    seed: Seed
+    tasks: Tasks
+    forgetting: Annotated[list[Task], Field(min_length=1)] = Field(
+        description="the tasks whose mean accuracy is the forgetting average"
+    )
+
+
+class Resources(Part):
+    """What jobs are expected to take; only estimates depend on it, never a result."""
+
+    tokens_per_second: Count = Field(description="training throughput of one job")
+    evaluation_seconds: Count = Field(description="all tasks of one model")
+    startup_seconds: Count = Field(description="imports of one job")
+    checkpoint_seconds: Count = Field(description="longest work that a killed job loses")
+
+
+class Study(Part):
+    """One experiment: base model, settings, methods, evaluation, resources."""
+
+    title: str = Field(min_length=1)
+    scale: Literal["demo", "paper"] = Field(description="demo: its figures say that they are not the paper's")
+    grain: Literal["condition", "family"]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    data_seed: Seed
+    precision: Literal["fp32", "bf16"]
+    datasets: dict[Name, Dataset]
+    model: Model
+    optimizer: Optimizer
+    settings: Annotated[dict[Name, Setting], Field(min_length=1)]
+    methods: Annotated[dict[Name, Method], Field(min_length=1)]
+    evaluation: Evaluation
+    resources: Resources
+
+    @model_validator(mode="after")
+    def _names_are_declared(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds must differ from each other")
+        uses: dict[str, list[str]] = {
+            "model.tokenizer.datasets": self.model.tokenizer.datasets,
+            "model.pretraining.dataset": [self.model.pretraining.dataset],
+            **{f"settings.{name}.dataset": [setting.dataset] for name, setting in self.settings.items()},
+            **{f"evaluation.tasks.{name}.dataset": [task.dataset] for name, task in self.evaluation.tasks},
+        }
+        for key, names in uses.items():
+            for name in names:
+                if name not in self.datasets:
+                    raise ValueError(f"{key}: unknown dataset {name!r}; declared are {_listed(self.datasets)}")
+        for name, setting in self.settings.items():
+            rates, methods = set(setting.learning_rates), set(self.methods)
+            if missing := methods - rates:
+                raise ValueError(f"settings.{name}.learning_rates: no rate for {_listed(missing)}")
+            if unknown := rates - methods:
+                raise ValueError(
+                    f"settings.{name}.learning_rates: unknown method {_listed(unknown)}; "
+                    f"declared are {_listed(self.methods)}"
+                )
+            if setting.sequence_length > self.model.architecture.context:
+                raise ValueError(
+                    f"settings.{name}.sequence_length: must not exceed the model's context "
+                    f"({self.model.architecture.context})"
+                )
+        if len(set(self.evaluation.forgetting)) != len(self.evaluation.forgetting):
+            raise ValueError("evaluation.forgetting: tasks must differ from each other")
+        return self
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names))
