@@ -1,0 +1,45 @@
+# Records, tokenizer, and the rows that training reads.
+
+rule records:
+    input:
+        ancient(GRID.manifests("data/records", STORE)),
+    output:
+        f"{STORE}/data/records/{{key}}.json",
+    log:
+        "results/logs/data/records/{key}.log",
+    conda:
+        "../envs/data.yaml"
+    message:
+        "Make the records {wildcards.key}"
+    shell:
+        "python -m scripts.data.records data/records/{wildcards.key} > {log} 2>&1"
+
+
+rule tokenizer:
+    input:
+        ancient(GRID.manifests("data/tokenizers", STORE)),
+    output:
+        f"{STORE}/data/tokenizers/{{key}}.json",
+    log:
+        "results/logs/data/tokenizers/{key}.log",
+    conda:
+        "../envs/data.yaml"
+    message:
+        "Train the tokenizer {wildcards.key}"
+    shell:
+        "python -m scripts.data.train_tokenizer data/tokenizers/{wildcards.key} > {log} 2>&1"
+
+
+rule rows:
+    input:
+        ancient(GRID.manifests("data/rows", STORE)),
+    output:
+        f"{STORE}/data/rows/{{key}}.json",
+    log:
+        "results/logs/data/rows/{key}.log",
+    conda:
+        "../envs/data.yaml"
+    message:
+        "Tokenize and pack {wildcards.key}"
+    shell:
+        "python -m scripts.data.rows data/rows/{wildcards.key} > {log} 2>&1"

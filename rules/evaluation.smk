@@ -1,0 +1,30 @@
+# Evaluation: one job a model and task, or one a family.
+
+rule evaluate:
+    input:
+        ancient(GRID.manifests("evaluations", STORE)),
+    output:
+        f"{STORE}/evaluations/{{key}}.json",
+    log:
+        "results/logs/evaluations/{key}.log",
+    conda:
+        "../envs/evaluation.yaml"
+    message:
+        "Evaluate {wildcards.key}"
+    shell:
+        "python -m scripts.evaluation.evaluate evaluations/{wildcards.key} > {log} 2>&1"
+
+
+rule evaluate_family:
+    input:
+        ancient(GRID.manifests("families/evaluated", STORE)),
+    output:
+        f"{STORE}/families/evaluated/{{key}}.json",
+    log:
+        "results/logs/families/evaluated/{key}.log",
+    conda:
+        "../envs/evaluation.yaml"
+    message:
+        "Evaluate the family {wildcards.key}"
+    shell:
+        "python -m scripts.evaluation.evaluate families/evaluated/{wildcards.key} > {log} 2>&1"

@@ -1,0 +1,45 @@
+# Training: one job a leg and a run, or one a family of them.
+
+rule train_leg:
+    input:
+        ancient(GRID.manifests("legs", STORE)),
+    output:
+        f"{STORE}/legs/{{key}}.json",
+    log:
+        "results/logs/legs/{key}.log",
+    conda:
+        "../envs/training.yaml"
+    message:
+        "Train the leg {wildcards.key}"
+    shell:
+        "python -m scripts.training.train legs/{wildcards.key} > {log} 2>&1"
+
+
+rule train_run:
+    input:
+        ancient(GRID.manifests("runs", STORE)),
+    output:
+        f"{STORE}/runs/{{key}}.json",
+    log:
+        "results/logs/runs/{key}.log",
+    conda:
+        "../envs/training.yaml"
+    message:
+        "Train {wildcards.key}"
+    shell:
+        "python -m scripts.training.train runs/{wildcards.key} > {log} 2>&1"
+
+
+rule train_family:
+    input:
+        ancient(GRID.manifests("families/trained", STORE)),
+    output:
+        f"{STORE}/families/trained/{{key}}.json",
+    log:
+        "results/logs/families/trained/{key}.log",
+    conda:
+        "../envs/training.yaml"
+    message:
+        "Train the family {wildcards.key}"
+    shell:
+        "python -m scripts.training.train families/trained/{wildcards.key} > {log} 2>&1"

@@ -1,0 +1,1 @@
+"""Base models: pretrained here or shipped with the project."""

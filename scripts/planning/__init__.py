@@ -1,0 +1,1 @@
+"""What would run, what it would take, and how far it is."""

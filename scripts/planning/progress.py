@@ -1,0 +1,88 @@
+"""A line after every job: what is done, what runs, how long the rest will take."""
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from scripts.planning.estimate import seconds
+from scripts.study.grid import Grid
+from scripts.study.store import Store
+
+
+@dataclass
+class Progress(logging.Handler):
+    """Listens to the workflow's log records and adds its own lines to the same log.
+
+    Attributes:
+        grid: the study's products.
+        store: which of them exist already.
+        places: rule name to the directory of the store that it fills; rules that fill none are absent.
+    """
+
+    grid: Grid
+    store: Store
+    places: dict[str, str]
+    _estimates: dict[int, float] = field(default_factory=dict)
+    _names: dict[int, str] = field(default_factory=dict)
+    _running: dict[int, str] = field(default_factory=dict)
+    _done: float = 0.0
+    _finished: int = 0
+    _cores: int = 1
+    _started: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    __hash__ = logging.Handler.__hash__
+
+    def start(self, jobs: Iterable[Any], cores: int | None, logger: logging.Logger) -> None:
+        """Notes the jobs that will run (their `jobid`, `rule.name`, `wildcards`) and says what they are."""
+        made = {product.key for product in self.grid if self.store.manifest_path(product.key).exists()}
+        for job in jobs:
+            key = f"{self.places.get(job.rule.name)}/{getattr(job.wildcards, 'key', None)}"
+            product = self.grid.products.get(key)
+            self._estimates[job.jobid] = seconds(self.grid, product, made) if product else 1.0
+            what = product.name.split("/", 1)[1] if product else getattr(job.wildcards, "name", "")
+            self._names[job.jobid] = f"{job.rule.name} {what}".strip()
+        self._cores = cores or 1
+        self._started = time.monotonic()
+        self._logger = logger
+        if self._estimates:
+            total = sum(self._estimates.values())
+            logger.info(
+                f"Study {self.grid.name}: {len(self._estimates)} jobs, "
+                f"about {_spoken(total / self._cores)} on {self._cores} cores."
+            )
+            logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        kind = getattr(event, "value", event)
+        if kind == "job_info":
+            self._running[record.jobid] = self._names.get(record.jobid, "")  # type: ignore[attr-defined]
+        elif kind == "job_finished":
+            job = record.job_id  # type: ignore[attr-defined]
+            self._running.pop(job, None)
+            self._done += self._estimates.get(job, 0.0)
+            self._finished += job in self._estimates
+            self._say()
+
+    def _say(self) -> None:
+        elapsed = time.monotonic() - self._started
+        total = sum(self._estimates.values())
+        # the more is done, the more the pace so far counts against the study's own estimate
+        share = self._done / total
+        pace = share * (elapsed * self._cores / self._done) + (1 - share) if self._done else 1.0
+        left = (total - self._done) * pace / self._cores
+        running = f"; running: {', '.join(self._running.values())}" if self._running else ""
+        rest = f"about {_spoken(left)} left" if self._finished < len(self._estimates) else "all done"
+        self._logger.info(
+            f"Progress: {self._finished} of {len(self._estimates)} jobs, {_spoken(elapsed)} so far, {rest}{running}"
+        )
+
+
+def _spoken(duration: float) -> str:
+    minutes, rest = divmod(round(duration), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
