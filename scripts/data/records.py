@@ -32,7 +32,9 @@ def builder(launch: Launch, product: Product) -> Build:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 count += 1
         if count != spec["records"]:
-            raise UserError(f"{product.key}: the generator has {count} different records, {spec['records']} are asked for")
+            raise UserError(
+                f"{product.key}: the generator has {count} different records, {spec['records']} are asked for"
+            )
         return {"records": count}
 
     def copy(out: Path) -> dict[str, Any]:

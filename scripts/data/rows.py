@@ -3,7 +3,7 @@
 python -m scripts.data.rows KEY
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ def _examples(directory: Path, tokenizer: "Tokenizer") -> Iterator[tuple[list[in
 def _encoded(directory: Path, fields: tuple[str, ...], tokenizer: "Tokenizer") -> Iterator[tuple[list[int], ...]]:
     from scripts.data.tokenizer import prompt_text, response_text
 
-    frame = {"text": str, "instruction": prompt_text, "response": response_text}
+    frame: dict[str, Callable[[str], str]] = {"text": str, "instruction": prompt_text, "response": response_text}
     lines = read_records(directory)
     while some := list(islice(lines, _RECORDS_AT_ONCE)):
         columns = []

@@ -1,0 +1,1 @@
+"""Figures and tables: data first (a CSV), drawing second (PDF and PNG)."""

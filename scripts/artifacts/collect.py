@@ -1,0 +1,107 @@
+"""Collects what an artifact is drawn from into its CSV: one row for each condition and metric.
+
+python -m scripts.artifacts.collect fig2 --csv results/figures/fig2.csv
+"""
+
+import argparse
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from scripts.artifacts.points import COLUMNS
+from scripts.artifacts.registry import load_registry
+from scripts.study.command import current_launch, launch_options, run
+from scripts.study.errors import UserError
+from scripts.study.grid import BASE, Condition
+from scripts.study.launch import Launch
+from scripts.study.schema import ContinuedPretraining, Lora
+from scripts.study.store import atomic_path
+
+REGISTRY = Path("config/artifacts.yaml")
+FORGETTING = "forgetting"
+
+
+def main(launch: Launch, name: str, path: Path) -> None:
+    """Writes the CSV of an artifact, for every condition of the study.
+
+    Raises:
+        UserError: no such artifact, or an evaluation is missing.
+    """
+    registry = load_registry(REGISTRY)
+    if name not in registry:
+        raise UserError(f"{REGISTRY}: has no artifact {name!r}; it has {', '.join(registry)}")
+    rows = [row for condition in launch.grid.conditions for row in _rows(launch, condition, registry[name].needs)]
+    with atomic_path(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _rows(launch: Launch, condition: Condition, needs: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The rows of one condition: its tasks, and the forgetting average (the plain mean of the tasks, paper section 3)."""
+    study = launch.grid.study
+    tasks = launch.grid.tasks(condition, needs)
+    results = {task: launch.store.require(condition.evaluations[task])["results"] for task in tasks}
+    rows = [
+        _row(launch, condition, task, result["value"], result["stderr"], result["items"], [task])
+        for task, result in results.items()
+    ]
+    if FORGETTING in needs:
+        parts = study.evaluation.forgetting
+        value = math.fsum(results[task]["value"] for task in parts) / len(parts)
+        # the tasks' items are different, so their errors are independent
+        stderr = math.sqrt(math.fsum(results[task]["stderr"] ** 2 for task in parts)) / len(parts)
+        items = sum(results[task]["items"] for task in parts)
+        rows.append(_row(launch, condition, FORGETTING, value, stderr, items, parts))
+    return rows
+
+
+def _row(
+    launch: Launch,
+    condition: Condition,
+    metric: str,
+    value: float,
+    stderr: float,
+    items: int,
+    tasks: list[Any],
+) -> dict[str, Any]:
+    study = launch.grid.study
+    row: dict[str, Any] = {
+        "study": launch.name,
+        "study_title": study.title,
+        "scale": study.scale,
+        "model": study.model.label,
+        "method": condition.method,
+        "kind": BASE,
+        "seed": condition.seed,
+        "metric": metric,
+        "value": repr(value),
+        "stderr": repr(stderr),
+        "items": items,
+        "source": "trained",
+        "condition": condition.product[-12:],
+        "evaluations": ";".join(condition.evaluations[task][-12:] for task in tasks),
+    }
+    if condition.method != BASE:
+        setting, method = study.settings[condition.setting], study.methods[condition.method]
+        row |= {
+            "setting": condition.setting,
+            "setting_label": setting.label,
+            "regime": setting.regime,
+            "learning_task": setting.learning,
+            "kind": method.kind,
+            "rank": method.rank if isinstance(method, Lora) else "",
+            "duration": condition.duration,
+            "duration_value": condition.amount,
+            "duration_unit": "tokens" if isinstance(setting, ContinuedPretraining) else "epochs",
+        }
+    return row
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("artifact")
+    parser.add_argument("--csv", type=Path, required=True)
+    launch_options(parser)
+    run(lambda arguments: main(current_launch(arguments), arguments.artifact, arguments.csv), parser)

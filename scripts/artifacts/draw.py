@@ -1,0 +1,84 @@
+"""Draws an artifact from its CSV, as PDF and as PNG.
+
+python -m scripts.artifacts.draw fig2 --csv results/figures/fig2.csv --pdf results/figures/fig2.pdf \\
+    --png results/figures/fig2.png
+
+The same CSV at the same commit gives the same bytes: no file holds a date or a path.
+"""
+
+import argparse
+import importlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from scripts.artifacts import style
+from scripts.artifacts.points import Points, read_points
+from scripts.artifacts.registry import Artifact, load_registry
+from scripts.study.command import run
+from scripts.study.errors import UserError
+from scripts.study.store import atomic_path
+
+ROOT = Path(__file__).resolve().parents[2]
+REGISTRY = Path("config/artifacts.yaml")
+DOTS_PER_INCH = 160
+
+
+def commit(root: Path = ROOT) -> str:
+    """The commit that is checked out at `root`, with `-dirty` where tracked files differ, or `unknown`."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        # A copy of this project without its own history may lie inside somebody's other repository.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return "unknown"
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def metadata(artifact: Artifact, points: Points, drawn_at: str) -> dict[str, str]:
+    """Title, Subject and Keywords of both files; keywords are the provenance, `key=value` joined by `; `."""
+    facts = style.provenance(artifact, points, drawn_at)
+    return {
+        "Title": f"{artifact.number}. {artifact.title} ({points.study_title})",
+        "Subject": artifact.caption,
+        "Keywords": "; ".join(f"{key}={value}" for key, value in facts.items()),
+    }
+
+
+def draw(artifact: Artifact, csv: Path, pdf: Path, png: Path) -> None:
+    """Draws `csv` into both files, each written under a temporary name and then renamed.
+
+    Raises UserError where the CSV cannot be drawn; then nothing is written.
+    """
+    points = read_points(csv, artifact.needs)
+    drawn_at = commit()
+    facts: dict[str, Any] = metadata(artifact, points, drawn_at)
+    kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
+    with style.whitegrid():
+        figure = kind.draw(artifact, points, drawn_at)
+        with atomic_path(pdf) as new_pdf, atomic_path(png) as new_png:
+            # matplotlib dates a PDF unless told not to
+            figure.savefig(new_pdf, format="pdf", metadata={**facts, "CreationDate": None})
+            figure.savefig(new_png, format="png", metadata=facts, dpi=DOTS_PER_INCH)
+
+
+def main(name: str, csv: Path, pdf: Path, png: Path) -> None:
+    """Draws the artifact called `name`; raises UserError where there is none."""
+    registry = load_registry(REGISTRY)
+    if name not in registry:
+        raise UserError(f"{REGISTRY}: has no artifact {name!r}; it has {', '.join(registry)}")
+    draw(registry[name], csv, pdf, png)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("artifact", help="a name of config/artifacts.yaml, such as fig2")
+    parser.add_argument("--csv", type=Path, required=True)
+    parser.add_argument("--pdf", type=Path, required=True)
+    parser.add_argument("--png", type=Path, required=True)
+    run(lambda arguments: main(arguments.artifact, arguments.csv, arguments.pdf, arguments.png), parser)

@@ -1,0 +1,245 @@
+"""What is drawn: a figure's CSV read, checked, and arranged by panel, method and duration.
+
+The CSV has one row per (condition, metric):
+
+study, study_title, model    the same in every row
+scale                        `demo` or `paper`, the same in every row
+setting, setting_label       `code-cpt`, `Code CPT`; empty for the base model
+regime                       `cpt` or `ift`
+learning_task                the metric that counts as learning in this setting
+method, kind, rank           `lora-r16`; `base`, `full` or `lora`; an integer for LoRA
+seed
+duration, duration_value     `20B`, 20e9; empty for the base model
+duration_unit                `tokens` or `epochs`
+metric, value, stderr        a cell that is missing has an empty value, or no row
+items                        how many test items
+source                       `trained` here, `published` checkpoint, or `printed` in the paper
+condition                    the fingerprint of the trained condition, or of the base model
+evaluations                  the fingerprints of the evaluations, joined by `;`
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pandas
+
+from scripts.study.errors import UserError
+
+COLUMNS = (
+    "study", "study_title", "model", "scale", "setting", "setting_label", "regime", "learning_task",
+    "method", "kind", "rank", "seed", "duration", "duration_value", "duration_unit", "metric", "value", "stderr",
+    "items", "source", "condition", "evaluations",
+)  # fmt: skip
+NUMBERS = ("rank", "duration_value", "value", "stderr")
+CHOICES = {
+    "scale": ("demo", "paper"),
+    "kind": ("base", "full", "lora"),
+    "source": ("trained", "published", "printed"),
+}
+REGIMES = ("cpt", "ift")
+DOMAINS = ("code", "math", "chat")
+FORGETTING = "forgetting"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value (mean over seeds) with the ends of its bar: one standard error, or the range over seeds."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+    trained: bool
+
+    @property
+    def has_bar(self) -> bool:
+        return self.high > self.low
+
+
+@dataclass(frozen=True)
+class Method:
+    name: str
+    kind: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Duration:
+    label: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One setting; `cells` holds the estimates by metric of each (method name, duration value)."""
+
+    setting: str
+    label: str
+    domain: str
+    regime: str
+    learning_task: str
+    unit: str
+    durations: tuple[Duration, ...]
+    cells: dict[tuple[str, float], dict[str, Estimate]]
+    base: dict[str, Estimate]
+
+    def series(self, method: Method, needs: Iterable[str]) -> list[tuple[Duration, tuple[Estimate, ...]]]:
+        """The method's points in order of duration, those that have every needed metric."""
+        needs = tuple(needs)
+        found = ((duration, self.cells.get((method.name, duration.value), {})) for duration in self.durations)
+        return [(duration, tuple(cell[need] for need in needs)) for duration, cell in found if set(needs) <= set(cell)]
+
+    def estimates(self) -> Iterator[Estimate]:
+        for cell in self.cells.values():
+            yield from cell.values()
+
+
+@dataclass(frozen=True)
+class Points:
+    """Everything that one figure shows; `sources` counts the drawn conditions by where they come from."""
+
+    study: str
+    study_title: str
+    model: str
+    scale: str
+    fingerprint: str
+    methods: tuple[Method, ...]
+    panels: tuple[Panel, ...]
+    sources: dict[str, int]
+    base_source: str | None
+    missing: int
+
+
+def artifact_fingerprint(conditions: Iterable[str]) -> str:
+    """First 12 hex digits of the SHA-256 of the sorted unique condition fingerprints, joined by newlines."""
+    text = "\n".join(sorted({condition for condition in conditions if condition}))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_points(path: Path | str, needs: Iterable[str]) -> Points:
+    """Read a figure's CSV and arrange the metrics in `needs` (`learning`, `forgetting`) for drawing.
+
+    Raises UserError, in one sentence, where the file, a column or every drawable row is missing, where a
+    cell is not of the right form, or where a value stands twice.
+    """
+    needs = tuple(needs)
+    rows = _read(Path(path))
+    rows["need"] = ""
+    rows.loc[rows["metric"] == rows["learning_task"], "need"] = "learning"
+    rows.loc[rows["metric"] == FORGETTING, "need"] = "forgetting"
+    fingerprint = artifact_fingerprint(rows["condition"])
+    tuned = rows[(rows["kind"] != "base") & rows["need"].isin(needs)]
+    key = ["setting", "method", "duration_value", "seed", "metric"]
+    twice = tuned[tuned.duplicated(key)]
+    if len(twice):
+        row = twice.iloc[0]
+        raise UserError(
+            f"{path}: has {row['metric']} of {row['setting']} {row['method']} {row['duration']} "
+            f"(seed {row['seed']}) more than once, where one row is allowed"
+        )
+    there = tuned[tuned["value"].notna()]
+    # A point needs all its metrics: what lacks one is neither drawn nor counted.
+    cell = ["setting", "method", "duration_value"]
+    complete = there.groupby(cell)["need"].transform("nunique") == len(set(needs))
+    drawn = there[complete]
+    if not len(drawn):
+        raise UserError(f"{path}: has no row of a finetuned model with a value for {' and '.join(needs)}")
+    base = rows[(rows["kind"] == "base") & rows["value"].notna()]
+    panels = tuple(_panel(str(setting), part, base, needs) for setting, part in drawn.groupby("setting"))
+    methods = {
+        Method(m, k, int(r)) for m, k, r in zip(drawn["method"], drawn["kind"], drawn["rank"].fillna(0), strict=True)
+    }
+    conditions = drawn.drop_duplicates([*cell, "seed"])
+    first = rows.iloc[0]
+    return Points(
+        study=first["study"],
+        study_title=first["study_title"],
+        model=first["model"],
+        scale=first["scale"],
+        fingerprint=fingerprint,
+        methods=tuple(sorted(methods, key=lambda m: (m.kind == "full", m.rank, m.name))),
+        panels=tuple(sorted(panels, key=_place)),
+        sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
+        base_source=None if base.empty else str(base["source"].iloc[0]),
+        missing=int(tuned.groupby([*cell, "seed"])["value"].apply(lambda v: v.isna().any()).sum()),
+    )
+
+
+def _read(path: Path) -> pandas.DataFrame:
+    try:
+        # Everything as text: a fingerprint such as 12e456789012 must not become a number.
+        rows = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not a CSV with a header line ({' '.join(str(error).split())})") from error
+    lacking = [column for column in COLUMNS if column not in rows.columns]
+    if lacking:
+        raise UserError(f"{path}: lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}")
+    if not len(rows):
+        raise UserError(f"{path}: has a header but no rows")
+    for column in NUMBERS:
+        numbers = pandas.to_numeric(rows[column].where(rows[column] != ""), errors="coerce")
+        bad = rows.loc[numbers.isna() & (rows[column] != ""), column]
+        if len(bad):
+            raise UserError(f"{path}: {column}: {bad.iloc[0]!r} in row {bad.index[0] + 2} is not a number")
+        rows[column] = numbers
+    for column, allowed in CHOICES.items():
+        bad = rows.loc[~rows[column].isin(allowed), column]
+        if len(bad):
+            raise UserError(
+                f"{path}: {column}: {bad.iloc[0]!r} in row {bad.index[0] + 2} must be one of {', '.join(allowed)}"
+            )
+    tuned = rows[rows["kind"] != "base"]
+    timeless = tuned[~(tuned["duration_value"] > 0)]
+    if len(timeless):
+        raise UserError(f"{path}: duration_value: row {timeless.index[0] + 2} of a finetuned model must be above 0")
+    for column in ("study", "study_title", "model", "scale"):
+        if rows[column].nunique() > 1:
+            raise UserError(
+                f"{path}: {column}: must be the same in every row, has {' and '.join(rows[column].unique())}"
+            )
+    return rows
+
+
+def _panel(setting: str, rows: pandas.DataFrame, base: pandas.DataFrame, needs: tuple[str, ...]) -> Panel:
+    first = rows.iloc[0]
+    regime = first["regime"].lower()
+    cells: dict[tuple[str, float], dict[str, Estimate]] = {}
+    for key, cell in rows.groupby(["method", "duration_value"]):
+        method, duration = cast(tuple[str, float], key)
+        cells[method, duration] = {str(need): _estimate(group) for need, group in cell.groupby("need")}
+    own = base[base["setting"].isin([setting, ""])]
+    metrics = {"learning": first["learning_task"], "forgetting": FORGETTING}
+    levels = {need: own[own["metric"] == metrics[need]].head(1) for need in needs}
+    durations = rows.drop_duplicates("duration_value").sort_values("duration_value")
+    return Panel(
+        setting=setting,
+        label=first["setting_label"] or setting,
+        domain=setting.removesuffix(f"-{regime}"),
+        regime=regime,
+        learning_task=first["learning_task"],
+        unit=first["duration_unit"],
+        durations=tuple(map(Duration, durations["duration"], durations["duration_value"].astype(float))),
+        cells=cells,
+        base={need: _estimate(level) for need, level in levels.items() if len(level)},
+    )
+
+
+def _estimate(rows: pandas.DataFrame) -> Estimate:
+    trained = bool((rows["source"] == "trained").all())
+    value = float(rows["value"].mean())
+    if len(rows) > 1:
+        return Estimate(value, float(rows["value"].min()), float(rows["value"].max()), len(rows), trained)
+    error = float(rows["stderr"].fillna(0.0).iloc[0])
+    return Estimate(value, value - error, value + error, 1, trained)
+
+
+def _place(panel: Panel) -> tuple[int, str, int, str]:
+    """The paper's order: code before math, in each CPT before IFT; what it lacks comes last."""
+    domain = DOMAINS.index(panel.domain) if panel.domain in DOMAINS else len(DOMAINS)
+    regime = REGIMES.index(panel.regime) if panel.regime in REGIMES else len(REGIMES)
+    return (domain, panel.domain, regime, panel.setting)

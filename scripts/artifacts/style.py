@@ -1,0 +1,314 @@
+"""The look that all figures share: the paper's colours and marks, the page around the panels, its provenance.
+
+Colours and marks are those of the paper's figures 1 and 2 (v2): LoRA plum, slateblue and darkblue from the
+lowest to the highest rank, full finetuning black, the base model a dashed black line, round markers with white
+edges, and seaborn's whitegrid (as matplotlib ships it: importing seaborn takes longer than drawing). DejaVu Sans
+comes with matplotlib, so a page looks the same on every machine.
+"""
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy
+from matplotlib import style as matplotlib_style
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from scripts.artifacts.points import Duration, Estimate, Method, Panel, Points
+from scripts.artifacts.registry import Artifact
+
+RANKS = ("plum", "slateblue", "darkblue")
+FULL = BASE = "black"
+INK, QUIET, GRID = "#1a1a1a", "#5c5c5c", "#e3e3e3"
+BADGE = {"boxstyle": "round,pad=0.45", "facecolor": "#fff1c9", "edgecolor": "#c98a00", "linewidth": 0.9}
+DEMO_NOTE = "DEMO STUDY: not the paper's numbers"
+LINE, MARKER, BAR = 2.0, 7.5, 0.9
+TASKS = {"humaneval": "HumanEval", "gsm8k": "GSM8K"}
+REGIMES = {"cpt": "continued pretraining", "ift": "instruction finetuning"}
+UNITS = {"tokens": "Training tokens", "epochs": "Epochs"}
+TURNED = ("tokens",)
+SOURCES = {
+    "trained": "trained here",
+    "published": "from published checkpoints",
+    "printed": "printed in the paper",
+}
+
+# Inches. A page is as wide as its columns need; its height follows from rows, legend and footer.
+WIDTH, WIDTH_OF_ONE = 10.0, 9.0
+LEFT, RIGHT, EDGE, GAP = 0.9, 0.68, 0.3, 1.36
+PANEL, TITLE, BELOW, BELOW_TURNED = 2.65, 0.42, 0.52, 0.8
+LEGEND, FOOTER = 0.29, 0.165
+COLUMN_GAP = 1.7  # of the legend, in font sizes
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    label: str
+
+
+@contextmanager
+def whitegrid() -> Iterator[None]:
+    """Matplotlib's settings for drawing and saving, whatever the machine's own are."""
+    settings: dict[Any, Any] = {
+        **matplotlib_style.library["seaborn-v0_8-whitegrid"],
+        "font.sans-serif": ["DejaVu Sans"],
+        "axes.axisbelow": True,
+        "axes.edgecolor": "#c4c4c4",
+        "axes.labelcolor": INK,
+        "axes.labelsize": 9.5,
+        "axes.linewidth": 0.9,
+        "grid.color": GRID,
+        "grid.linewidth": 0.8,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "pdf.fonttype": 42,
+        "svg.hashsalt": "artifacts",
+    }
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings)
+        yield
+
+
+def looks(methods: Sequence[Method]) -> dict[str, Look]:
+    """Colour and legend label of each method; adapters are spread over the paper's three colours by rank."""
+    adapters = sorted((m for m in methods if m.kind == "lora"), key=lambda m: (m.rank, m.name))
+    places = numpy.linspace(0, 2, len(adapters)) if len(adapters) > 1 else numpy.ones(1)
+    colours = {method.name: to_hex(_between_ranks(place)) for method, place in zip(adapters, places, strict=False)}
+    names = {m.name: f"LoRA (r={m.rank})" if m.kind == "lora" else "full finetuning" for m in methods}
+    labels = list(names.values())
+    return {
+        m.name: Look(
+            colours.get(m.name, to_hex(FULL)),
+            names[m.name] if labels.count(names[m.name]) == 1 else f"{names[m.name]}, {m.name}",
+        )
+        for m in methods
+    }
+
+
+def _between_ranks(place: float) -> tuple[float, float, float]:
+    """The paper's three colours at 0, 1 and 2, and mixtures between."""
+    red, green, blue = (numpy.interp(place, range(3), c) for c in zip(*map(to_rgb, RANKS), strict=True))
+    return float(red), float(green), float(blue)
+
+
+def task_label(task: str, scale: str) -> str:
+    """`Accuracy in HumanEval`; a demo's items are generated, and the axis says so."""
+    return f"Accuracy in {TASKS.get(task, task)}" + (" (demo)" if scale == "demo" else "")
+
+
+def forgetting_label(scale: str) -> str:
+    return "Forgetting average" + (" (demo)" if scale == "demo" else "")
+
+
+def limits(estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """Axis limits for accuracies: all values and bars, room around them, nothing far below 0 or above 1."""
+    low, high = min(e.low for e in estimates), max(e.high for e in estimates)
+    span = max(high - low, 0.04)
+    middle = (low + high) / 2
+    low, high = middle - 0.58 * span, middle + 0.58 * span
+    # A sliver beyond 0 and 1 keeps a marker that lies there whole.
+    return max(low, -0.04 * span), min(high, 1 + 0.04 * span)
+
+
+def value_axis(axis: Any) -> None:
+    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+
+
+def duration_axis(ax: Axes, durations: Sequence[Duration], unit: str) -> None:
+    """Durations on a log2 axis, each with its exact label; tokens have long labels, so they are turned."""
+    values = [duration.value for duration in durations]
+    ax.set_xscale("log", base=2)
+    room = max((values[-1] / values[0]) ** 0.06, 2**0.2)
+    ax.set_xlim(values[0] / room, values[-1] * room)
+    ax.xaxis.set_major_locator(FixedLocator(values))
+    ax.xaxis.set_minor_locator(NullLocator())
+    turned: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if unit in TURNED else {}
+    ax.set_xticklabels([duration.label for duration in durations], **turned)
+    ax.set_xlabel(UNITS.get(unit, unit))
+
+
+def marker(colour: str, trained: bool) -> dict[str, Any]:
+    """A round marker: filled with a white edge where a model was trained here, hollow where it was not."""
+    face, edge, width = (colour, "white", 1.0) if trained else ("white", colour, 1.6)
+    return {"marker": "o", "markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": width}
+
+
+def mark(ax: Axes, x: float, y: float, colour: str, trained: bool, size: float = MARKER) -> None:
+    """One model."""
+    ax.plot([x], [y], linestyle="none", markersize=size, zorder=4, clip_on=False, **marker(colour, trained))
+
+
+def bar(ax: Axes, at: float, estimate: Estimate, colour: str, horizontal: bool = False) -> None:
+    """The thin bar of an estimate, where it has one."""
+    if estimate.has_bar:
+        ends, fixed = [estimate.low, estimate.high], [at, at]
+        ax.plot(*((ends, fixed) if horizontal else (fixed, ends)), color=colour, linewidth=BAR, alpha=0.5, zorder=2)
+
+
+def legend_handles(points: Points, base: Line2D | None) -> list[Line2D]:
+    """Legend entries: the methods, the base model, and what is filled and hollow where a figure has both."""
+    ours = "trained" in points.sources
+    handles = [
+        Line2D(
+            [], [], color=look.colour, linewidth=LINE, markersize=MARKER, label=look.label, **marker(look.colour, ours)
+        )
+        for look in looks(points.methods).values()
+    ]
+    if base:
+        handles.append(base)
+    others = " or ".join(SOURCES[source] for source in points.sources if source != "trained")
+    if ours and others:
+        for label, trained in ((SOURCES["trained"], True), (others, False)):
+            handles.append(Line2D([], [], linestyle="none", markersize=MARKER, label=label, **marker(QUIET, trained)))
+    return handles
+
+
+def sources_note(points: Points) -> str:
+    """Where the points come from: `all points trained here`, or how many come from each source."""
+    if len(points.sources) == 1:
+        note = f"all points {SOURCES[next(iter(points.sources))]}"
+    else:
+        note = ", ".join(f"{n} point{'s' * (n > 1)} {SOURCES[source]}" for source, n in points.sources.items())
+    if points.base_source not in (None, "trained"):
+        note += f"; base model {SOURCES[points.base_source]}"
+    if points.missing:
+        note += f"; {points.missing} more not there yet"
+    return note
+
+
+def bars_note(points: Points) -> str:
+    """What the bars of this figure mean, empty where it has none."""
+    drawn = [estimate for panel in points.panels for estimate in panel.estimates()]
+    seeds = sorted({estimate.seeds for estimate in drawn if estimate.seeds > 1})
+    notes = []
+    if any(estimate.seeds == 1 and estimate.has_bar for estimate in drawn):
+        notes.append("Thin bars: one standard error over the test items")
+    if seeds:
+        count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        notes.append(f"Points of {count} seeds: mean, thin bar from lowest to highest")
+    return ". ".join(notes)
+
+
+def provenance(artifact: Artifact, points: Points, commit: str) -> dict[str, str]:
+    """What a footer and a file's metadata say about where a figure comes from."""
+    return {
+        "artifact": f"{artifact.name} ({artifact.edition})",
+        "study": points.study,
+        "model": points.model,
+        "scale": points.scale,
+        "fingerprint": points.fingerprint,
+        "commit": commit,
+        "points": sources_note(points),
+    }
+
+
+def footer(artifact: Artifact, points: Points, commit: str) -> tuple[str, str]:
+    """Two statements: what was studied, and where the numbers and the drawing come from."""
+    facts = provenance(artifact, points, commit)
+    what = f"{facts['artifact']} · study: {facts['study']} · model: {facts['model']}"
+    if points.scale == "demo":
+        what = f"Demo study - not the paper's numbers · {what}"
+    where = f"{facts['points']} · fingerprint {facts['fingerprint']} · drawn at commit {facts['commit']}"
+    return what, where[0].upper() + where[1:]
+
+
+def page(
+    artifact: Artifact,
+    points: Points,
+    commit: str,
+    draw_panel: Callable[[Axes, Panel], None],
+    legends: Sequence[Sequence[Line2D]],
+    below: float,
+    notes: Sequence[str] = (),
+) -> Figure:
+    """A whole figure: title, one panel per setting that is there, the `legends` one under the other, footer.
+
+    Columns are regimes and rows are domains, as in the paper; one or two panels stand in one line. `below`
+    is the room for tick and axis labels under a panel, in inches; `notes` are remarks without a full stop.
+    """
+    panels = points.panels
+    columns = sorted({panel.regime for panel in panels}, key=[*REGIMES, *(p.regime for p in panels)].index)
+    rows = list(dict.fromkeys(panel.domain for panel in panels))
+    if len(panels) > 2:
+        places = [(rows.index(panel.domain), columns.index(panel.regime)) for panel in panels]
+        shape = (len(rows), len(columns))
+    else:
+        places = [(0, column) for column in range(len(panels))]
+        shape = (1, len(panels))
+
+    width = WIDTH if shape[1] > 1 else WIDTH_OF_ONE
+    subtitle = _wrap(f"{points.study_title} · {points.model}", 9.5, width - 2 * EDGE)
+    remarks = ". ".join(note for note in (bars_note(points), *notes) if note)
+    statements = (f"{remarks}." if remarks else "", *footer(artifact, points, commit))
+    small = [line for statement in statements for line in _wrap(statement, 7.5, width - 2 * EDGE)]
+    legend_lines = [line for handles in legends for line in _legend_lines(handles, width - 2 * EDGE)]
+    top = 0.62 + 0.19 * len(subtitle) + TITLE
+    bottom = 0.4 + FOOTER * len(small) + LEGEND * len(legend_lines)
+    height = top + shape[0] * (PANEL + below) + (shape[0] - 1) * TITLE + bottom
+    panel_width = (width - LEFT - RIGHT - (shape[1] - 1) * GAP) / shape[1]
+    figure = Figure(figsize=(width, height), facecolor="white")
+
+    for letter, panel, (row, column) in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", panels, places, strict=False):
+        left = LEFT + column * (panel_width + GAP)
+        low = height - top - row * (PANEL + below + TITLE) - PANEL
+        ax = figure.add_axes((left / width, low / height, panel_width / width, PANEL / height), label=panel.setting)
+        over: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
+        ax.annotate(letter, (0, 1), (0, 8), fontsize=13, fontweight="bold", **over)
+        ax.annotate(panel.label, (0, 1), (19, 8), fontsize=11, **over)
+        regime = REGIMES.get(panel.regime, panel.regime)
+        ax.annotate(regime, (1, 1), (0, 8), fontsize=9, color=QUIET, ha="right", **over)
+        draw_panel(ax, panel)
+
+    def text(x: float, y: float, content: str, **options: Any) -> None:
+        figure.text(x / width, y / height, content, **options)
+
+    text(EDGE, height - 0.42, f"{artifact.number}. {artifact.title}", fontsize=14, fontweight="bold", va="baseline")
+    for line, content in enumerate(subtitle):
+        text(EDGE, height - 0.66 - 0.19 * line, content, fontsize=9.5, color=QUIET, va="baseline")
+    if points.scale == "demo":
+        text(width - EDGE - 0.06, height - 0.39, DEMO_NOTE, fontsize=8.5, fontweight="bold", color="#6b4a00",
+             ha="right", va="center", bbox=BADGE)  # fmt: skip
+    for line, content in enumerate(reversed(small)):
+        text(EDGE, 0.18 + FOOTER * line, content, fontsize=7.5, color=QUIET, va="baseline", gid="footer")
+    for line, handles in enumerate(legend_lines):
+        figure.legend(
+            handles=handles, loc="center", ncols=len(handles), frameon=False, fontsize=9.5, handletextpad=0.5,
+            columnspacing=COLUMN_GAP, handlelength=_handle_length(handles), borderaxespad=0,
+            bbox_to_anchor=(0.5, (bottom - 0.06 - LEGEND * (line + 0.5)) / height),
+        )  # fmt: skip
+    return figure
+
+
+def _wrap(text: str, points: float, inches: float) -> list[str]:
+    """Lines that fit; a letter of DejaVu Sans is on average less than 0.57 of the font size wide."""
+    return textwrap.wrap(text, int(inches * 72 / (0.57 * points)), break_on_hyphens=False)
+
+
+def _handle_length(handles: Sequence[Line2D]) -> float:
+    return 2.4 if any(handle.get_linestyle() != "None" for handle in handles) else 1.2
+
+
+def _legend_lines(handles: Sequence[Line2D], inches: float) -> list[list[Line2D]]:
+    """Legend entries in as few lines as fit."""
+    lines: list[list[Line2D]] = [[]]
+    used = 0.0
+    for handle in handles:
+        letters = 0.57 * len(str(handle.get_label())) + 0.5 + COLUMN_GAP + _handle_length(handles)
+        if lines[-1] and (used + letters) * 9.5 / 72 > inches:
+            lines.append([])
+            used = 0.0
+        lines[-1].append(handle)
+        used += letters
+    return lines

@@ -1,0 +1,210 @@
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts.data.batches import Batches, write_cpt_rows, write_ift_rows
+from scripts.data.packing import shuffled
+from scripts.study.errors import UserError
+
+EOS, PAD, VOCABULARY = 1, 2, 5000
+CPT = {
+    "sequence_length": 8,
+    "batch_rows": 2,
+    "group_rows": 1,
+    "eos": EOS,
+    "pad": PAD,
+    "vocab_size": VOCABULARY,
+    "seed": 3,
+}
+IFT = {**CPT, "sequence_length": 16, "batch_rows": 4, "group_rows": 2, "packing_ratio": 2, "max_epochs": 3}
+
+
+def numbered(lengths):
+    """Sequences in which no token id occurs twice, so that a token names its place."""
+    ids = iter(range(3, 3 + sum(lengths)))
+    return [[next(ids) for _ in range(length)] for length in lengths]
+
+
+def read_all(directory):
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=40), seed=st.integers(0, 99))
+def test_cpt_rows_are_the_shuffled_documents_with_eos(lengths, seed, tmp_path_factory):
+    out = tmp_path_factory.mktemp("rows")
+    documents = numbered(lengths)
+    text = [token for d in shuffled(len(documents), seed, 0) for token in [*documents[d], EOS]]
+    if len(text) < 16:
+        with pytest.raises(UserError, match="rows"):
+            write_cpt_rows(iter(documents), out, **{**CPT, "seed": seed})
+        return
+    counts = write_cpt_rows(iter(documents), out, **{**CPT, "seed": seed})
+    rows = np.load(out / "rows.npy")
+    assert rows.dtype == np.uint16
+    assert rows.reshape(-1).tolist() == text[: rows.size]
+    assert counts["tokens"] == len(text) == rows.size + counts["dropped_tail_tokens"]
+    assert 0 <= counts["dropped_tail_tokens"] < 8
+    assert counts["documents"] == len(documents)
+    assert sorted(path.name for path in out.iterdir()) == ["meta.json", "rows.npy"]
+
+
+def test_cpt_batches_go_round(tmp_path):
+    write_cpt_rows(numbered([10] * 5), tmp_path, **{**CPT, "batch_rows": 4, "group_rows": 2})
+    rows = np.load(tmp_path / "rows.npy").astype(np.int64)
+    assert rows.shape == (6, 8)
+    batches = Batches(tmp_path)
+    assert (batches.regime, batches.steps_per_epoch, batches.batch_rows, batches.group_rows) == (
+        "cpt",
+        None,
+        4,
+        2,
+    )
+    for step, expected in enumerate([[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5], [0, 1, 2, 3]]):
+        input_ids, labels = batches.batch(step)
+        assert input_ids.dtype == labels.dtype == np.int64
+        assert (input_ids == rows[expected]).all()
+        assert (labels == input_ids).all()
+    input_ids[:] = 0
+    assert labels.any(), "labels and input_ids must not share memory"
+
+
+def test_a_big_vocabulary_takes_32_bits(tmp_path):
+    write_cpt_rows([[70_000] * 40], tmp_path, **{**CPT, "vocab_size": 128_000})
+    assert np.load(tmp_path / "rows.npy").dtype == np.uint32
+    assert Batches(tmp_path).batch(0)[0].max() == 70_000
+
+
+@pytest.mark.parametrize("token", [-1, VOCABULARY])
+def test_an_id_outside_the_vocabulary_is_refused(tmp_path, token):
+    with pytest.raises(ValueError, match="vocabulary"):
+        write_cpt_rows([[3] * 40, [token]], tmp_path, **CPT)
+
+
+def test_documents_are_streamed(tmp_path):
+    """Held as lists these documents would take 8 bytes a token, 16 MB; a row file of 4 MB is written."""
+    document = list(range(3, 1003))
+    tracemalloc.start()
+    write_cpt_rows((list(document) for _ in range(2000)), tmp_path, **{**CPT, "sequence_length": 128})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def pairs(lengths):
+    """(prompt, response) with unique ids from (prompt length, response length)."""
+    flat = numbered([length for pair in lengths for length in pair])
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+lengths_of_pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 12)), min_size=0, max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=lengths_of_pairs, seed=st.integers(0, 99))
+def test_ift_trains_every_response_once_an_epoch_or_counts_it_as_dropped(lengths, seed, tmp_path_factory):
+    out = tmp_path_factory.mktemp("rows")
+    examples = pairs(lengths)
+    whole = [[*p, *r, EOS] for p, r in examples]
+    fitting = [ids for ids in whole if len(ids) <= 16]
+    if len(fitting) < 8:
+        with pytest.raises(UserError, match="examples fit into a row of 16 tokens"):
+            write_ift_rows(iter(examples), out, **{**IFT, "seed": seed})
+        return
+    counts = write_ift_rows(iter(examples), out, **{**IFT, "seed": seed})
+    batches = Batches(out)
+    steps = len(fitting) // 8
+    assert (batches.steps_per_epoch, batches.epochs) == (steps, 3)
+    # Ids are unique, so the tokens between two eos say which example they are.
+    response_of = {(*p, *r): r for p, r in examples}
+    for epoch in range(3):
+        trained = []
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            input_ids, labels = batches.batch(step)
+            assert input_ids.shape == labels.shape == (4, 16)
+            for row, targets in zip(input_ids.tolist(), labels.tolist(), strict=True):
+                while row and row[-1] == PAD:
+                    assert targets[len(row) - 1] == -100
+                    row.pop()
+                assert row[-1] == EOS
+                begin = 0
+                for end in [place for place, token in enumerate(row) if token == EOS]:
+                    ids = tuple(row[begin:end])
+                    response = response_of[ids]
+                    expected = [-100] * (len(ids) - len(response)) + response + [EOS]
+                    expected[0] = -100
+                    assert targets[begin : end + 1] == expected
+                    trained.append(ids)
+                    begin = end + 1
+        named = [ids for ids in trained if ids]
+        assert len(named) == len(set(named)), "trained twice in an epoch"
+        found = counts["per_epoch"][epoch]
+        assert found["trained_examples"] == len(trained)
+        assert found["trained_tokens"] == sum(len(ids) + 1 for ids in trained)
+        assert found["dropped_too_long_examples"] == len(whole) - len(fitting)
+        assert found["dropped_too_long_tokens"] == sum(map(len, whole)) - sum(map(len, fitting))
+        for unit, total in (("examples", len(whole)), ("tokens", sum(map(len, whole)))):
+            assert sum(value for name, value in found.items() if name.endswith(unit)) == total == counts[unit]
+
+
+def test_ift_packs_into_fuller_rows_than_one_example_each(tmp_path):
+    write_ift_rows(pairs([(2, 4)] * 64), tmp_path, **IFT)
+    input_ids, _ = Batches(tmp_path).batch(0)
+    assert (input_ids != PAD).sum() == 8 * 7
+
+
+def test_ift_steps_end_with_the_last_epoch(tmp_path):
+    write_ift_rows(pairs([(2, 4)] * 20), tmp_path, **IFT)
+    batches = Batches(tmp_path)
+    assert batches.steps_per_epoch == 2
+    batches.batch(5)
+    for step in (-1, 6):
+        with pytest.raises(IndexError):
+            batches.batch(step)
+
+
+def test_composition_depends_on_lengths_and_seed_alone(tmp_path):
+    lengths = [(1 + i % 5, 2 + i % 7) for i in range(50)]
+    outs = {}
+    for name, examples, changes in [
+        ("first", pairs(lengths), {}),
+        ("again", iter(pairs(lengths)), {}),
+        ("other tokens", [([7] * p, [8] * r) for p, r in lengths], {}),
+        ("more epochs", pairs(lengths), {"max_epochs": 5}),
+        ("other seed", pairs(lengths), {"seed": 4}),
+    ]:
+        outs[name] = tmp_path / name
+        outs[name].mkdir()
+        np.random.seed(len(outs))
+        write_ift_rows(examples, outs[name], **{**IFT, **changes})
+    assert read_all(outs["first"]) == read_all(outs["again"])
+
+    def composition(name, rows):
+        offsets = np.load(outs[name] / "row_offsets.npy")[: rows + 1]
+        return offsets.tolist(), np.load(outs[name] / "row_examples.npy")[: offsets[-1]].tolist()
+
+    rows = 3 * 4 * Batches(outs["first"]).steps_per_epoch
+    assert composition("first", rows) == composition("other tokens", rows) == composition("more epochs", rows)
+    assert composition("first", rows) != composition("other seed", rows)
+
+
+def test_meta_says_what_the_rows_are(tmp_path):
+    counts = write_ift_rows(pairs([(2, 4)] * 20), tmp_path, **IFT)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    assert meta.pop("counts") == counts
+    assert meta == {
+        "regime": "ift",
+        "sequence_length": 16,
+        "batch_rows": 4,
+        "group_rows": 2,
+        "packing_ratio": 2,
+        "steps_per_epoch": 2,
+        "epochs": 3,
+        "eos": EOS,
+        "pad": PAD,
+        "seed": 3,
+    }
