@@ -33,7 +33,7 @@ def read_code_lock(path: Path = CODE_LOCK) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: the file is missing or has another shape.
     """
-    lock = read_yaml(path)
+    lock: dict[str, dict[str, Any]] = read_yaml(path)
     ok = isinstance(lock, dict) and all(
         isinstance(entry, dict)
         and isinstance(entry.get("version"), int)

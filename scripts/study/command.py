@@ -1,6 +1,7 @@
 """What every command line of the project shares: one-sentence errors, the launch, products by name."""
 
 import argparse
+import itertools
 import os
 import signal
 import sys
@@ -83,7 +84,7 @@ def end_with(head: int) -> None:
         chain.append(parent)
 
     def watch() -> None:
-        links = list(zip(chain, chain[1:], strict=False))
+        links = list(itertools.pairwise(chain))
         while all(_parent(child) == parent for child, parent in links):
             time.sleep(0.5)
         print("error: the process that started this job is gone; ending", file=sys.stderr, flush=True)

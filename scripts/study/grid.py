@@ -90,7 +90,7 @@ class Grid:
     families: list[Family] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        tasks = list(self.study.evaluation.forgetting)
+        tasks: list[str] = list(self.study.evaluation.forgetting)
         learning = {setting.learning for setting in self.study.settings.values()}
         self._base_family([*tasks, *sorted(learning - set(tasks))])
         for setting_name, setting in self.study.settings.items():
@@ -245,7 +245,7 @@ class Grid:
     ) -> list[tuple[Product, list[Product], int]]:
         """IFT: for each duration its run (no legs) and the duration in epochs."""
         rows = self.rows(setting_name, seed)
-        runs = []
+        runs: list[tuple[Product, list[Product], int]] = []
         for epochs in setting.durations:
             spec = {
                 "kind": "run",
@@ -263,11 +263,14 @@ class Grid:
     def _evaluation(self, subject: Product, task: str) -> Product:
         settings = getattr(self.study.evaluation.tasks, task).model_dump()
         records = self.records(settings.pop("dataset"))
+        source = settings.pop("shots_from", None)
+        shots = [self.records(source)] if source else []
         spec = {
             "kind": "evaluation",
             "subject": subject.fingerprint,
             "task": task,
             "records": records.fingerprint,
+            "shots_records": shots[0].fingerprint if shots else None,
             **settings,
             "seed": self.study.evaluation.seed,
             "versions": self._versions("judge"),
@@ -277,7 +280,7 @@ class Grid:
             if subject.kind == "model"
             else subject.key.removeprefix("runs/")
         )
-        inputs = dict.fromkeys([subject, self.model, records])
+        inputs = dict.fromkeys([subject, self.model, records, *shots])
         return self._add(f"evaluations/{place}/{task}", spec, *inputs)
 
     def _base_family(self, tasks: list[str]) -> None:
@@ -412,9 +415,7 @@ class Grid:
     def _versions(self, *names: str) -> dict[str, int]:
         return {name: self.versions[name] for name in names}
 
-    def _add(
-        self, name: str, spec: dict[str, Any], *inputs: Product, members: tuple[str, ...] = ()
-    ) -> Product:
+    def _add(self, name: str, spec: dict[str, Any], *inputs: Product, members: tuple[str, ...] = ()) -> Product:
         key = f"{name}-{fingerprint(spec)}"
         if key not in self.products:
             self.products[key] = Product(key, spec, tuple(product.key for product in inputs), members)

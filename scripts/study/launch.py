@@ -6,13 +6,14 @@ into one environment variable. Jobs read that and never the YAML.
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from scripts.study.codelock import code_hash, current_hashes, differences, read_code_lock
+from scripts.study.codelock import code_hash, current_hashes, read_code_lock
 from scripts.study.errors import UserError
 from scripts.study.fingerprint import canonical
 from scripts.study.grid import Grid, Product
@@ -60,13 +61,19 @@ class Launch:
         code = {}
         for name in _versions_in(product.spec):
             entry = self.code[name]
-            if code_hash(entry["modules"]) != entry["hash"]:
+            if _hash_now(tuple(entry["modules"])) != entry["hash"]:
                 raise UserError(
                     f"{product.key}: the code behind {name!r} changed after this launch started; "
                     "nothing was made, start Snakemake again"
                 )
             code[name] = {"version": entry["version"], "hash": entry["hash"]}
         return code
+
+
+@cache
+def _hash_now(modules: tuple[str, ...]) -> str:
+    """Asked once a process: what it has imported by then is what it goes on with."""
+    return code_hash(list(modules))
 
 
 def _versions_in(spec: Mapping[str, Any]) -> list[str]:
@@ -123,17 +130,20 @@ def launch_by_hand(study: str | None, store: str | None) -> Launch:
     return new_launch(study or config["study"], store or config["store"])
 
 
-def code_warnings() -> list[str]:
-    """One sentence for each code version whose code differs from ``config/code.lock``."""
-    return differences(read_code_lock())
-
-
-def begin(config: Mapping[str, Any], *, is_head: bool) -> Launch:
+def begin(config: Mapping[str, Any], root: str, *, is_head: bool) -> Launch:
     """The launch of a Snakemake process: the head makes it from the files and freezes it, a job's own reads it.
+
+    Also prepares the environment that rules' commands inherit.
 
     Raises:
         UserError: see `new_launch`.
     """
+    # `python` in a rule is the interpreter that runs Snakemake, and finds `scripts` from wherever it is started
+    _put_first("PATH", os.path.dirname(sys.executable))
+    _put_first("PYTHONPATH", root)
+    # jobs read what is in the store and never wait for a hub
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if not is_head and (launch := frozen_launch()):
         return launch
     if unknown := set(config) - {"study", "store"}:
@@ -141,3 +151,8 @@ def begin(config: Mapping[str, Any], *, is_head: bool) -> Launch:
     launch = new_launch(str(config["study"]), str(config["store"]))
     launch.freeze()
     return launch
+
+
+def _put_first(variable: str, directory: str) -> None:
+    others = [path for path in os.environ.get(variable, "").split(os.pathsep) if path and path != directory]
+    os.environ[variable] = os.pathsep.join([directory, *others])

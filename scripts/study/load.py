@@ -18,7 +18,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
@@ -69,7 +69,7 @@ def _sentence(error: ValidationError) -> str:
     # pydantic puts the tag of a tagged union ("cpt", "lora") into the location; no key of the file has that name
     tags = {"cpt", "ift", "lora", "full", "generated", "path"}
     location = first["loc"]
-    keys = [str(key) for i, key in enumerate(location) if not (key in tags and i >= 2 and location[0] in _TAGGED)]
+    keys = [str(key) for i, key in enumerate(location) if not (key in tags and i == 2 and location[0] in _TAGGED)]
     if keys and keys[-1] == "[key]":
         keys.pop()
     value = first.get("input")

@@ -214,19 +214,26 @@ class HumanEval(Part):
     memory_mb: Count
 
 
-class Gsm8k(Part):
+class _Shots(Part):
+    dataset: Name
+    shots: Annotated[int, Field(ge=0)] = Field(description="solved examples in front of an item")
+    shots_from: Name | None = Field(default=None, description="the dataset they are drawn from")
+
+    @model_validator(mode="after")
+    def _shots_have_a_source(self) -> Self:
+        if (self.shots > 0) != (self.shots_from is not None):
+            raise ValueError("shots_from names a dataset exactly when shots is above 0")
+        return self
+
+
+class Gsm8k(_Shots):
     """Exact match of the number after ``####``, greedy decoding."""
 
-    dataset: Name
-    shots: Annotated[int, Field(ge=0)]
     max_new_tokens: Count
 
 
-class MultipleChoice(Part):
+class MultipleChoice(_Shots):
     """Accuracy of the likeliest choice."""
-
-    dataset: Name
-    shots: Annotated[int, Field(ge=0)]
 
 
 class Tasks(Part):
@@ -284,6 +291,11 @@ class Study(Part):
             "model.pretraining.dataset": [self.model.pretraining.dataset],
             **{f"settings.{name}.dataset": [setting.dataset] for name, setting in self.settings.items()},
             **{f"evaluation.tasks.{name}.dataset": [task.dataset] for name, task in self.evaluation.tasks},
+            **{
+                f"evaluation.tasks.{name}.shots_from": [task.shots_from]
+                for name, task in self.evaluation.tasks
+                if isinstance(task, _Shots) and task.shots_from
+            },
         }
         for key, names in uses.items():
             for name in names:

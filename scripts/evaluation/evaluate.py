@@ -1,0 +1,100 @@
+"""Evaluates a model on one task; or all models of a family on all their tasks, in one process.
+
+python -m scripts.evaluation.evaluate KEY
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts.study.command import current_launch, find, make, product_parser, run
+from scripts.study.errors import UserError
+from scripts.study.grid import Product
+from scripts.study.launch import Launch
+from scripts.study.store import Build
+
+if TYPE_CHECKING:
+    from scripts.evaluation.harness import Harness
+
+SAMPLES = "samples.jsonl"
+_NOT_SETTINGS = {"kind", "subject", "task", "records", "shots_records", "seed", "versions"}
+
+
+def main(launch: Launch, name: str) -> None:
+    """Makes what is missing of an evaluation or of a family of them.
+
+    Raises:
+        UserError: no such product; its inputs are not there; no sandbox works here.
+    """
+    product = find(launch, name)
+    if product.kind not in ("evaluation", "evaluated"):
+        raise UserError(f"{product.key}: is of the kind {product.kind!r}, which is no evaluation")
+    evaluations = [launch.grid.products[key] for key in product.members] or [product]
+    harness = _Once(launch, evaluations)
+    for evaluation in evaluations:
+        make(launch, evaluation, _builder(launch, evaluation, harness))
+    if product.kind == "evaluated":
+        make(launch, product, lambda out: {})
+    print(f"{product.key}: complete")
+
+
+class _Once:
+    """The harness, built at the first evaluation that is really missing: its imports cost seconds."""
+
+    def __init__(self, launch: Launch, evaluations: list[Product]) -> None:
+        self._launch = launch
+        self._evaluations = evaluations
+        self._harness: Harness | None = None
+
+    def __call__(self) -> "Harness":
+        if self._harness is None:
+            from scripts.data.products import data_bytes
+            from scripts.data.records import FILE
+            from scripts.evaluation.harness import Harness
+
+            tasks, records, shots = {}, {}, {}
+            for evaluation in self._evaluations:
+                spec = evaluation.spec
+                task = spec["task"]
+                tasks[task] = {key: value for key, value in spec.items() if key not in _NOT_SETTINGS}
+                items, *examples = _inputs(evaluation, "data/records/")
+                records[task] = data_bytes(self._launch, items) / FILE
+                if examples:
+                    shots[task] = data_bytes(self._launch, examples[0]) / FILE
+            base = self._launch.store.bytes_of(_inputs(self._evaluations[0], "models/")[0])
+            seed = self._evaluations[0].spec["seed"]
+            self._harness = Harness(tasks, records, base, seed=seed, shots=shots)
+        return self._harness
+
+
+def _inputs(evaluation: Product, prefix: str) -> list[str]:
+    return [key for key in evaluation.inputs if key.startswith(prefix)]
+
+
+def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness"]) -> Build:
+    """Writes ``samples.jsonl``: what the model said to every item, and its score."""
+    task = evaluation.spec["task"]
+
+    def score(out: Path) -> dict[str, Any]:
+        subject = next(iter(_inputs(evaluation, "runs/")), None)
+        run_directory = launch.store.bytes_of(subject) if subject else None
+        method_kind = _method_kind(launch.store.require(subject)["spec"]) if subject else None
+        result: dict[str, Any] = {**harness().score(run_directory, method_kind, [task])[task]}
+        with (out / SAMPLES).open("w", encoding="utf-8") as file:
+            for sample in result.pop("samples"):
+                file.write(json.dumps(sample, ensure_ascii=False, sort_keys=True) + "\n")
+        print(f"{evaluation.name}: {result['metric']} {result['value']:.3f}", file=sys.stderr, flush=True)
+        return result
+
+    return score
+
+
+def _method_kind(spec: dict[str, Any]) -> str:
+    return str(spec.get("trunk", spec)["method"]["kind"])
+
+
+if __name__ == "__main__":
+    parser = product_parser(__doc__)
+    run(lambda arguments: main(current_launch(arguments), arguments.product), parser)

@@ -1,0 +1,143 @@
+"""A copy of the house in a directory of its own, and what tests do to it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.study.launch import launch_by_hand
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ["Snakefile", "rules", "scripts", "config", "envs", "profiles"]
+
+
+@dataclass
+class House:
+    """A checkout (without its environment), a store, and which modules are quick ones."""
+
+    root: Path
+    store_root: str = "results/store"
+    study: str = "smoke"
+    standins: str = "loop,harness"
+
+    @property
+    def store(self) -> Path:
+        return self.root / self.store_root
+
+    @property
+    def log(self) -> Path:
+        return self.store / "standin.log"
+
+    def environment(self) -> dict[str, str]:
+        environment = {key: value for key, value in os.environ.items() if key != "FORGETTING_LAUNCH"}
+        environment.pop("PYTHONPATH", None)
+        quick = {"PYTHONPATH": str(ROOT / "tests" / "standins"), "STANDIN_LOG": str(self.log)}
+        return environment | quick | {"STANDINS": self.standins}
+
+    def command(self, *targets: str) -> list[str]:
+        config = ["--config", f"study={self.study}", f"store={self.store_root}"]
+        return [sys.executable, "-m", "snakemake", *(targets or ["results/figures/fig2.pdf"]), *config]
+
+    def snakemake(self, *arguments: str, ok: bool = True) -> str:
+        """Runs Snakemake and returns all that it said."""
+        done = subprocess.run(
+            self.command(*arguments),
+            cwd=self.root,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert (done.returncode == 0) == ok, said
+        return said
+
+    def plan(self, *targets: str) -> dict[str, int]:
+        """Jobs by rule that a dry-run announces."""
+        said = self.snakemake(*(targets or ["results/figures/fig2.pdf"]), "-n")
+        if "Nothing to be done" in said:
+            return {}
+        table = said[said.rindex("Job stats:") :]
+        counts = {rule: int(count) for rule, count in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
+        counts.pop("total")
+        return counts
+
+    def run(self, *targets: str) -> Counter[str]:
+        """Makes the figure; returns how often what was trained (by product name) and evaluated."""
+        before = self.log.read_text() if self.log.exists() else ""
+        self.snakemake(*(targets or ["results/figures/fig2.pdf"]))
+        new = self.log.read_text()[len(before) :] if self.log.exists() else ""
+        return Counter(line.rsplit(" ", 1)[0] for line in new.splitlines())
+
+    def steps(self) -> int:
+        """Optimizer steps trained so far."""
+        return sum(int(line.split()[-1]) for line in self.log.read_text().splitlines() if line.startswith("trained"))
+
+    def csv(self, name: str = "fig2") -> str:
+        return (self.root / f"results/figures/{name}.csv").read_text()
+
+    def edit(self, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Changes the study's YAML file."""
+        path = self.study_file
+        study = yaml.safe_load(path.read_text())
+        change(study)
+        path.write_text(yaml.safe_dump(study, sort_keys=False))
+
+    @property
+    def study_file(self) -> Path:
+        return self.root / "config" / "studies" / f"{self.study}.yaml"
+
+    def clone(self, where: Path, *, keep_store: bool) -> "House":
+        """A fresh checkout of the same files; with this store, or with a copy of only its data and base model."""
+        root = copy_checkout(self.root, where / "clone")
+        if keep_store:
+            return House(root, str(self.store), self.study, self.standins)
+        house = House(root, study=self.study, standins=self.standins)
+        for place in ("data", "models"):
+            shutil.copytree(self.store / place, house.store / place)
+        return house
+
+    def copy(self, where: Path) -> "House":
+        """The same state elsewhere: checkout, Snakemake's own records, results, store."""
+        shutil.copytree(self.root, where / "house", symlinks=True)
+        return House(where / "house", study=self.study, standins=self.standins)
+
+    def manifests(self, place: str) -> dict[str, dict[str, Any]]:
+        """Key to manifest, of all products in a place of the store."""
+        found = {}
+        for path in sorted((self.store / place).rglob("*-????????????.json")):
+            key = str(path.relative_to(self.store))[: -len(".json")]
+            found[key] = json.loads(path.read_text())
+        return found
+
+
+def copy_checkout(source: Path, target: Path) -> Path:
+    """The committed part of a checkout, as a fresh clone would have it."""
+    target.mkdir(parents=True)
+    for part in PARTS:
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source / part, target / part)
+    return target
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> House:
+    """The smoke study with its data and base model made for real, and nothing trained yet."""
+    where = tmp_path_factory.mktemp("prepared")
+    house = House(copy_checkout(ROOT, where / "house"))
+    products = launch_by_hand(house.study, house.store_root).grid
+    house.snakemake(*(f"{house.store_root}/{p.key}.json" for p in products if p.kind in ("records", "rows", "model")))
+    return house

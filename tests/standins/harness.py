@@ -1,0 +1,26 @@
+"""Stands in for the evaluation: a score is a hash of the weights, the task and its settings."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from scripts.study.fingerprint import file_sha256
+
+
+class Harness:
+    def __init__(self, tasks: dict[str, Any], records: dict[str, Path], base: Path, *, seed: int, shots: Any) -> None:
+        self.tasks, self.records, self.base, self.seed = tasks, records, base, seed
+
+    def score(self, run: Path | None, method_kind: str | None, names: list[str]) -> dict[str, Any]:
+        weights = {path.name: file_sha256(path) for path in sorted(run.iterdir())} if run else "base"
+        results = {}
+        for name in names:
+            text = json.dumps([weights, name, self.tasks[name], self.seed], sort_keys=True)
+            value = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
+            items = len(self.records[name].read_text().splitlines())
+            results[name] = {"metric": name, "value": value, "stderr": 0.01, "items": items, "samples": []}
+            with open(os.environ["STANDIN_LOG"], "a") as log:
+                log.write(f"evaluated {run.name if run else 'base'} {name} {items}\n")
+        return results

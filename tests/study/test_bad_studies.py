@@ -1,0 +1,166 @@
+"""Mistakes that people make in a study file: one sentence each, with file, key and what is allowed; nothing starts."""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.study import load
+from scripts.study.errors import UserError
+from scripts.study.launch import new_launch
+
+SMOKE = yaml.safe_load(Path("config/studies/smoke.yaml").read_text())
+
+
+def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets the key at a dotted path."""
+
+    def change(study: dict[str, Any]) -> None:
+        *parents, last = path.split("/")
+        for parent in parents:
+            study = study[parent]
+        study[last] = value
+
+    return change
+
+
+def drop(path: str) -> Callable[[dict[str, Any]], None]:
+    """Removes the key at a dotted path."""
+
+    def change(study: dict[str, Any]) -> None:
+        *parents, last = path.split("/")
+        for parent in parents:
+            study = study[parent]
+        del study[last]
+
+    return change
+
+
+CASES = {
+    "unknown key": (put("lernrate", 1), ["lernrate", "not a key"]),
+    "unknown key inside": (put("methods/lora-r2/rang", 4), ["methods.lora-r2.rang", "not a key"]),
+    "missing key": (drop("seeds"), ["seeds", "missing"]),
+    "missing key inside": (drop("settings/code-cpt/first_leg"), ["settings.code-cpt.first_leg", "missing"]),
+    "text for a number": (put("settings/code-cpt/batch_rows", "four"), ["settings.code-cpt.batch_rows", "'four'"]),
+    "1e-5 read as text": (
+        put("settings/code-cpt/learning_rates/full", "1e-5"),
+        ["settings.code-cpt.learning_rates.full", "'1e-5' is text", "1.0e-5"],
+    ),
+    "rank 0": (put("methods/lora-r2/rank", 0), ["methods.lora-r2.rank", "greater than 0"]),
+    "rank as a fraction": (put("methods/lora-r2/rank", 2.5), ["methods.lora-r2.rank", "integer"]),
+    "alpha negative": (put("methods/lora-r2/alpha", -1.0), ["methods.lora-r2.alpha", "greater than 0"]),
+    "unknown module": (put("methods/lora-r2/modules", ["query"]), ["methods.lora-r2.modules", "q_proj"]),
+    "unknown kind of method": (put("methods/lora-r2/kind", "dora"), ["methods.lora-r2", "'lora'"]),
+    "empty durations": (put("settings/code-cpt/durations", []), ["settings.code-cpt.durations", "at least 1"]),
+    "the same duration twice": (put("settings/math-ift/durations", [1, 1]), ["settings.math-ift", "differ"]),
+    "duration in an unknown unit": (
+        put("settings/code-cpt/durations", ["64KB"]),
+        ["settings.code-cpt.durations", "64K, 2.5M or 0.25B"],
+    ),
+    "more epochs than prepared": (put("settings/math-ift/durations", [8]), ["settings.math-ift", "max_epochs (4)"]),
+    "unknown dataset": (
+        put("settings/code-cpt/dataset", "starcoder"),
+        ["settings.code-cpt.dataset", "unknown dataset 'starcoder'", "code-documents"],
+    ),
+    "unknown generator": (
+        put("datasets/code-documents/generator", "starcoder"),
+        ["datasets.code-documents.generator", "'code-documents'"],
+    ),
+    "method without a rate": (
+        drop("settings/code-cpt/learning_rates/lora-r2"),
+        ["settings.code-cpt.learning_rates", "no rate for lora-r2"],
+    ),
+    "rate for an unknown method": (
+        put("settings/code-cpt/learning_rates/lora-r3", 0.001),
+        ["settings.code-cpt.learning_rates", "unknown method lora-r3"],
+    ),
+    "learning rate 0": (put("settings/code-cpt/learning_rates/full", 0.0), ["learning_rates.full", "greater than 0"]),
+    "groups that do not divide": (
+        put("settings/code-cpt/group_rows", 3),
+        ["settings.code-cpt", "divide batch_rows (4)"],
+    ),
+    "rows longer than the model": (
+        put("settings/code-cpt/sequence_length", 600),
+        ["settings.code-cpt.sequence_length", "context (512)"],
+    ),
+    "unknown grain": (put("grain", "job"), ["grain", "'condition' or 'family'"]),
+    "the same seed twice": (put("seeds", [1, 1]), ["seeds", "differ"]),
+    "unknown task": (put("evaluation/forgetting", ["mmlu"]), ["evaluation.forgetting", "'hellaswag'"]),
+    "shots from nowhere": (put("evaluation/tasks/gsm8k/shots", 5), ["evaluation.tasks.gsm8k", "shots_from"]),
+    "not a number": (put("optimizer/clip_norm", float("nan")), ["optimizer.clip_norm", "finite"]),
+    "heads that do not divide": (put("model/architecture/heads", 5), ["model.architecture", "multiple of heads"]),
+    "a name with a slash": (
+        lambda study: study["methods"].update({"lora/r2": study["methods"]["lora-r2"]}),
+        ["methods.lora/r2", "pattern"],
+    ),
+    "missing lock entry": (
+        put("datasets/code-documents", {"source": "path", "path": "my/code.jsonl"}),
+        ["config/data.lock", "code-documents", "not locked", "scripts.data.lock"],
+    ),
+}
+
+
+@pytest.fixture
+def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(load, "STUDIES", tmp_path)
+    monkeypatch.setattr("scripts.study.launch.load_study", lambda name: load.load_study(name, tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence(case: str, studies: Path) -> None:
+    change, expected = CASES[case]
+    study = copy.deepcopy(SMOKE)
+    change(study)
+    (studies / "mine.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(UserError) as raised:
+        new_launch("mine", str(studies / "store"))
+    sentence = str(raised.value)
+    assert "\n" not in sentence
+    assert str(studies / "mine.yaml") in sentence or "config/data.lock" in sentence
+    for part in expected:
+        assert part in sentence, sentence
+    assert not (studies / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("title: [", ["mine.yaml, line", "not valid YAML"]),
+        ("", ["mine.yaml", "keys and values"]),
+        ("- a\n- b\n", ["mine.yaml", "keys and values"]),
+        ("title: one\ntitle: two\n", ["mine.yaml, line 2", "'title' stands twice"]),
+    ],
+)
+def test_not_a_study_at_all(text: str, expected: list[str], studies: Path) -> None:
+    (studies / "mine.yaml").write_text(text)
+    with pytest.raises(UserError) as raised:
+        new_launch("mine", str(studies / "store"))
+    for part in expected:
+        assert part in str(raised.value)
+
+
+def test_the_smoke_study_itself_is_good(studies: Path) -> None:
+    (studies / "mine.yaml").write_text(yaml.safe_dump(SMOKE))
+    assert new_launch("mine", str(studies / "store")).grid.conditions
+
+
+def test_snakemake_says_it_in_one_line_and_starts_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--config", "study=no-such-study", f"store={tmp_path / 'store'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "no-such-study" in errors[0]
+    assert "smoke" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "store").exists()

@@ -1,0 +1,213 @@
+"""Conditions, names and specs: which change moves which product, and what never moves one."""
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scripts.study.fingerprint import canonical, fingerprint
+from scripts.study.grid import Grid
+from scripts.study.quantities import format_tokens, parse_tokens
+from scripts.study.schema import ContinuedPretraining, Study
+
+SMOKE = yaml.safe_load(Path("config/studies/smoke.yaml").read_text())
+VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "judge": 1}
+
+
+def grid(change: Callable[[dict[str, Any]], Any] = lambda study: None, versions: dict[str, int] = VERSIONS) -> Grid:
+    study = copy.deepcopy(SMOKE)
+    change(study)
+    made = Grid(Study.model_validate(study), "smoke", versions, {})
+    assert made.card
+    return made
+
+
+def new_kinds(changed: Grid) -> dict[str, int]:
+    """How many products of each kind the smoke study does not have."""
+    have = {product.key for product in grid()}
+    kinds: dict[str, int] = {}
+    for product in changed:
+        if product.key not in have:
+            kinds[product.kind] = kinds.get(product.kind, 0) + 1
+    return kinds
+
+
+def test_keys_end_in_the_fingerprint_of_their_spec() -> None:
+    for product in grid():
+        assert product.key.endswith(f"-{fingerprint(product.spec)}")
+
+
+def test_inputs_are_products_of_the_same_grid() -> None:
+    made = grid()
+    for product in made:
+        assert set(product.inputs) | set(product.members) <= set(made.products)
+
+
+def test_counts() -> None:
+    kinds = [product.kind for product in grid()]
+    # 2 settings x 2 methods x 2 durations; 2 legs a CPT method; a model has 4 tasks, the base 5
+    assert (kinds.count("run"), kinds.count("leg"), kinds.count("evaluation")) == (8, 4, 8 * 4 + 5)
+    assert (kinds.count("trained"), kinds.count("evaluated")) == (4, 5)
+
+
+def test_order_of_keys_changes_nothing() -> None:
+    def shuffled(value: Any, dice: random.Random) -> Any:
+        if not isinstance(value, dict):
+            return value
+        keys = list(value)
+        dice.shuffle(keys)
+        return {key: shuffled(value[key], dice) for key in keys}
+
+    for seed in range(5):
+        study = Study.model_validate(shuffled(SMOKE, random.Random(seed)))
+        assert set(Grid(study, "smoke", VERSIONS, {}).products) | {grid().card.key} == set(grid().products)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda s: s["resources"].update(tokens_per_second=1, checkpoint_seconds=5), {}),
+        (lambda s: s.update(grain="condition"), {}),
+        (lambda s: s.update(title="Another title"), {"card": 1}),
+        (
+            lambda s: s["settings"]["math-ift"]["learning_rates"].update(full=1e-3),
+            {"run": 2, "evaluation": 8, "trained": 1, "evaluated": 1},
+        ),
+        (
+            lambda s: s["settings"]["code-cpt"]["learning_rates"].update({"lora-r2": 1e-3}),
+            {"leg": 2, "run": 2, "evaluation": 8, "trained": 1, "evaluated": 1},
+        ),
+        (lambda s: s["evaluation"]["tasks"]["humaneval"].update(samples=3), {"evaluation": 5, "evaluated": 3}),
+        # the tokenizer learns from these records, and everything is made of its tokens
+        (lambda s: s["datasets"]["code-documents"].update(records=151), {"records": 1, "tokenizer": 1, "rows": 3}),
+    ],
+)
+def test_what_a_change_moves(change: Callable[[dict[str, Any]], Any], expected: dict[str, int]) -> None:
+    moved = new_kinds(grid(change))
+    assert {kind: moved.get(kind, 0) for kind in expected} == expected
+    if not expected:
+        assert not moved
+
+
+@pytest.mark.parametrize(
+    ("version", "kinds"),
+    [
+        ("judge", {"evaluation", "evaluated"}),
+        ("trainer", {"leg", "run", "evaluation", "trained", "evaluated"}),
+        ("pretrainer", {"model", "leg", "run", "evaluation", "trained", "evaluated"}),
+        (
+            "data",
+            {"records", "tokenizer", "rows", "model", "leg", "run", "evaluation", "trained", "evaluated"},
+        ),
+    ],
+)
+def test_a_raised_code_version_moves_what_depends_on_it(version: str, kinds: set[str]) -> None:
+    assert set(new_kinds(grid(versions=VERSIONS | {version: 2}))) == kinds
+
+
+def test_method_name_is_no_identity_but_part_of_the_place() -> None:
+    def rename(study: dict[str, Any]) -> None:
+        study["methods"]["mine"] = study["methods"].pop("lora-r2")
+        for setting in study["settings"].values():
+            setting["learning_rates"]["mine"] = setting["learning_rates"].pop("lora-r2")
+
+    fingerprints = {product.fingerprint for product in grid() if product.kind in ("leg", "run", "evaluation")}
+    renamed = {product.fingerprint for product in grid(rename) if product.kind in ("leg", "run", "evaluation")}
+    assert fingerprints == renamed
+
+
+@given(
+    durations=st.lists(st.integers(2, 400), min_size=1, max_size=6, unique=True),
+    first=st.integers(1, 50),
+    cooldown=st.sampled_from([0.1, 0.2, 0.5]),
+)
+def test_legs_lie_on_the_doubling_grid(durations: list[int], first: int, cooldown: float) -> None:
+    """Leg ends are first_leg x 2^k; a branch starts at the last one before its cooldown."""
+    tokens = 4 * 64
+
+    def change(study: dict[str, Any]) -> None:
+        study["settings"]["code-cpt"] |= {
+            "durations": [batches * tokens for batches in durations],
+            "first_leg": first * tokens,
+            "cooldown": cooldown,
+        }
+
+    made = grid(change)
+    for condition in made.conditions:
+        if condition.setting != "code-cpt":
+            continue
+        run = made.products[condition.product]
+        batches = condition.amount // tokens
+        assert run.spec["batches"] == batches
+        constant = batches - round(cooldown * batches)
+        ends = [first * 2**k for k in range(12) if first * 2**k <= constant]
+        legs = [key for key in run.inputs if key.startswith("legs/")]
+        assert [made.products[key].spec["batches"] for key in legs] == ends[-1:]
+        while legs:  # the chain of legs goes back to the base model, one doubling at a time
+            leg = made.products[legs[0]]
+            assert leg.spec["batches"] == ends.pop()
+            legs = [key for key in leg.inputs if key.startswith("legs/")]
+        assert not ends
+
+
+def test_a_leg_does_not_depend_on_the_durations() -> None:
+    def change(study: dict[str, Any]) -> None:
+        study["settings"]["code-cpt"]["durations"] = ["1M", 5120]
+
+    def legs(made: Grid) -> dict[str, tuple[str, ...]]:
+        return {product.key: product.inputs for product in made if product.kind == "leg"}
+
+    before, after = legs(grid()), legs(grid(change))
+    assert before.items() <= after.items()
+
+
+def test_seeds_multiply_conditions_and_move_nothing() -> None:
+    more = grid(lambda study: study.update(seeds=[0, 1]))
+    assert {product.key for product in grid()} <= set(more.products)
+    assert len(more.conditions) == 2 * 8 + 1
+
+
+@given(st.integers(1, 10**13))
+def test_tokens_round_trip(tokens: int) -> None:
+    assert parse_tokens(format_tokens(tokens)) == tokens
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"), [(64_000, "64K"), (250_000_000, "0.25B"), (20 * 10**9, "20B"), (2_500_000, "2.5M"), (7, "7")]
+)
+def test_tokens_as_the_paper_writes_them(tokens: int, text: str) -> None:
+    assert format_tokens(tokens) == text
+
+
+def test_canonical_json_is_one_text() -> None:
+    assert canonical({"b": [1.0, "é"], "a": None}) == '{"a":null,"b":[1.0,"é"]}'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical({"a": float("nan")})
+
+
+def test_the_papers_durations_become_whole_batches() -> None:
+    """facts of the paper, section 2A: 192 rows of 4096 tokens; 20 B tokens are 25,431 batches, cooldown 5,086."""
+    setting = ContinuedPretraining.model_validate(
+        {
+            "label": "Code CPT",
+            "regime": "cpt",
+            "dataset": "starcoder",
+            "sequence_length": 4096,
+            "batch_rows": 192,
+            "group_rows": 6,
+            "learning": "humaneval",
+            "learning_rates": {"full": 1e-5},
+            "durations": ["0.25B", "20B"],
+            "first_leg": "0.2B",
+            "warmup_batches": 1000,
+            "cooldown": 0.2,
+        }
+    )
+    assert [setting.batches(tokens) for tokens in setting.durations] == [318, 25431]
+    assert round(0.2 * 25431) == 5086
