@@ -1,5 +1,6 @@
 # Records, tokenizer, and the rows that training reads.
 
+
 rule records:
     input:
         ancient(GRID.manifests("data/records", STORE)),

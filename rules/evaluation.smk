@@ -1,5 +1,6 @@
 # Evaluation: one job a model and task, or one a family.
 
+
 rule evaluate:
     input:
         ancient(GRID.manifests("evaluations", STORE)),

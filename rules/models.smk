@@ -1,5 +1,6 @@
 # The base model.
 
+
 rule pretrain:
     input:
         ancient(GRID.manifests("models", STORE)),

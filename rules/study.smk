@@ -1,5 +1,6 @@
 # The card of a study: what artifacts say of it.
 
+
 rule card:
     input:
         ancient(GRID.manifests("studies", STORE)),

@@ -1,5 +1,6 @@
 # Training: one job a leg and a run, or one a family of them.
 
+
 rule train_leg:
     input:
         ancient(GRID.manifests("legs", STORE)),

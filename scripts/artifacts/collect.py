@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.artifacts.points import COLUMNS
-from scripts.artifacts.registry import load_registry
 from scripts.study.command import current_launch, launch_options, run
 from scripts.study.errors import UserError
 from scripts.study.grid import BASE, Condition
 from scripts.study.launch import Launch
+from scripts.study.registry import load_registry
 from scripts.study.schema import ContinuedPretraining, Lora
 from scripts.study.store import atomic_path
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Points, read_points
-from scripts.artifacts.registry import Artifact, load_registry
 from scripts.study.command import run
 from scripts.study.errors import UserError
+from scripts.study.registry import Artifact, load_registry
 from scripts.study.store import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]

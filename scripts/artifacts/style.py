@@ -2,8 +2,7 @@
 
 Colours and marks are those of the paper's figures 1 and 2 (v2): LoRA plum, slateblue and darkblue from the
 lowest to the highest rank, full finetuning black, the base model a dashed black line, round markers with white
-edges, and seaborn's whitegrid (as matplotlib ships it: importing seaborn takes longer than drawing). DejaVu Sans
-comes with matplotlib, so a page looks the same on every machine.
+edges, and seaborn's whitegrid. DejaVu Sans comes with matplotlib, so a page looks the same on every machine.
 """
 
 import textwrap
@@ -14,7 +13,7 @@ from typing import Any
 
 import matplotlib
 import numpy
-from matplotlib import style as matplotlib_style
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -22,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from scripts.artifacts.points import Duration, Estimate, Method, Panel, Points
-from scripts.artifacts.registry import Artifact
+from scripts.study.registry import Artifact
 
 RANKS = ("plum", "slateblue", "darkblue")
 FULL = BASE = "black"
@@ -58,7 +57,7 @@ class Look:
 def whitegrid() -> Iterator[None]:
     """Matplotlib's settings for drawing and saving, whatever the machine's own are."""
     settings: dict[Any, Any] = {
-        **matplotlib_style.library["seaborn-v0_8-whitegrid"],
+        **seaborn.axes_style("whitegrid"),
         "font.sans-serif": ["DejaVu Sans"],
         "axes.axisbelow": True,
         "axes.edgecolor": "#c4c4c4",

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Duration, Panel, Points
-from scripts.artifacts.registry import Artifact
+from scripts.study.registry import Artifact
 
 NEEDS = ("forgetting", "learning")
 SMALL, LARGE, STAR = 5.5, 12.0, 15.0

@@ -21,8 +21,8 @@ from PIL import Image
 
 from scripts.artifacts import draw, style
 from scripts.artifacts.points import COLUMNS, read_points
-from scripts.artifacts.registry import load_registry
 from scripts.study.errors import UserError
+from scripts.study.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = load_registry(ROOT / "config" / "artifacts.yaml")
@@ -438,7 +438,7 @@ def test_the_commit_is_known_dirty_or_unknown(tmp_path: Path) -> None:
 
 def test_the_registry_is_read_without_a_drawing_library() -> None:
     code = (
-        "import sys; from scripts.artifacts.registry import load_registry as load; r = load('config/artifacts.yaml');"
+        "import sys; from scripts.study.registry import load_registry as load; r = load('config/artifacts.yaml');"
         "print(*(f'{a.name}:{a.module}:{a.number}' for a in r.values()));"
         "print({'matplotlib', 'pandas', 'torch'} & set(sys.modules))"
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scripts.study.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "scripts/artifacts"
 SHARED = ("draw", "points", "style")
 
@@ -69,7 +70,7 @@ def load_registry(path: Path | str) -> dict[str, Artifact]:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in (name, *first["loc"]))
             raise UserError(f"{path}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
-        if not Path(__file__).with_name(f"{artifact.kind}.py").is_file():
+        if not (ROOT / artifact.module).is_file():
             raise UserError(f"{path}: {name}.kind: no module {artifact.module} draws it")
         registry[artifact.name] = artifact
     return registry

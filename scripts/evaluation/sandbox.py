@@ -1,0 +1,220 @@
+"""Judge programs that a model has written, without trusting them.
+
+A program and its check run together in one fresh interpreter inside a jail (`jail.py` says what it is made
+of): no network, no files but the interpreter's and a small private /tmp, no environment, limits on time,
+memory, processes, file sizes. What runs inside is `jailed.py`.
+
+A program has passed when its check has returned. The proof is a secret made for this one run: it is handed in
+after the program's text has run to its end, and has to come back after the check returned. So output, exit
+status, early exits, exit handlers, forks and patched builtins prove nothing. What remains: check and program
+share one interpreter, as HumanEval's `check(candidate)` wants it, so a program written against this very
+sandbox can still cheat from within, by reading the secret out of the frames above it while the check calls
+it, by changing a module that the check imports, or by returning an object that claims to equal everything. It
+gains a point, and reaches nothing outside.
+"""
+
+import ast
+import builtins
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from scripts.study.errors import UserError
+
+Backend = Literal["bubblewrap", "namespaces"]
+Outcome = Literal["passed", "failed", "timeout"]
+
+JAIL = Path(__file__).with_name("jail.py")
+SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache")
+
+PROBE = (
+    "import os, socket\n"
+    "def look():\n"
+    "    networks = {name for _, name in socket.if_nameindex()} - {'lo'}\n"
+    "    host = os.path.exists('/proc/self') or os.path.exists('/etc/passwd') or os.access('/', os.W_OK)\n"
+    "    return {'processes': os.getpid() > 9, 'root': os.getuid() == 0, 'files': host, 'network': networks}\n",
+    "seen = [name for name, there in look().items() if there]\nassert not seen, f'{seen} of the host'\n",
+)
+
+
+class _BrokenError(Exception):
+    """Why a jail could not be started."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one program fared: the outcome, and the last line of its error (at most 200 characters)."""
+
+    outcome: Outcome
+    detail: str
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A way to jail programs: `bubblewrap`, or the same namespaces by the system calls themselves."""
+
+    backend: Backend
+
+    @classmethod
+    def find(cls) -> "Sandbox":
+        """Return the first backend through which a probe ran as it should.
+
+        Raises:
+            UserError: none works here; programs are not run at all then.
+        """
+        reasons = []
+        for backend in get_args(Backend):
+            sandbox = cls(backend)
+            reason = sandbox._defect()
+            if reason is None:
+                return sandbox
+            reasons.append(f"{backend}: {reason}")
+        raise UserError(
+            "programs written by a model run only in a sandbox and none works on this machine "
+            f"({'; '.join(reasons)}): install bubblewrap 0.8 or newer, or let the kernel make user namespaces "
+            "for ordinary users (sysctl user.max_user_namespaces above 0, and, where they exist, "
+            "kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0)"
+        )
+
+    def judge(
+        self,
+        programs: Sequence[tuple[str, str]],
+        *,
+        timeout_seconds: float,
+        memory_mb: int,
+        workers: int = 1,
+    ) -> list[Verdict]:
+        """Run each (program, check) and say how it fared, in the given order.
+
+        The check runs after the program, with the program's names; it passes by returning. The text of a
+        HumanEval problem is its `test` and a last line `check(<entry point>)`. Identical pairs run once.
+
+        Args:
+            programs: pairs of source texts; the program is not trusted, the check is.
+            timeout_seconds: wall-clock time of one program with its check, from the moment its jail is ready.
+            memory_mb: address space of one process, in MiB, the interpreter's own 30 included. A program may
+                have about a dozen processes and threads, so a hostile one can take a dozen times as much.
+            workers: jails at a time.
+
+        Raises:
+            UserError: a jail could not be started (nothing is judged on a guess then).
+        """
+        if timeout_seconds <= 0 or memory_mb < 1 or workers < 1:
+            raise ValueError("timeout_seconds, memory_mb and workers must be positive")
+        pairs = list(dict.fromkeys(programs))
+        if not pairs:
+            return []
+        try:
+            verdicts = self._verdicts(pairs, timeout_seconds, memory_mb, workers)
+        except _BrokenError as error:
+            raise UserError(f"the sandbox ({self.backend}) could not run a program: {error}") from error
+        judged = dict(zip(pairs, verdicts, strict=True))
+        return [judged[pair] for pair in programs]
+
+    def _verdicts(
+        self, pairs: list[tuple[str, str]], timeout_seconds: float, memory_mb: int, workers: int
+    ) -> list[Verdict]:
+        """Have one supervisor judge different pairs; raise `_BrokenError` unless it judged every one."""
+        names = {check: _candidates(check) for check in {check for _, check in pairs}}
+        request = {
+            "backend": self.backend,
+            "bubblewrap": shutil.which("bwrap"),
+            **_interpreter(),
+            "programs": [(program, check, names[check]) for program, check in pairs],
+            "timeout_seconds": timeout_seconds,
+            "memory_mb": memory_mb,
+            "workers": workers,
+        }
+        verdicts: dict[int, Verdict] = {}
+        for answer in _supervised(request):
+            if isinstance(answer, dict):
+                raise _BrokenError(answer["error"].rstrip("."))
+            number, outcome, detail = answer
+            verdicts[number] = Verdict(outcome, detail)
+        if len(verdicts) < len(pairs):
+            raise _BrokenError("its supervisor ended before every program was judged")
+        return [verdicts[number] for number in range(len(pairs))]
+
+    def _defect(self) -> str | None:
+        """Why this backend cannot be used here; None when a probe runs, and sees what it should, inside."""
+        if not sys.platform.startswith("linux"):
+            return "needs Linux"
+        if self.backend == "bubblewrap" and shutil.which("bwrap") is None:
+            return "bwrap is not on PATH"
+        wrong = (PROBE[0], "assert look() is None")
+        try:
+            right, bad = self._verdicts([PROBE, wrong], timeout_seconds=60, memory_mb=256, workers=1)
+        except _BrokenError as error:
+            return str(error)
+        if right.outcome != "passed" or bad.outcome != "failed":
+            return f"the probe saw {right.detail or bad.outcome}"
+        return None
+
+
+def backends() -> list[Sandbox]:
+    """Every backend that works on this machine, the preferred one first."""
+    return [sandbox for sandbox in map(Sandbox, get_args(Backend)) if sandbox._defect() is None]
+
+
+def _candidates(check: str) -> list[str]:
+    """The builtins' names that the check, at its top level, hands over as a candidate: `check(sum)`."""
+    try:
+        body = ast.parse(check).body
+    except (SyntaxError, ValueError):
+        return []  # it will fail inside, with the reason
+    calls = [line.value for line in body if isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)]
+    handed = {argument.id for call in calls for argument in call.args if isinstance(argument, ast.Name)}
+    return sorted(handed & set(dir(builtins)))
+
+
+def _interpreter() -> dict[str, object]:
+    """The interpreter below any virtual environment, what a jail shows, and what only root may enter of it."""
+    real = os.path.realpath(sys.base_prefix)
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python = os.path.join(real, "bin", name)
+    if not os.path.exists(python):
+        python = os.path.realpath(sys.executable)
+    # Both spellings of the place: an interpreter finds its libraries by the one it was built for.
+    places = dict.fromkeys((real, sys.base_prefix))
+    prefixes = [path for path in places if path != "/" and not f"{path}/".startswith("/usr/")]
+    hidden = []
+    if os.geteuid() == 0:
+        for prefix in prefixes:
+            closed = (str(p) for p in reversed(Path(prefix).parents) if not p.stat().st_mode & 0o001)
+            hidden.append(next(closed, None))
+    return {
+        "python": python,
+        "prefixes": prefixes,
+        "hidden": sorted({path for path in hidden if path}),
+        "shown": [path for path in (*SYSTEM, *prefixes) if os.path.lexists(path)],
+    }
+
+
+def _supervised(request: dict[str, object]) -> list[dict[str, str] | tuple[int, Outcome, str]]:
+    """Hand the request to a supervisor and return its answers; nothing of it is left when this returns."""
+    text = json.dumps(request).encode()
+    with subprocess.Popen(
+        [str(request["python"]), "-I", "-S", str(JAIL)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C is for this process, which ends the supervisor in order
+    ) as supervisor:
+        assert supervisor.stdin is not None
+        assert supervisor.stdout is not None
+        try:
+            supervisor.stdin.write(b"%d\n" % len(text) + text)
+            supervisor.stdin.flush()
+            return [json.loads(line) for line in supervisor.stdout]
+        except BrokenPipeError:
+            return []
+        finally:
+            # Its end of the line is the supervisor's sign to stop; leaving `with` waits for it.
+            with contextlib.suppress(BrokenPipeError):
+                supervisor.stdin.close()
