@@ -50,8 +50,12 @@ class House:
 
     def snakemake(self, *arguments: str, ok: bool = True) -> str:
         """Runs Snakemake and returns all that it said."""
+        return self.python(*self.command(*arguments)[1:], ok=ok)
+
+    def python(self, *arguments: str, ok: bool = True) -> str:
+        """Runs a command line of the project by hand and returns all that it said."""
         done = subprocess.run(
-            self.command(*arguments),
+            [sys.executable, *arguments],
             cwd=self.root,
             env=self.environment(),
             stdin=subprocess.DEVNULL,

@@ -84,8 +84,8 @@ def test_restyled_figure(house: House) -> None:
     before = (house.root / FIG2).read_bytes(), house.csv()
     style = house.root / "scripts/artifacts/style.py"
     text = style.read_text()
-    assert "darkblue" in text or "00008b" in text.lower()
-    style.write_text(text.replace("00008b", "8b0000").replace("00008B", "8B0000").replace("darkblue", "darkred"))
+    assert text.count('"slateblue"') == 1  # of the only LoRA rank in this study
+    style.write_text(text.replace('"slateblue"', '"seagreen"'))
     assert house.plan() == {"draw": 1}
     assert not house.run()
     assert (house.root / FIG2).read_bytes() != before[0]

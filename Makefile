@@ -1,0 +1,38 @@
+# Everything a person types. `make setup` is a prerequisite of the rest: it takes a moment when there is nothing to do.
+
+PYTHON ?= python3
+# the environment's programs start processes of their own name: theirs, not the machine's
+bin := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint lock
+
+help:
+	@echo "make demo    set everything up, then build results/figures/fig2.pdf (the demo study)"
+	@echo "make test    set everything up, then run the tests (ARGS=\"-m slow\" for the slow ones)"
+	@echo "make lint    set everything up, then check style, types and the workflow"
+	@echo "make setup   only set everything up, in .venv (PYTHON=python3.12 for another interpreter)"
+	@echo "make lock    make envs/requirements.lock anew from envs/requirements.in"
+
+setup:
+	@$(PYTHON) envs/setup.py
+
+demo: setup
+	$(bin)/snakemake results/figures/fig2.pdf --quiet host reason progress
+
+test: setup
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: setup
+	$(bin)/ruff check
+	$(bin)/mypy
+	$(bin)/snakefmt --check Snakefile rules
+	$(bin)/snakemake --lint
+
+# The CUDA packages are dropped: torch's Linux build pins them exactly itself, and its CPU build has none.
+# Versions that stand in the lock are kept where they still fit; delete the lock first to take the newest.
+lock: setup
+	$(bin)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --no-annotate \
+	    --custom-compile-command "make lock" --output-file envs/requirements.lock envs/requirements.in
+	sed -i.old -E '/^(nvidia-|cuda-|triton)/d' envs/requirements.lock
+	rm envs/requirements.lock.old

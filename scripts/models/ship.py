@@ -1,0 +1,30 @@
+"""Puts a study's base model, made in the store, among the weights that the project ships.
+
+python -m scripts.models.ship --study demo
+"""
+
+import argparse
+import shutil
+
+from scripts.models.pretrain import SHIPPED
+from scripts.study.command import current_launch, launch_options, run
+from scripts.study.launch import Launch
+from scripts.study.store import write_json
+
+
+def main(launch: Launch) -> None:
+    """Replaces what is shipped under the model's name by what the store has."""
+    model = launch.grid.model
+    directory = launch.store.bytes_of(model.key)
+    name = launch.grid.study.model.name
+    for old in (SHIPPED / "models").glob(f"{name}-*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    shutil.copytree(directory, SHIPPED / model.key)
+    write_json(SHIPPED / f"{model.key}.json", launch.store.require(model.key))
+    print(f"{model.key}: shipped, {sum(path.stat().st_size for path in (SHIPPED / model.key).iterdir()):,} bytes")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    launch_options(parser)
+    run(lambda arguments: main(current_launch(arguments)), parser)
