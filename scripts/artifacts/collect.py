@@ -5,11 +5,11 @@ python -m scripts.artifacts.collect fig2 --csv results/figures/fig2.csv
 
 import argparse
 import csv
-import math
 from pathlib import Path
 from typing import Any
 
 from scripts.artifacts.points import COLUMNS
+from scripts.evaluation.scores import plain_average
 from scripts.study.command import current_launch, launch_options, run
 from scripts.study.errors import UserError
 from scripts.study.grid import BASE, Condition
@@ -49,9 +49,9 @@ def _rows(launch: Launch, condition: Condition, needs: tuple[str, ...]) -> list[
     ]
     if FORGETTING in needs:
         parts = study.evaluation.forgetting
-        value = math.fsum(results[task]["value"] for task in parts) / len(parts)
-        # the tasks' items are different, so their errors are independent
-        stderr = math.sqrt(math.fsum(results[task]["stderr"] ** 2 for task in parts)) / len(parts)
+        value, stderr = plain_average(
+            [results[task]["value"] for task in parts], [results[task]["stderr"] for task in parts]
+        )
         items = sum(results[task]["items"] for task in parts)
         rows.append(_row(launch, condition, FORGETTING, value, stderr, items, parts))
     return rows

@@ -1,0 +1,1 @@
+"""Training: one plain loop, its schedules, optimizer, adapters and checkpoints."""

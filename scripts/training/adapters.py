@@ -1,0 +1,106 @@
+"""Models to train and to evaluate: full finetuning and LoRA through peft, always in fp32 weights."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scripts.study.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def trainable_model(base: Path, method: Mapping[str, Any], seed: int, start: Path | None) -> Any:
+    """The model of `method` on the CPU, its trained parameters (and no others) requiring gradients.
+
+    `start` is the directory of a leg end, whose weights are taken. Without one, LoRA has B = 0 and A drawn from
+    Kaiming-uniform (peft's default) with `seed` alone: no earlier random number matters, nor does the device.
+    Raises UserError for an unknown kind and for modules that the base model does not have.
+    """
+    if method["kind"] == "full":
+        return _pretrained(start or base)
+    if method["kind"] != "lora":
+        raise UserError(f"The method kind {method['kind']!r} is unknown; allowed are full and lora.")
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    network = _pretrained(base)
+    parts = network.named_modules()
+    linears = {name.rpartition(".")[2] for name, part in parts if isinstance(part, torch.nn.Linear)}
+    if unknown := sorted(set(method["modules"]) - linears):
+        allowed = ", ".join(sorted(linears))
+        raise UserError(f"The base model {base} has no linear module {unknown[0]!r}; allowed are {allowed}.")
+    config = LoraConfig(
+        r=method["rank"],
+        lora_alpha=method["alpha"],
+        target_modules=list(method["modules"]),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = get_peft_model(network, config)
+    if start is not None:
+        adapter = load_file(start / "adapter_model.safetensors")
+        if adapter.keys() != get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+            raise UserError(f"The adapter in {start} is not one of this method on this base model.")
+        set_peft_model_state_dict(model, adapter)
+    return model
+
+
+def save_model(model: Any, out: Path) -> None:
+    """Write the trained weights in fp32: a transformers model directory, or a peft adapter directory.
+
+    The bytes depend on weights and method alone: no model card, no path of the base model, no order of a set.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    if not isinstance(model, PeftModel):
+        model.save_pretrained(out)
+        return
+    # save_embedding_layers="auto", the default, may ask the hub.
+    adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in adapter.items()},
+        out / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config: Any = model.peft_config["default"]
+    entries = config.to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
+    entries["target_modules"] = sorted(config.target_modules)
+    (out / "adapter_config.json").write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
+
+
+def load_model(base: Path, run: Path | None, method_kind: str | None, merge: bool = True) -> "PreTrainedModel":
+    """The model to evaluate, in fp32 and in evaluation mode: the base model alone where `run` is None.
+
+    `run` is what `save_model` wrote for `method_kind`. `merge` adds the adapter to the base weights
+    (W + alpha / r * B A) in fp32, so that generation costs what it costs for the base model.
+    """
+    if run is None or method_kind == "full":
+        model = _pretrained(run or base)
+    elif method_kind == "lora":
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(_pretrained(base), run)
+        if merge:
+            model = model.merge_and_unload()
+    else:
+        raise UserError(f"The method kind {method_kind!r} is unknown; allowed are full and lora.")
+    evaluated: PreTrainedModel = model.eval()
+    return evaluated
+
+
+def _pretrained(directory: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for every file loaded or saved would bury the run's own progress
+    return AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    )

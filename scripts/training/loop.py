@@ -1,0 +1,257 @@
+"""The training loop, for one device. `fit` reads from top to bottom."""
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scripts.data.batches import Batches
+from scripts.study.errors import UserError
+from scripts.training import checkpoints
+from scripts.training.adapters import save_model, trainable_model
+from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer
+from scripts.training.schedules import multiplier
+
+INTERRUPTED = 75  # exit status (EX_TEMPFAIL): stopped on request with a checkpoint; the same call goes on
+PASS_TOKENS = 4096  # tokens of one forward and backward pass, if a row is not longer
+REPORT_SECONDS = 1.0
+CURVE_POINTS = 200
+FINAL_BATCHES = 20
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training job: the batches `start_step` to `stop_step - 1` of a trunk, branch or run.
+
+    `base` is a transformers model directory, `rows` a directory of the data stage. `start` is the `out` directory
+    of a leg that ended at `start_step` (None: the base model). `out` exists and is empty. `checkpoints` outlives
+    attempts and belongs to this job alone; one is written every `checkpoint_seconds` of wall time.
+    `keep_optimizer` makes `out` a leg end, from which another job can start.
+    """
+
+    method: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+    seed: int
+    precision: Literal["fp32", "bf16"]
+    base: Path
+    rows: Path
+    start: Path | None
+    start_step: int
+    stop_step: int
+    out: Path
+    checkpoints: Path
+    keep_optimizer: bool
+    checkpoint_seconds: float
+
+
+def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Train, write the final weights to `job.out`, and return the metrics.
+
+    Goes on from the newest readable checkpoint; on the CPU, with equal threads, the result is the same bit for
+    bit however often the job was interrupted. On SIGTERM or SIGINT it saves a checkpoint at the end of the running
+    step and raises SystemExit(75). About once a second, and after the last step, `report` gets step, steps, loss
+    (of the last batch), lr, tokens_per_second and eta_seconds.
+
+    Metrics, of this job's batches: steps, tokens (positions, padding included), loss_tokens (positions with a
+    target), final_loss (mean over the last 20 batches, nats), loss_curve (at most 200 pairs: step reached, mean
+    loss since the pair before) and seconds (wall time of the steps that count).
+
+    Raises UserError where the loss or the gradient is not finite.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batches = Batches(job.rows)
+    model = trainable_model(job.base, job.method, job.seed, job.start).to(device).train()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = make_optimizer(trained, job.optimizer)
+    progress = checkpoints.Progress(step=job.start_step)
+    if checkpoint := checkpoints.load(job.checkpoints):
+        progress = checkpoint.progress
+        _restore_weights(trained, checkpoint.weights)
+        restore_optimizer(optimizer, trained, checkpoint.optimizer)
+    elif job.start is not None:
+        from safetensors.torch import load_file
+
+        restore_optimizer(optimizer, trained, load_file(job.start / "optimizer.safetensors"))
+
+    unread: list[Tensor] = []  # losses and gradient norms on the device: reading each would stall a GPU
+    began = saved = reported = time.monotonic()
+    seconds_before, tokens_before = progress.seconds, progress.tokens
+    with _deterministic(device), _interruption() as interruption:
+        while progress.step < job.stop_step and not interruption.requested:
+            rate = job.optimizer["learning_rate"] * multiplier(job.schedule, progress.step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            input_ids, labels = (torch.as_tensor(array) for array in batches.batch(progress.step))
+            loss, loss_tokens = backward(model, input_ids, labels, batches.group_rows, job.precision)
+            norm = torch.nn.utils.clip_grad_norm_(trained.values(), job.optimizer["clip_norm"])
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            unread.append(torch.stack((loss, norm)))
+            progress.step += 1
+            progress.tokens += input_ids.numel()
+            progress.loss_tokens += loss_tokens
+
+            now = time.monotonic()
+            finished = progress.step == job.stop_step
+            if now - reported >= REPORT_SECONDS or finished:
+                _read_losses(progress, unread)
+                reported = now
+                speed = (progress.tokens - tokens_before) / (now - began)
+                report(
+                    {
+                        "step": progress.step,
+                        "steps": job.stop_step,
+                        "loss": progress.losses[-1],
+                        "lr": rate,
+                        "tokens_per_second": speed,
+                        "eta_seconds": (job.stop_step - progress.step) * input_ids.numel() / speed,
+                    }
+                )
+            if now - saved >= job.checkpoint_seconds and not finished:
+                _read_losses(progress, unread)
+                progress.seconds = seconds_before + now - began
+                checkpoints.save(job.checkpoints, progress, trained, optimizer_state(optimizer, trained))
+                saved = time.monotonic()
+
+    _read_losses(progress, unread)
+    progress.seconds = seconds_before + time.monotonic() - began
+    if interruption.requested:
+        checkpoints.save(job.checkpoints, progress, trained, optimizer_state(optimizer, trained))
+        raise SystemExit(INTERRUPTED)
+    save_model(model, job.out)
+    if job.keep_optimizer:
+        from safetensors.torch import save_file
+
+        save_file(optimizer_state(optimizer, trained), job.out / "optimizer.safetensors")
+    final = progress.losses[-FINAL_BATCHES:]
+    return {
+        "steps": job.stop_step - job.start_step,
+        "tokens": progress.tokens,
+        "loss_tokens": progress.loss_tokens,
+        "final_loss": math.fsum(final) / len(final),
+        "loss_curve": _curve(progress.losses, job.start_step),
+        "seconds": progress.seconds,
+    }
+
+
+def backward(model: Any, input_ids: Tensor, labels: Tensor, group_rows: int, precision: str) -> tuple[Tensor, int]:
+    """Add the gradient of a batch's loss to `.grad`; return the loss (on the device) and its number of tokens.
+
+    `input_ids` and `labels` are int64 [rows, length] on the CPU; `labels` are not shifted, and -100 where there is
+    no target. The loss is the mean over the groups of `group_rows` rows of the mean over the group's loss tokens:
+    what llm-foundry computes with a device microbatch of `group_rows`. A group without any loss token adds 0.
+    Rows are padded on the right, so causal attention needs no mask. Every token's weight is fixed before the
+    batch is cut into passes, so the cut changes the result by rounding only.
+    """
+    device = next(model.parameters()).device
+    targets = functional.pad(labels[:, 1:], (0, 1), value=-100)  # position t is scored on the label of t + 1
+    labelled = targets != -100
+    counts = labelled.view(-1, group_rows * labels.shape[1]).sum(dim=1)
+    weights = (1.0 / (len(counts) * counts)).repeat_interleave(group_rows)[:, None].expand_as(labels)
+    total = torch.zeros((), device=device)
+    rows = max(1, PASS_TOKENS // labels.shape[1])
+    for first in range(0, len(labels), rows):
+        part = slice(first, first + rows)
+        positions = labelled[part].flatten().nonzero().squeeze(1)
+        wanted = targets[part].flatten()[positions].to(device)
+        weight = weights[part].flatten()[positions].to(device)
+        with _autocast(device, precision):
+            logits = _logits(model, input_ids[part].to(device), positions.to(device))
+        losses = functional.cross_entropy(logits.float(), wanted, reduction="none")
+        loss = torch.dot(losses, weight)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total, int(counts.sum())
+
+
+def _logits(model: Any, input_ids: Tensor, positions: Tensor) -> Tensor:
+    """Logits [len(positions), vocabulary] at these flat positions only: masked prompts skip the output layer."""
+    from peft import PeftModel
+
+    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    hidden: Tensor = network.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    logits: Tensor = network.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, positions))
+    return logits
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _restore_weights(trained: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(weights[name])
+
+
+def _read_losses(progress: checkpoints.Progress, unread: list[Tensor]) -> None:
+    """Move the losses that are still on the device to `progress`, up to the first that is not finite."""
+    if not unread:
+        return
+    first = progress.step - len(unread)
+    for step, (loss, norm) in enumerate(torch.stack(unread).tolist(), start=first):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UserError(
+                f"Training stopped at step {step}: the loss is {loss} and the gradient's norm {norm};"
+                " a lower learning_rate is needed."
+            )
+        progress.losses.append(loss)
+    unread.clear()
+
+
+def _curve(losses: list[float], start_step: int) -> list[tuple[int, float]]:
+    size = max(1, math.ceil(len(losses) / CURVE_POINTS))
+    chunks = [losses[first : first + size] for first in range(0, len(losses), size)]
+    return [
+        (start_step + min((index + 1) * size, len(losses)), math.fsum(chunk) / len(chunk))
+        for index, chunk in enumerate(chunks)
+    ]
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic kernels where torch has them; torch's settings are put back after."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
+@dataclass
+class _Interruption:
+    requested: bool = False  # not a threading.Event: a second signal inside its set() would wait for itself
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+@contextmanager
+def _interruption() -> Iterator[_Interruption]:
+    """SIGTERM and SIGINT make a request, instead of ending the process in the middle of a step."""
+    interruption = _Interruption()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield interruption
+        return
+    before = {number: signal.signal(number, interruption) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,264 @@
+"""The loop: its loss by hand, the same weights however a run is cut into pieces, and what stops it."""
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from scripts.data.batches import Batches
+from scripts.study.errors import UserError
+from scripts.training import loop
+from scripts.training.adapters import trainable_model
+from scripts.training.loop import Fit, backward, fit
+
+Job = Callable[..., Fit]
+COSINE = {"name": "cosine", "batches": 20, "warmup_fraction": 0.1, "final_fraction": 0.01}
+
+
+def masked_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Four rows with 15, 1, 7 and 3 targets, one of them in the last column."""
+    input_ids = torch.from_numpy(np.random.default_rng(5).integers(3, 64, (4, 16)))
+    labels = torch.full_like(input_ids, -100)
+    for row, columns in enumerate([range(16), [15], range(2, 9), [0, 4, 5, 15]]):
+        labels[row, list(columns)] = input_ids[row, list(columns)]
+    return input_ids, labels
+
+
+@pytest.mark.parametrize("pass_tokens", [16, 32, 4096])
+@pytest.mark.parametrize("group_rows", [1, 2, 4])
+def test_loss_is_the_mean_over_groups_of_the_mean_over_tokens(
+    base: Path, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, group_rows: int, pass_tokens: int
+) -> None:
+    input_ids, labels = masked_batch()
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64, attn_implementation="eager")
+    likelihood = reference(input_ids).logits.log_softmax(-1)
+    groups = []
+    for first in range(0, 4, group_rows):
+        tokens = [
+            -likelihood[row, column - 1, labels[row, column]]
+            for row in range(first, first + group_rows)
+            for column in range(1, 16)
+            if labels[row, column] != -100
+        ]
+        groups.append(sum(tokens) / len(tokens))
+    expected = sum(groups) / len(groups)
+    expected.backward()
+
+    monkeypatch.setattr(loop, "PASS_TOKENS", pass_tokens)
+    model = trainable_model(base, words.FULL, 0, None)
+    loss, count = backward(model, input_ids, labels, group_rows, "fp32")
+    assert count == 15 + 1 + 7 + 3
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for (name, found), wanted in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_group_without_targets_adds_nothing(base: Path, words: SimpleNamespace) -> None:
+    input_ids, labels = masked_batch()
+    model = trainable_model(base, words.FULL, 0, None)
+    alone, _ = backward(model, input_ids[:2], labels[:2], 2, "fp32")
+    labels[2:] = -100
+    loss, count = backward(model, input_ids, labels, 2, "fp32")
+    assert count == 16
+    assert loss.item() == pytest.approx(alone.item() / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("legs", [[8], [2, 8], [1, 4, 5], [3, 6, 7, 8]])
+def test_legs_and_a_branch_equal_one_piece(job: Job, words: SimpleNamespace, method: str, legs: list[int]) -> None:
+    """Legs also end inside the warmup (3); branches also go on at the constant rate before the cooldown (8)."""
+    kind = words.METHODS[method]
+    whole = job("whole", method=kind)
+    words.train(whole)
+    start, at = None, 0
+    for end in legs:
+        leg = job(
+            f"leg-{end}",
+            method=kind,
+            schedule=words.trapezoid(None, None),
+            start=start,
+            start_step=at,
+            stop_step=end,
+            keep_optimizer=True,
+        )
+        words.train(leg)
+        start, at = leg.out, end
+    branch = job("branch", method=kind, start=start, start_step=at)
+    metrics = words.train(branch)
+    assert metrics["steps"] == 12 - at
+    assert metrics["loss_curve"][0][0] == at + 1
+    assert metrics["loss_curve"][-1][0] == 12
+    assert words.weights(branch.out) == words.weights(whole.out) != {}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(("dies_at", "checkpoint_every"), [([1], 1), ([2, 3, 7], 1), ([6, 11], 4), ([3], 100)])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    job: Job,
+    words: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    dies_at: list[int],
+    checkpoint_every: int,
+) -> None:
+    """A clock that shows one more second each time it is read makes reports and checkpoints come at known steps."""
+    plain = job("plain", method=words.METHODS[method])
+    expected = words.train(plain)
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))
+    cut = job("cut", method=words.METHODS[method], checkpoint_seconds=checkpoint_every)
+
+    for death in dies_at:
+
+        def report(state: dict[str, Any], death: int = death) -> None:
+            if state["step"] == death:
+                raise RuntimeError("power failure")
+
+        with pytest.raises(RuntimeError, match="power failure"):
+            fit(cut, report)
+        assert not any(cut.out.iterdir())
+    steps = []
+    metrics = fit(cut, lambda state: steps.append(state["step"]))
+    first = steps[0] - 1
+    assert first == 0 if checkpoint_every == 100 else dies_at[-1] - checkpoint_every - 1 <= first < dies_at[-1]
+    assert words.weights(cut.out) == words.weights(plain.out) != {}
+    assert {**metrics, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_damaged_newest_checkpoint_costs_only_its_steps(
+    job: Job, words: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = job("plain")
+    words.train(plain)
+    cut = job("cut", checkpoint_seconds=0)
+    words.train(cut)
+    kept = sorted(path.name for path in cut.checkpoints.iterdir())
+    assert kept == ["step-000010", "step-000011"]
+    weights = cut.checkpoints / "step-000011" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    again = replace(cut, out=job("again").out)
+    steps = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "REPORT_SECONDS", 0)
+        fit(again, lambda state: steps.append(state["step"]))
+    assert steps == [11, 12]
+    assert "step-000011 cannot be read" in capsys.readouterr().err
+    assert words.weights(again.out) == words.weights(plain.out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [1, 5, 12])
+def test_signal_saves_and_stops(
+    job: Job, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, number: int, step: int
+) -> None:
+    plain = job("plain")
+    words.train(plain)
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+
+    def report(state: dict[str, Any]) -> None:
+        if state["step"] == step:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+
+    cut = job("cut")
+    with pytest.raises(SystemExit) as stopped:
+        fit(cut, report)
+    assert stopped.value.code == 75
+    assert [path.name for path in cut.checkpoints.iterdir()] == [f"step-{step:06d}"]
+    assert not any(cut.out.iterdir())
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    metrics = words.train(cut)
+    assert metrics["steps"] == 12
+    assert words.weights(cut.out) == words.weights(plain.out)
+
+
+@pytest.mark.parametrize("rate", [1e30, 3e38])
+def test_loss_that_is_not_finite_stops_with_a_sentence(job: Job, words: SimpleNamespace, rate: float) -> None:
+    hot = job("hot", checkpoint_seconds=0)
+    hot = replace(hot, optimizer={**hot.optimizer, "learning_rate": rate})
+    with pytest.raises(
+        UserError, match=r"^Training stopped at step \d+: the loss is .*a lower learning_rate is needed"
+    ):
+        words.train(hot)
+    assert not any(hot.out.iterdir())
+
+
+def test_instruction_finetuning_learns_and_counts_what_it_trained_on(
+    job: Job, words: SimpleNamespace, ift_rows: Path
+) -> None:
+    batches = Batches(ift_rows)
+    assert batches.steps_per_epoch is not None
+    stop = 2 * batches.steps_per_epoch
+    run = job("ift", rows=ift_rows, schedule={**COSINE, "batches": stop}, stop_step=stop)
+    metrics = words.train(run)
+    targets = [int((batches.batch(step)[1] != -100).sum()) for step in range(stop)]
+    assert metrics["loss_tokens"] == sum(targets)  # a row's first token is a prompt, so the shift loses none
+    assert metrics["tokens"] == stop * 4 * 16
+    curve = [loss for _, loss in metrics["loss_curve"]]
+    assert len(curve) == stop
+    assert metrics["final_loss"] == pytest.approx(np.mean(curve[-20:]))
+    assert curve[0] > 4  # ln 64 = 4.16
+    assert np.mean(curve[-5:]) < np.mean(curve[:5]) - 0.3
+
+
+def test_loss_curve_is_thinned(job: Job, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = words.train(job("whole"))["loss_curve"]
+    monkeypatch.setattr(loop, "CURVE_POINTS", 5)
+    thin = words.train(job("thin"))["loss_curve"]
+    assert [step for step, _ in thin] == [3, 6, 9, 12]
+    assert [loss for _, loss in thin] == pytest.approx(
+        [np.mean([loss for step, loss in whole if low < step <= low + 3]) for low in (0, 3, 6, 9)]
+    )
+
+
+def test_report(job: Job, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
+    states: list[dict[str, Any]] = []
+    metrics = fit(job("run"), states.append)
+    assert [(state["step"], state["steps"]) for state in states] == [(step, 12) for step in range(1, 13)]
+    assert [state["loss"] for state in states] == [loss for _, loss in metrics["loss_curve"]]
+    assert [state["lr"] / 2e-3 for state in states] == pytest.approx(
+        [0, 1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 3 / 4, 1 / 2, 1 / 4]
+    )
+    assert all(state["tokens_per_second"] > 0 for state in states)
+    assert states[-1]["eta_seconds"] == 0 < states[0]["eta_seconds"]
+
+
+def test_bf16_trains_fp32_weights(job: Job, words: SimpleNamespace) -> None:
+    exact, rounded = job("exact", stop_step=6), job("rounded", stop_step=6, precision="bf16", keep_optimizer=True)
+    expected, found = words.train(exact), words.train(rounded)
+    assert found["final_loss"] == pytest.approx(expected["final_loss"], rel=0.02)
+    assert found["final_loss"] != expected["final_loss"]
+    from safetensors.torch import load_file
+
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert {tensor.dtype for tensor in load_file(rounded.out / file).values()} == {torch.float32}
+
+
+def test_settings_of_torch_are_put_back(job: Job, words: SimpleNamespace) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    words.train(job("run", stop_step=1))
+    assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_seconds_add_up_over_attempts(job: Job, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
+    cut = job("cut")
+    with pytest.raises(SystemExit):
+        fit(cut, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    first = loop.checkpoints.load(cut.checkpoints)
+    assert first is not None
+    metrics = words.train(cut)
+    assert math.isfinite(metrics["seconds"])
+    assert 0 < first.progress.seconds < metrics["seconds"]
