@@ -39,7 +39,7 @@ def main(launch: Launch, name: str, path: Path) -> None:
 
 
 def _rows(launch: Launch, condition: Condition, needs: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The rows of one condition: its tasks, and the forgetting average (the plain mean of the tasks, paper section 3)."""
+    """The rows of one condition: its tasks, and the forgetting average (paper, section 3)."""
     study = launch.grid.study
     tasks = launch.grid.tasks(condition, needs)
     results = {task: launch.store.require(condition.evaluations[task])["results"] for task in tasks}

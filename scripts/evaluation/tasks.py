@@ -1,0 +1,80 @@
+"""What the task files in ``config/evaluations`` name: how items are read, and the texts made of them.
+
+The texts are those of lm-eval's tasks of the same names. They are functions where lm-eval would compile a
+template for each item anew, which costs more than scoring a small model.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Item = Mapping[str, Any]
+"""One record of a benchmark, in the format of the real set."""
+
+
+def read_items(test: str, train: str | None = None, **_metadata: Any) -> dict[str, Any]:
+    """The splits of a task: `test` to be scored, `train` to draw shots from (both JSON lines).
+
+    They stay in memory: `datasets` would put a copy of every file into its cache in the home directory.
+    lm-eval hands over the metadata of the task file as well; nothing here depends on it.
+    """
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(_read(test)), "train": _read(train) if train else []}
+
+
+def _read(path: str) -> list[dict[str, Any]]:
+    with Path(path).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def programs(completions: Iterable[Sequence[str]], items: Iterable[Item]) -> list[list[str]]:
+    """The programs of each problem: its prompt, stripped as the model saw it, and each completion.
+
+    How many newlines end a program makes no difference to it; with one, a third fewer have to be judged.
+    """
+    return [
+        [item["prompt"].strip() + completion.rstrip("\n") + "\n" for completion in row]
+        for row, item in zip(completions, items, strict=True)
+    ]
+
+
+def hellaswag_context(item: Item) -> str:
+    return _without_wikihow_marks(item["activity_label"] + ": " + item["ctx_a"] + " " + item["ctx_b"].capitalize())
+
+
+def hellaswag_endings(item: Item) -> list[str]:
+    return [_without_wikihow_marks(ending) for ending in item["endings"]]
+
+
+def hellaswag_label(item: Item) -> int:
+    return int(item["label"])
+
+
+def _without_wikihow_marks(text: str) -> str:
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+def arc_choices(item: Item) -> list[str]:
+    return list(item["choices"]["text"])
+
+
+def arc_answer(item: Item) -> int:
+    return list(item["choices"]["label"]).index(item["answerKey"])
+
+
+def winogrande_answer(item: Item) -> int:
+    return {"1": 0, "2": 1}[item["answer"]]
+
+
+def winogrande_contexts(item: Item) -> list[str]:
+    before = item["sentence"][: item["sentence"].index("_")]
+    return [before + item["option1"], before + item["option2"]]
+
+
+def winogrande_continuation(item: Item) -> str:
+    sentence: str = item["sentence"]
+    return sentence[sentence.index("_") + 1 :].strip()

@@ -1,0 +1,69 @@
+import itertools
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scripts.evaluation.scores import mean_and_stderr, pass_at_k, plain_average
+
+
+@given(st.data())
+def test_pass_at_k_is_the_share_of_all_choices_of_k_samples_that_hold_one_that_passed(data: st.DataObject) -> None:
+    samples = data.draw(st.integers(1, 9))
+    passed = data.draw(st.integers(0, samples))
+    k = data.draw(st.integers(1, samples))
+    outcomes = [True] * passed + [False] * (samples - passed)
+    choices = list(itertools.combinations(outcomes, k))
+    assert pass_at_k(samples, passed, k) == pytest.approx(sum(map(any, choices)) / len(choices), abs=1e-12)
+
+
+@given(st.integers(1, 300), st.data())
+def test_pass_at_1_is_the_share_that_passed(samples: int, data: st.DataObject) -> None:
+    passed = data.draw(st.integers(0, samples))
+    assert pass_at_k(samples, passed, 1) == pytest.approx(passed / samples)
+
+
+def test_pass_at_k_of_the_papers_256_samples_is_exact() -> None:
+    # product form of Chen et al. (2021), in other arithmetic
+    expected = 1 - math.prod(1 - 100 / (256 - i) for i in range(3))
+    assert pass_at_k(256, 3, 100) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("samples", "passed", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 5), (4, 2, 0)])
+def test_pass_at_k_refuses_what_has_no_meaning(samples: int, passed: int, k: int) -> None:
+    with pytest.raises(ValueError, match="sample"):
+        pass_at_k(samples, passed, k)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=60))
+def test_mean_and_standard_error(values: list[float]) -> None:
+    mean, stderr = mean_and_stderr(values)
+    assert mean == pytest.approx(statistics.fmean(values))
+    assert stderr == pytest.approx(np.std(values, ddof=1) / np.sqrt(len(values)), abs=1e-12)
+
+
+def test_standard_error_of_yes_and_no_is_the_binomial_one() -> None:
+    mean, stderr = mean_and_stderr([1.0] * 30 + [0.0] * 70)
+    assert mean == pytest.approx(0.3)
+    assert stderr == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
+
+
+@pytest.mark.parametrize("values", [[], [1.0]])
+def test_a_standard_error_needs_two_items(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="two items"):
+        mean_and_stderr(values)
+
+
+def test_the_average_of_benchmarks_counts_each_once() -> None:
+    value, stderr = plain_average([0.5, 0.7, 0.9], [0.03, 0.04, 0.0])
+    assert value == pytest.approx(0.7)
+    assert stderr == pytest.approx(0.05 / 3)
+
+
+@pytest.mark.parametrize(("values", "stderrs"), [([], []), ([0.5], [])])
+def test_an_average_needs_values_with_their_errors(values: list[float], stderrs: list[float]) -> None:
+    with pytest.raises(ValueError, match="value"):
+        plain_average(values, stderrs)
