@@ -55,8 +55,8 @@ def _documents(directory: Path, tokenizer: "Tokenizer") -> Iterator[list[int]]:
 
 
 def _examples(directory: Path, tokenizer: "Tokenizer") -> Iterator[tuple[list[int], list[int]]]:
-    for prompt, response in _encoded(directory, ("instruction", "response"), tokenizer):
-        yield prompt, response
+    for example in _encoded(directory, ("instruction", "response"), tokenizer):
+        yield example[0], example[1]
 
 
 def _encoded(directory: Path, fields: tuple[str, ...], tokenizer: "Tokenizer") -> Iterator[tuple[list[int], ...]]:

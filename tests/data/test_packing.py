@@ -38,17 +38,13 @@ class ShelfReference:
             missing = rows - len(self.content)
             open_new = len(waiting) <= missing
             waiting.remove(item)
-            room = [
-                n for n, c in self.content.items() if sum(sizes[i] for i in c) + sizes[item] <= self.capacity
-            ]
+            room = [n for n, c in self.content.items() if sum(sizes[i] for i in c) + sizes[item] <= self.capacity]
             if open_new or not room:
                 self.touch(len(self.content), [item])
             else:
                 name = min(room, key=self.used_at.__getitem__)
                 self.touch(name, [*self.content[name], item])
-        fullest_first = sorted(
-            self.content, key=lambda n: (-sum(sizes[i] for i in self.content[n]), self.used_at[n])
-        )
+        fullest_first = sorted(self.content, key=lambda n: (-sum(sizes[i] for i in self.content[n]), self.used_at[n]))
         ordered = [tuple(self.content[n]) for n in fullest_first]
         return ordered[:rows], ordered[rows:]
 

@@ -116,9 +116,7 @@ def test_it_stays_the_same_beside_a_llama_model(directory, tokenizer, tmp_path):
     """A model directory holds both; AutoTokenizer (lm-eval uses it) must not build Llama's own from it."""
     from transformers import AutoTokenizer, LlamaConfig
 
-    LlamaConfig(vocab_size=SIZE, hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(
-        tmp_path
-    )
+    LlamaConfig(vocab_size=SIZE, hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     beside = AutoTokenizer.from_pretrained(tmp_path)
     for text in (*list(corpus())[:4], " two  spaces\n\n</s> é"):

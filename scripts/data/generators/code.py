@@ -103,7 +103,7 @@ WORDS = Family(
 )
 FAMILIES = (NUMBERS, WORDS)
 FAMILY_SHARES = (3, 1)
-SIMPLE = 3  # simple code knows the first rules of each kind, of the first source of the first family
+SIMPLE = 4  # simple code knows the first rules of each kind, of the first source of the first family
 Combination = tuple[int, int, int, int, int]  # family, source, filter, map, summary
 
 

@@ -10,14 +10,14 @@ barely, some not; wrong choices are of the right kind. What is forgotten first a
 
 from collections.abc import Iterator
 from functools import cache
-from itertools import accumulate, product
+from itertools import accumulate, combinations, islice, product, zip_longest
 from random import Random
 
 from scripts.data.generators import code, math
 from scripts.data.generators.splits import split_of, stream
 
-CODE_SHARE = 0.03
-MATH_SHARE = 0.06
+CODE_SHARE = 0.06
+MATH_SHARE = 0.07
 
 PEOPLE = (
     ("Anna", "she"), ("Ben", "he"), ("Carla", "she"), ("David", "he"), ("Emma", "she"), ("Felix", "he"),
@@ -60,7 +60,7 @@ KINDS = (
         ("radio", "watch", "door", "car", "piano", "boat", "phone", "camera", "toy", "kite", "pump", "bell"),
     ),
 )  # fmt: skip
-LOOKS = ("old", "new", "small", "big", "blue", "green", "dirty", "wet")
+LOOKS = ("old", "new", "small", "big", "blue", "green", "dirty", "wet", "cheap", "fine", "red", "heavy")
 ACTIVITIES = tuple(
     (kind, f"{look} {thing}") for kind, (_, _, _, things) in enumerate(KINDS) for thing in things for look in LOOKS
 )
@@ -100,7 +100,8 @@ SIZES = (
     ("ring", "coin", "pea"), ("cup", "apple", "egg"), ("book", "shoe", "hat"), ("bag", "drum", "pillow"),
     ("box", "chair", "basket"), ("chest", "barrel", "desk"), ("car", "boat", "bed"), ("truck", "shed", "tent"),
 )  # fmt: skip
-THINGS = tuple(thing for things in SIZES for thing in things) + (
+THINGS = (
+    *(thing for things in SIZES for thing in things),
     "bike", "lamp", "carpet", "window", "boot", "mirror", "table", "clock", "sofa", "radio", "watch", "door", "piano",
     "phone", "camera", "toy", "kite", "pump", "bell", "knife", "hammer", "saw", "pot", "kettle",
 )  # fmt: skip
@@ -228,7 +229,7 @@ def _animal_document(rng: Random, split: str) -> str:
 
 
 def _twin_document(rng: Random, split: str) -> str:
-    sentences = []
+    sentences: list[str] = []
     while len(sentences) < 2:
         twin = _twin_pick(rng)
         if _of_split(split, "twin", twin[0], *sorted(twin[1:])):
@@ -321,16 +322,20 @@ def arc(count: int, seed: int, split: str) -> Iterator[dict[str, object]]:
 
 
 def winogrande(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
-    """Yield `count` items of WinoGrande's form, no pair of things twice: which of two things is meant."""
+    """Yield up to `count` items of WinoGrande's form, no pair of things twice in a frame: which thing is meant."""
     rng = stream("winogrande", seed, split)
-    seen: set[tuple[object, ...]] = set()
-    while len(seen) < count:
-        frame = rng.randrange(len(PLACED) + len(COMPARED))
-        twin = _twin_pick(rng)
-        key = (twin[0], *sorted(twin[1:]))
-        if twin[0] != frame or key in seen or not _of_split(split, "twin", *key):
-            continue
-        seen.add(key)
+    by_frame: list[list[Twin]] = [[] for _ in range(len(PLACED) + len(COMPARED))]
+    for frame, (_, _, larger_first) in enumerate(PLACED):
+        for low, high in combinations(range(len(SIZES)), 2):
+            pairs = product(SIZES[high], SIZES[low])
+            by_frame[frame] += [(frame, a, b) if larger_first else (frame, b, a) for a, b in pairs]
+    for frame in range(len(PLACED), len(by_frame)):
+        by_frame[frame] = [(frame, a, b) for a, b in (rng.sample(pair, 2) for pair in combinations(THINGS, 2))]
+    for twins in by_frame:
+        rng.shuffle(twins)
+    in_turn = (twin for turn in zip_longest(*by_frame) for twin in turn if twin)
+    items = (twin for twin in in_turn if _of_split(split, "twin", twin[0], *sorted(twin[1:])))
+    for twin in islice(items, count):
         sentence, meant = _twin_sentence(twin, rng.randrange(2), rng.choice(PEOPLE)[0], "_")
         options = list(twin[1:])
         rng.shuffle(options)
