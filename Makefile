@@ -25,6 +25,7 @@ test: setup
 
 lint: setup
 	$(bin)/ruff check
+	$(bin)/ruff format --check
 	$(bin)/mypy
 	$(bin)/snakefmt --check Snakefile rules
 	$(bin)/snakemake --lint

@@ -56,9 +56,7 @@ def write_cpt_rows(
             f"the documents give {count} rows of {sequence_length} tokens, but one batch needs {batch_rows}"
         )
     source = np.memmap(spill, dtype=_token_type(vocab_size), mode="r")
-    rows = np.lib.format.open_memmap(
-        out / "rows.npy", mode="w+", dtype=source.dtype, shape=(count, sequence_length)
-    )
+    rows = np.lib.format.open_memmap(out / "rows.npy", mode="w+", dtype=source.dtype, shape=(count, sequence_length))
     flat = rows.reshape(-1)
     position = 0
     for document in shuffled(len(offsets) - 1, seed, 0):

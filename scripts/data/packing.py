@@ -104,9 +104,7 @@ def pack_group(
         length = lengths[example]
         fitting = None
         if len(longest_first) - position > rows - len(bins):
-            fitting = next(
-                (i for i, candidate in enumerate(bins) if candidate.size + length <= capacity), None
-            )
+            fitting = next((i for i, candidate in enumerate(bins) if candidate.size + length <= capacity), None)
         chosen = Bin(0, ()) if fitting is None else bins.pop(fitting)
         bins.append(Bin(chosen.size + length, (*chosen.examples, example)))
     bins.sort(key=lambda candidate: candidate.size, reverse=True)
@@ -127,9 +125,7 @@ def compose_epoch(lengths: NDArray[np.int64], layout: Layout, *, seed: int, epoc
     left_over: list[int] = []
     for start in range(0, used, layout.examples_per_group):
         group = order[start : start + layout.examples_per_group]
-        kept, others = pack_group(
-            group, sizes, carried, rows=layout.group_rows, capacity=layout.sequence_length
-        )
+        kept, others = pack_group(group, sizes, carried, rows=layout.group_rows, capacity=layout.sequence_length)
         rows.extend(row.examples for row in kept)
         limit = CARRIED_BINS_PER_ROW * layout.group_rows
         carried = others[:limit]

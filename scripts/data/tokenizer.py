@@ -36,9 +36,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     if vocab_size < SMALLEST_VOCABULARY:
-        raise ValueError(
-            f"vocab_size is {vocab_size}, but bytes and special tokens need {SMALLEST_VOCABULARY}"
-        )
+        raise ValueError(f"vocab_size is {vocab_size}, but bytes and special tokens need {SMALLEST_VOCABULARY}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ class Store:
                         "code": code,
                         "python": platform.python_version(),
                         "machine": platform.machine(),
+                        "packages": _installed(),
                         "started": round(started, 3),
                         "seconds": round(time.time() - started, 3),
                     },
@@ -158,6 +160,15 @@ class Store:
                 write_json(self.manifest_path(product.key), manifest)
             shutil.rmtree(self.scratch(product.key), ignore_errors=True)
             return manifest
+
+
+def _installed() -> dict[str, str]:
+    """Versions of the packages that numbers may depend on."""
+    found = {}
+    for name in ("torch", "transformers", "peft", "tokenizers", "torch-optimi", "lm-eval", "numpy", "safetensors"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def has_bytes(manifest: dict[str, Any], directory: Path) -> bool:

@@ -255,3 +255,52 @@ def test_family_grain_trains_only_what_is_new(prepared: House, tmp_path: Path) -
     assert house.steps() - steps == 2 * 7
     assert sum(name.startswith("evaluated") for name in done) == 2 * 4
     assert house.plan() == {}
+
+
+def test_code_changed_between_launch_and_job(prepared: House, tmp_path: Path) -> None:
+    house = prepared.copy(tmp_path)
+    module = house.root / "scripts/training/schedules.py"
+    original = module.read_text()
+    process = subprocess.Popen(
+        house.command(FIG2),
+        cwd=house.root,
+        env=house.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("Study smoke:"):
+            module.write_text(original + "\nCHANGED = True\n")
+            break
+    text = "".join(said + process.stdout.readlines())
+    assert process.wait() != 0
+    assert "the code behind 'trainer' changed after this launch started" in text
+    assert not house.manifests("runs")
+    module.write_text(original)
+    house.run()
+    check_truth(house, tmp_path)
+
+
+def test_a_condition_by_hand(prepared: House, tmp_path: Path) -> None:
+    """The command line that a rule uses, typed by a person: by name, in order, one sentence when something lacks."""
+    house = prepared.copy(tmp_path)
+    train = ["-m", "scripts.training.train", "--study", "smoke"]
+    said = house.python(*train, "code-cpt/full/2.56K-seed0", ok=False)
+    assert said.startswith("error: ")
+    assert "legs/code-cpt/full/2.048K" in said
+    assert said.count("\n") == 1
+    assert "code-cpt/full/9K" in house.python(*train, "code-cpt/full/9K-seed0", ok=False)
+    house.python(*train, "legs/code-cpt/full/2.048K-seed0")
+    house.python(*train, "code-cpt/full/2.56K-seed0")
+    house.python(*train, "code-cpt/full/2.56K-seed0")
+    lines = house.log.read_text().splitlines()
+    assert len(lines) == 2
+    # what was made by hand is what the pipeline would have made
+    assert house.plan()["train_family"] == 4
+    house.run()
+    assert len({line.split()[1] for line in house.log.read_text().splitlines() if line.startswith("trained")}) == 12
+    assert sum(line.startswith("trained") for line in house.log.read_text().splitlines()) == 12
