@@ -38,13 +38,12 @@ def builder(launch: Launch, product: Product) -> Build:
         return {"records": count}
 
     def copy(out: Path) -> dict[str, Any]:
-        name = product.name.removeprefix("data/records/")
-        entry = launch.data_lock.get(name)
+        entry = next((entry for entry in launch.data_lock.values() if entry["sha256"] == spec["sha256"]), None)
         if entry is None:
-            raise UserError(f"config/data.lock: dataset {name!r} is not locked")
+            raise UserError(f"{product.key}: no dataset of config/data.lock has the SHA-256 {spec['sha256'][:12]}...")
         source = Path(entry["path"])
         if not source.is_file():
-            raise UserError(f"{source}: dataset {name!r} is not there; config/data.lock says where it has to be")
+            raise UserError(f"{source}: is not there, where config/data.lock says that it is")
         if (found := file_sha256(source)) != spec["sha256"]:
             raise UserError(
                 f"{source}: its SHA-256 is {found[:12]}..., config/data.lock says {spec['sha256'][:12]}...; "

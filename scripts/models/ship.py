@@ -13,12 +13,10 @@ from scripts.study.store import write_json
 
 
 def main(launch: Launch) -> None:
-    """Replaces what is shipped under the model's name by what the store has."""
+    """Replaces what is shipped by what the store has."""
     model = launch.grid.model
     directory = launch.store.bytes_of(model.key)
-    name = launch.grid.study.model.name
-    for old in (SHIPPED / "models").glob(f"{name}-*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    shutil.rmtree(SHIPPED, ignore_errors=True)
     shutil.copytree(directory, SHIPPED / model.key)
     write_json(SHIPPED / f"{model.key}.json", launch.store.require(model.key))
     print(f"{model.key}: shipped, {sum(path.stat().st_size for path in (SHIPPED / model.key).iterdir()):,} bytes")

@@ -1,7 +1,8 @@
 """The grid of a study: its conditions, and the spec, name and inputs of every product.
 
 A product's key is its place in the store without ``.json``: ``runs/code-cpt/lora-r4/64K-seed0-3f2a9c0d1e5b``.
-It ends in the fingerprint of its spec. Inputs are keys too, and a function of the product's own spec alone.
+It ends in the fingerprint of its spec. Inputs are keys too, and a function of the product's own key and spec alone
+(which is why what a study calls its datasets stands in no key: renaming one must not move what is made of it).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,8 +114,10 @@ class Grid:
         """
         dataset = self.study.datasets[name]
         if isinstance(dataset, GeneratedDataset):
+            place: str = dataset.generator
             spec = {**dataset.model_dump(), "seed": self.study.data_seed, "versions": self._versions("data")}
         else:
+            place = "file"
             entry = self.data_lock.get(name)
             if entry is None or entry.get("path") != dataset.path:
                 raise UserError(
@@ -122,7 +125,7 @@ class Grid:
                     f"run `python -m scripts.data.lock --study {self.name}` and commit the file"
                 )
             spec = {"source": "path", "sha256": entry["sha256"], "versions": self._versions("data")}
-        return self._add(f"data/records/{name}", {"kind": "records", **spec})
+        return self._add(f"data/records/{place}", {"kind": "records", **spec})
 
     @cached_property
     def tokenizer(self) -> Product:
@@ -133,7 +136,7 @@ class Grid:
             "vocabulary": self.study.model.tokenizer.vocabulary,
             "versions": self._versions("data"),
         }
-        return self._add(f"data/tokenizers/{self.study.model.name}", spec, *records)
+        return self._add("data/tokenizers/bpe", spec, *records)
 
     def _rows(self, name: str, dataset: str, spec: dict[str, Any]) -> Product:
         records = self.records(dataset)
@@ -165,7 +168,7 @@ class Grid:
         model = self.study.model
         pretraining = model.pretraining
         rows = self._rows(
-            f"{model.name}-pretraining",
+            f"pretraining-seed{pretraining.seed}",
             pretraining.dataset,
             {
                 "regime": "cpt",
@@ -187,7 +190,7 @@ class Grid:
             "seed": pretraining.seed,
             "versions": self._versions("pretrainer"),
         }
-        return self._add(f"models/{model.name}", spec, self.tokenizer, rows)
+        return self._add("models/llama", spec, self.tokenizer, rows)
 
     # -- training -----------------------------------------------------------------------------
 
@@ -296,7 +299,7 @@ class Grid:
                 evaluations={task: product.key for task, product in evaluations.items()},
             )
         )
-        place = f"{BASE}/{self.study.model.name}"
+        place = f"{BASE}/{self.model.key.removeprefix('models/')}"
         self.families.append(Family(None, self._evaluated(place, None, list(evaluations.values())).key))
 
     def _family(

@@ -98,7 +98,6 @@ class Pretraining(Part):
 class Model(Part):
     """The base model."""
 
-    name: Name
     label: str = Field(min_length=1, description="how figures call it")
     source: Literal["pretrained"] = Field(description="pretrained: made by the pipeline, on generated data")
     architecture: Architecture

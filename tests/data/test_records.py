@@ -40,7 +40,7 @@ def test_locked_taken_and_refused(house: House) -> None:
     house.python("-m", "scripts.data.lock", "--study", "smoke")
     lock = yaml.safe_load((house.root / "config/data.lock").read_text())
     assert lock == {"code-documents": {"path": "mine.jsonl", "sha256": hashlib.sha256(DOCUMENTS.encode()).hexdigest()}}
-    house.python("-m", "scripts.data.records", "data/records/code-documents", "--study", "smoke")
+    house.python("-m", "scripts.data.records", "data/records/file", "--study", "smoke")
     key = records_key(house)
     assert (house.store / key / "records.jsonl").read_text() == DOCUMENTS
 
@@ -58,7 +58,7 @@ def test_locked_taken_and_refused(house: House) -> None:
 def test_a_bad_line_is_named(house: House, line: str) -> None:
     (house.root / "mine.jsonl").write_text(DOCUMENTS + line)
     house.python("-m", "scripts.data.lock", "--study", "smoke")
-    said = house.python("-m", "scripts.data.records", "data/records/code-documents", "--study", "smoke", ok=False)
+    said = house.python("-m", "scripts.data.records", "data/records/file", "--study", "smoke", ok=False)
     assert "line 61" in said
     assert not house.manifests("data/records")
 

@@ -111,6 +111,28 @@ def test_a_raised_code_version_moves_what_depends_on_it(version: str, kinds: set
     assert set(new_kinds(grid(versions=VERSIONS | {version: 2}))) == kinds
 
 
+def test_what_a_study_calls_its_datasets_moves_nothing() -> None:
+    def rename(value: Any) -> Any:
+        """Every key `dataset` or `datasets`, and what is declared under `datasets`."""
+        if not isinstance(value, dict):
+            return value
+        value = {key: rename(inner) for key, inner in value.items()}
+        if isinstance(value.get("dataset"), str):
+            value["dataset"] = f"my-{value['dataset']}"
+        if isinstance(value.get("datasets"), list):
+            value["datasets"] = [f"my-{name}" for name in value["datasets"]]
+        elif "datasets" in value:
+            value["datasets"] = {f"my-{name}": dataset for name, dataset in value["datasets"].items()}
+        return value
+
+    renamed = Grid(Study.model_validate(rename(SMOKE)), "smoke", VERSIONS, {})
+    assert set(renamed.study.datasets) == {f"my-{name}" for name in SMOKE["datasets"]}
+    assert renamed.card.key in grid().products
+    assert {key: product.inputs for key, product in renamed.products.items()} == {
+        product.key: product.inputs for product in grid()
+    }
+
+
 def test_method_name_is_no_identity_but_part_of_the_place() -> None:
     def rename(study: dict[str, Any]) -> None:
         study["methods"]["mine"] = study["methods"].pop("lora-r2")
