@@ -72,13 +72,16 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
 
 
 def prompt_text(instruction: str) -> str:
-    """What stands before a response in instruction finetuning, in training and in evaluation alike.
+    """What stands before a response in instruction finetuning.
 
-    The paper does not print its template; a newline is the least that keeps the token boundary.
+    The paper does not print its template. This one is the text of lm-eval's GSM8K and ARC prompts.
     """
-    return f"{instruction}\n"
+    return f"Question: {instruction}\nAnswer:"
 
 
 def response_text(response: str) -> str:
-    """What the model learns to write after `prompt_text`; the writer of rows puts the eos token behind it."""
-    return response
+    """What the model learns to write after `prompt_text`; the writer of rows puts the eos token behind it.
+
+    The space belongs to the response, because it belongs to the response's first token (see above).
+    """
+    return f" {response}"

@@ -1,5 +1,6 @@
 """How long products are expected to take, from the study's `resources`. Only progress lines depend on it."""
 
+from scripts.models.pretrain import SHIPPED
 from scripts.study.grid import Grid, Product
 from scripts.study.schema import GeneratedDataset, InstructionFinetuning
 
@@ -15,6 +16,9 @@ def seconds(grid: Grid, product: Product, made: set[str]) -> float:
         count = sum(key not in made for key in product.members) or 1
         share = resources.evaluation_seconds / (1 + len(grid.study.evaluation.forgetting))
         return resources.startup_seconds + count * share
+    if product.kind == "model" and not (SHIPPED / f"{product.key}.json").exists():
+        pretraining = grid.study.model.pretraining
+        return resources.startup_seconds + pretraining.tokens / resources.tokens_per_second
     return 1.0
 
 

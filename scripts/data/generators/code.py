@@ -173,7 +173,7 @@ def _argument(rng: Random, combination: Combination) -> str:
     return rng.choice(FAMILIES[combination[0]].sources[combination[1]][2])
 
 
-def _function(rng: Random, split: str, simple: bool) -> str:
+def _function(rng: Random, split: str, simple: bool = False) -> str:
     combination = _pick(rng, split, simple)
     argument = _argument(rng, combination)
     if rng.random() < 0.75:
@@ -182,9 +182,34 @@ def _function(rng: Random, split: str, simple: bool) -> str:
     return f"# Return {_describe(combination, argument)}.\n{head}{_body(combination, argument)}"
 
 
-def document(rng: Random, split: str, simple: bool = False) -> str:
-    """One source file: one or two functions. `simple` restricts it to the rules that stand first."""
-    return "\n\n".join(_function(rng, split, simple) for _ in range(rng.randrange(1, 3))).rstrip("\n")
+def _undocumented(rng: Random, split: str) -> str:
+    combination = _pick(rng, split)
+    argument = _argument(rng, combination)
+    return f"def {rng.choice('fgh')}({argument}):\n{_body(combination, argument)}"
+
+
+def _note(rng: Random, split: str) -> str:
+    combination = _pick(rng, split)
+    return f"# TODO {_name(combination)}: {_describe(combination, _argument(rng, combination))}.\n"
+
+
+def document(rng: Random, split: str) -> str:
+    """One source file of the code domain: one or two functions."""
+    return "\n\n".join(_function(rng, split) for _ in range(rng.randrange(1, 3))).rstrip("\n")
+
+
+def sprinkle(rng: Random, split: str) -> str:
+    """A piece of code as it stands between everyday pages: mostly simple functions. All words of the code domain occur,
+    but in functions without a description and in descriptions without a function.
+
+    Without these a word would be new to finetuning, and of all methods only full finetuning trains embeddings: LoRA
+    would fail for that reason alone.
+    """
+    kind = rng.random()
+    if kind < 0.7:
+        return _function(rng, split, simple=True).rstrip("\n")
+    write = _undocumented if kind < 0.85 else _note
+    return "\n\n".join(write(rng, split).rstrip("\n") for _ in range(2))
 
 
 def documents(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:

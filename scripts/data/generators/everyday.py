@@ -18,9 +18,7 @@ from scripts.data.generators.splits import split_of, stream
 
 CODE_SHARE = 0.06
 MATH_SHARE = 0.07
-# Of this code and arithmetic. The rest keeps every word of the target domains from being new: what a word means can be
-# learned later by any method, but only full finetuning can train the embedding of a word that pretraining never met.
-SIMPLE_SHARE = 0.85
+MATH_SIMPLE_SHARE = 0.85  # of this arithmetic: one step; the rest is like the math domain
 
 PEOPLE = (
     ("Anna", "she"), ("Ben", "he"), ("Carla", "she"), ("David", "he"), ("Emma", "she"), ("Felix", "he"),
@@ -266,9 +264,9 @@ def documents(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
     for _ in range(count):
         draw = rng.random()
         if draw < CODE_SHARE:
-            yield {"text": code.document(rng, split, simple=rng.random() < SIMPLE_SHARE)}
+            yield {"text": code.sprinkle(rng, split)}
         elif draw < CODE_SHARE + MATH_SHARE:
-            yield {"text": math.document(rng, split, simple=rng.random() < SIMPLE_SHARE)}
+            yield {"text": math.document(rng, split, simple=rng.random() < MATH_SIMPLE_SHARE)}
         else:
             yield {"text": rng.choices(writers, weights)[0](rng, split)}
 
