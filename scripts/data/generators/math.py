@@ -1,4 +1,4 @@
-"""The math domain: word problems of one to three steps with small numbers, and how they are solved.
+"""The math domain: word problems of one or two steps with small numbers, and how they are solved.
 
 An item is a combination (person, thing, what happens); train, validation and test never share one. The numbers, and
 so the answers, take no part in the split.
@@ -18,13 +18,13 @@ EVENTS = (
     ("buys {} more", 1), ("finds {} more", 1), ("gets {} more", 1),
     ("loses {}", -1), ("sells {}", -1), ("gives away {}", -1),
 )  # fmt: skip
-STEP_SHARES = (4, 4, 2)  # of problems with one, two and three steps
+STEP_SHARES = (5, 5)  # of problems with one and two steps
 Combination = tuple[int, ...]  # person, thing, events
 
 
 def _pick(rng: Random, split: str, simple: bool = False) -> Combination:
     while True:
-        steps = 1 if simple else rng.choices((1, 2, 3), STEP_SHARES)[0]
+        steps = 1 if simple else rng.choices((1, 2), STEP_SHARES)[0]
         combination = (
             rng.randrange(len(PEOPLE)),
             rng.randrange(len(THINGS)),
@@ -39,11 +39,11 @@ def _story(rng: Random, combination: Combination) -> tuple[list[str], list[str],
     one away."""
     person, thing, *events = combination
     name, pronoun = PEOPLE[person]
-    total = rng.randrange(4, 13)
+    total = rng.randint(4, 10)
     sentences, steps = [f"{name} has {total} {THINGS[thing]}."], []
     for later, event in zip(range(len(events) - 1, -1, -1), events, strict=True):
         text, sign = EVENTS[event]
-        amount = rng.randint(2, 9) if sign > 0 else rng.randint(1, min(total - later, 9))
+        amount = rng.randint(1, 6) if sign > 0 else rng.randint(1, min(total - later, 6))
         sentences.append(f"{pronoun} {text.format(amount)}.")
         steps.append(f"{total} {'+' if sign > 0 else '-'} {amount} = {total + sign * amount}")
         total += sign * amount
