@@ -18,7 +18,7 @@ setup:
 	@$(PYTHON) envs/setup.py
 
 demo: setup
-	$(bin)/snakemake results/figures/fig2.pdf --quiet host reason progress
+	$(bin)/snakemake results/figures/fig2.pdf --quiet host reason
 
 test: setup
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
