@@ -10,8 +10,8 @@ from typing import Any
 
 from scripts.artifacts.points import COLUMNS
 from scripts.evaluation.scores import plain_average
-from scripts.study.command import current_launch, launch_options, run
-from scripts.study.errors import UserError
+from scripts.study.command import current_launch, launch_options
+from scripts.study.errors import UserError, run
 from scripts.study.grid import BASE, Condition
 from scripts.study.launch import Launch
 from scripts.study.registry import load_registry

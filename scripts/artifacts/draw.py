@@ -14,8 +14,7 @@ from typing import Any
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Points, read_points
-from scripts.study.command import run
-from scripts.study.errors import UserError
+from scripts.study.errors import UserError, run
 from scripts.study.registry import Artifact, load_registry
 from scripts.study.store import atomic_path
 

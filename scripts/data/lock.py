@@ -8,8 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from scripts.study.command import run
-from scripts.study.errors import UserError
+from scripts.study.errors import UserError, run
 from scripts.study.fingerprint import file_sha256
 from scripts.study.launch import DATA_LOCK, read_data_lock
 from scripts.study.load import load_study

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.study.command import current_launch, product_parser, run
-from scripts.study.errors import UserError
+from scripts.study.command import current_launch, product_parser
+from scripts.study.errors import UserError, run
 from scripts.study.fingerprint import file_sha256
 from scripts.study.grid import Product
 from scripts.study.launch import Launch

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.records import read_records
-from scripts.study.command import current_launch, product_parser, run
-from scripts.study.errors import UserError
+from scripts.study.command import current_launch, product_parser
+from scripts.study.errors import UserError, run
 from scripts.study.grid import Product
 from scripts.study.launch import Launch
 from scripts.study.store import Build

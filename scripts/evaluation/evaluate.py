@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.study.command import current_launch, find, make, product_parser, run
-from scripts.study.errors import UserError
+from scripts.study.command import current_launch, find, make, product_parser
+from scripts.study.errors import UserError, run
 from scripts.study.grid import Product
 from scripts.study.launch import Launch
 from scripts.study.store import Build

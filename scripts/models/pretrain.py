@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.products import data_bytes
-from scripts.study.command import current_launch, find, make, product_parser, run
-from scripts.study.errors import UserError
+from scripts.study.command import current_launch, find, make, product_parser
+from scripts.study.errors import UserError, run
 from scripts.study.fingerprint import file_sha256
 from scripts.study.grid import Product
 from scripts.study.launch import Launch

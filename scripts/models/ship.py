@@ -7,7 +7,8 @@ import argparse
 import shutil
 
 from scripts.models.pretrain import SHIPPED
-from scripts.study.command import current_launch, launch_options, run
+from scripts.study.command import current_launch, launch_options
+from scripts.study.errors import run
 from scripts.study.launch import Launch
 from scripts.study.store import write_json
 

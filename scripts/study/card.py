@@ -3,8 +3,8 @@
 python -m scripts.study.card KEY
 """
 
-from scripts.study.command import current_launch, make, product_parser, run
-from scripts.study.errors import UserError
+from scripts.study.command import current_launch, make, product_parser
+from scripts.study.errors import UserError, run
 from scripts.study.launch import Launch
 
 

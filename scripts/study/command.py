@@ -1,4 +1,4 @@
-"""What every command line of the project shares: one-sentence errors, the launch, products by name."""
+"""What the command lines of the stages share: the launch that they belong to, and products by name."""
 
 import argparse
 import itertools
@@ -7,27 +7,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
-from scripts.study.errors import UserError
 from scripts.study.grid import Product
 from scripts.study.launch import Launch, frozen_launch, launch_by_hand
 from scripts.study.store import Build
-
-
-def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parses the command line and calls `main`; a `UserError` becomes one line on stderr and exit status 1."""
-    arguments = parser.parse_args()
-    try:
-        main(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 def product_parser(description: str | None) -> argparse.ArgumentParser:

@@ -1,4 +1,8 @@
-"""The one exception that a person's mistake may raise."""
+"""The one exception that a person's mistake may raise, and how command lines say it."""
+
+import argparse
+import sys
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -6,3 +10,17 @@ class UserError(Exception):
 
     Every command line prints it as a single line on stderr and exits with status 1.
     """
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parses the command line and calls `main`; a `UserError` becomes one line on stderr and exit status 1."""
+    arguments = parser.parse_args()
+    try:
+        main(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        raise SystemExit(1) from None
