@@ -173,14 +173,12 @@ def test_duration_added_between_and_removed(house: House, tmp_path: Path) -> Non
     assert house.plan() == {}
 
 
-@pytest.mark.parametrize("edit", ["changed", "deleted", "broken"])
-def test_study_edited_between_launch_and_job(prepared: House, tmp_path: Path, edit: str) -> None:
-    house = prepared.copy(tmp_path)
-    original = house.study_file.read_text()
+def launch(house: House) -> tuple[subprocess.Popen[str], list[str]]:
+    """Starts the pipeline and returns when its head has planned and no job has started, with what it said."""
     process = subprocess.Popen(
         house.command(FIG2),
         cwd=house.root,
-        env=house.environment() | {"STANDIN_LOG": str(house.log)},
+        env=house.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -189,16 +187,32 @@ def test_study_edited_between_launch_and_job(prepared: House, tmp_path: Path, ed
     said = []
     for line in process.stdout:
         said.append(line)
-        if line.startswith("Study smoke:"):  # the head has planned; no job has started
+        if line.startswith("Study smoke:"):
             break
+    return process, said
+
+
+def finish(process: subprocess.Popen[str], said: list[str]) -> str:
+    """Waits for a launch and returns all that it said."""
+    assert process.stdout is not None
+    said += process.stdout.readlines()
+    process.wait()
+    return "".join(said)
+
+
+@pytest.mark.parametrize("edit", ["changed", "deleted", "broken"])
+def test_study_edited_between_launch_and_job(prepared: House, tmp_path: Path, edit: str) -> None:
+    house = prepared.copy(tmp_path)
+    original = house.study_file.read_text()
+    process, said = launch(house)
     if edit == "changed":
         house.edit(lambda study: study["settings"]["code-cpt"]["learning_rates"].update(full=0.5))
     elif edit == "deleted":
         house.study_file.unlink()
     else:
         house.study_file.write_text("settings: : [\n")
-    said += process.stdout.readlines()
-    assert process.wait() == 0, "".join(said)
+    text = finish(process, said)
+    assert process.returncode == 0, text
     rates = {
         (manifest["spec"].get("trunk") or manifest["spec"])["optimizer"]["learning_rate"]
         for manifest in house.manifests("runs").values()
@@ -261,23 +275,10 @@ def test_code_changed_between_launch_and_job(prepared: House, tmp_path: Path) ->
     house = prepared.copy(tmp_path)
     module = house.root / "scripts/training/schedules.py"
     original = module.read_text()
-    process = subprocess.Popen(
-        house.command(FIG2),
-        cwd=house.root,
-        env=house.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if line.startswith("Study smoke:"):
-            module.write_text(original + "\nCHANGED = True\n")
-            break
-    text = "".join(said + process.stdout.readlines())
-    assert process.wait() != 0
+    process, said = launch(house)
+    module.write_text(original + "\nCHANGED = True\n")
+    text = finish(process, said)
+    assert process.returncode != 0
     assert "the code behind 'trainer' changed after this launch started" in text
     assert not house.manifests("runs")
     module.write_text(original)
