@@ -91,6 +91,7 @@ def _pretrain(spec: dict[str, Any], tokenizer_directory: Path, rows: Path, out: 
             report_to=[],
             seed=spec["seed"],
             logging_steps=max(1, spec["batches"] // 50),
+            disable_tqdm=True,  # a line for each of these, instead of a bar that fills the job's log
         ),
     )
     trainer.train()
