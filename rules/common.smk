@@ -4,14 +4,14 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from scripts.study.registry import load_registry
+from scripts.study.registry import REGISTRY, load_registry
 from scripts.planning.progress import Progress
 from scripts.study.errors import UserError
 from scripts.study.launch import begin
 
 try:
     LAUNCH = begin(config, workflow.basedir, is_head=workflow.exec_mode.name == "DEFAULT")
-    ARTIFACTS = load_registry("config/artifacts.yaml")
+    ARTIFACTS = load_registry(REGISTRY)
 except UserError as error:
     sys.exit(f"error: {error}")
 

@@ -8,18 +8,15 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from scripts.artifacts.points import COLUMNS
+from scripts.artifacts.points import COLUMNS, FORGETTING
 from scripts.evaluation.scores import plain_average
 from scripts.study.command import current_launch, launch_options
-from scripts.study.errors import UserError, run
+from scripts.study.errors import run
 from scripts.study.grid import BASE, Condition
 from scripts.study.launch import Launch
-from scripts.study.registry import load_registry
+from scripts.study.registry import find_artifact
 from scripts.study.schema import ContinuedPretraining, Lora
 from scripts.study.store import atomic_path
-
-REGISTRY = Path("config/artifacts.yaml")
-FORGETTING = "forgetting"
 
 
 def main(launch: Launch, name: str, path: Path) -> None:
@@ -28,10 +25,8 @@ def main(launch: Launch, name: str, path: Path) -> None:
     Raises:
         UserError: no such artifact, or an evaluation is missing.
     """
-    registry = load_registry(REGISTRY)
-    if name not in registry:
-        raise UserError(f"{REGISTRY}: has no artifact {name!r}; it has {', '.join(registry)}")
-    rows = [row for condition in launch.grid.conditions for row in _rows(launch, condition, registry[name].needs)]
+    needs = find_artifact(name).needs
+    rows = [row for condition in launch.grid.conditions for row in _rows(launch, condition, needs)]
     with atomic_path(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -14,12 +14,11 @@ from typing import Any
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Points, read_points
-from scripts.study.errors import UserError, run
-from scripts.study.registry import Artifact, load_registry
+from scripts.study.errors import run
+from scripts.study.registry import Artifact, find_artifact
 from scripts.study.store import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
-REGISTRY = Path("config/artifacts.yaml")
 DOTS_PER_INCH = 160
 
 
@@ -68,10 +67,7 @@ def draw(artifact: Artifact, csv: Path, pdf: Path, png: Path) -> None:
 
 def main(name: str, csv: Path, pdf: Path, png: Path) -> None:
     """Draws the artifact called `name`; raises UserError where there is none."""
-    registry = load_registry(REGISTRY)
-    if name not in registry:
-        raise UserError(f"{REGISTRY}: has no artifact {name!r}; it has {', '.join(registry)}")
-    draw(registry[name], csv, pdf, png)
+    draw(find_artifact(name), csv, pdf, png)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ Read at parse time by whoever names artifacts as targets, so nothing here import
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scripts.study.errors import UserError
+from scripts.study.load import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+REGISTRY = Path("config/artifacts.yaml")
 PACKAGE = "scripts/artifacts"
 SHARED = ("draw", "points", "style")
 
@@ -52,12 +53,7 @@ def load_registry(path: Path | str) -> dict[str, Artifact]:
     kind that no module draws.
     """
     path = Path(path)
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    entries = read_yaml(path)
     if not isinstance(entries, dict) or not entries:
         raise UserError(f"{path}: must map at least one artifact's name to its title, caption, edition, kind and needs")
     registry: dict[str, Artifact] = {}
@@ -74,3 +70,11 @@ def load_registry(path: Path | str) -> dict[str, Artifact]:
             raise UserError(f"{path}: {name}.kind: no module {artifact.module} draws it")
         registry[artifact.name] = artifact
     return registry
+
+
+def find_artifact(name: str) -> Artifact:
+    """The artifact called `name` in ``config/artifacts.yaml``; raises UserError where there is none."""
+    registry = load_registry(REGISTRY)
+    if name not in registry:
+        raise UserError(f"{REGISTRY}: has no artifact {name!r}; it has {', '.join(registry)}")
+    return registry[name]
