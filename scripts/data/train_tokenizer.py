@@ -34,12 +34,13 @@ def _texts(directories: list[Path]) -> Iterator[str]:
 
     for directory in directories:
         for record in read_records(directory):
+            fields = ("text",) if "text" in record else ("instruction", "response")
+            if any(not isinstance(record.get(field), str) for field in fields):
+                raise UserError(f"{directory}: a tokenizer is trained on documents or instructions, not on benchmarks")
             if "text" in record:
                 yield record["text"]
-            elif "instruction" in record:
-                yield prompt_text(record["instruction"]) + response_text(record["response"])
             else:
-                raise UserError(f"{directory}: a tokenizer is trained on documents or instructions, not on benchmarks")
+                yield prompt_text(record["instruction"]) + response_text(record["response"])
 
 
 if __name__ == "__main__":
