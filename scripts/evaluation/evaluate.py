@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.study.command import current_launch, find, make, product_parser
 from scripts.study.errors import UserError, run
+from scripts.study.fingerprint import fingerprint
 from scripts.study.grid import Product
 from scripts.study.launch import Launch
 from scripts.study.store import Build
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from scripts.evaluation.harness import Harness
 
 SAMPLES = "samples.jsonl"
-_NOT_SETTINGS = {"kind", "subject", "task", "records", "shots_records", "seed", "versions"}
+_NOT_SETTINGS = {"kind", "subject", "records", "shots_records", "seed", "versions"}
 
 
 def main(launch: Launch, name: str) -> None:
@@ -56,17 +57,22 @@ class _Once:
 
             tasks, records, shots = {}, {}, {}
             for evaluation in self._evaluations:
-                spec = evaluation.spec
-                task = spec["task"]
-                tasks[task] = {key: value for key, value in spec.items() if key not in _NOT_SETTINGS}
+                label = _label(evaluation)
+                tasks[label] = {key: value for key, value in evaluation.spec.items() if key not in _NOT_SETTINGS}
                 items, *examples = _inputs(evaluation, "data/records/")
-                records[task] = data_bytes(self._launch, items) / FILE
+                records[label] = data_bytes(self._launch, items) / FILE
                 if examples:
-                    shots[task] = data_bytes(self._launch, examples[0]) / FILE
+                    shots[label] = data_bytes(self._launch, examples[0]) / FILE
             base = self._launch.store.bytes_of(_inputs(self._evaluations[0], "models/")[0])
             seed = self._evaluations[0].spec["seed"]
             self._harness = Harness(tasks, records, base, seed=seed, shots=shots)
         return self._harness
+
+
+def _label(evaluation: Product) -> str:
+    """What is asked: the same for every model that is asked it, so that a family's models share what is read."""
+    asked = {key: value for key, value in evaluation.spec.items() if key not in ("kind", "subject")}
+    return f"{asked['task']}-{fingerprint(asked)}"
 
 
 def _inputs(evaluation: Product, prefix: str) -> list[str]:
@@ -75,13 +81,13 @@ def _inputs(evaluation: Product, prefix: str) -> list[str]:
 
 def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness"]) -> Build:
     """Writes ``samples.jsonl``: what the model said to every item, and its score."""
-    task = evaluation.spec["task"]
+    label = _label(evaluation)
 
     def score(out: Path) -> dict[str, Any]:
         subject = next(iter(_inputs(evaluation, "runs/")), None)
         run_directory = launch.store.bytes_of(subject) if subject else None
         method_kind = _method_kind(launch.store.require(subject)["spec"]) if subject else None
-        result: dict[str, Any] = {**harness().score(run_directory, method_kind, [task])[task]}
+        result: dict[str, Any] = {**harness().score(run_directory, method_kind, [label])[label]}
         with (out / SAMPLES).open("w", encoding="utf-8") as file:
             for sample in result.pop("samples"):
                 file.write(json.dumps(sample, ensure_ascii=False, sort_keys=True) + "\n")

@@ -1,17 +1,20 @@
-"""Scores models on the benchmarks of a study, through lm-eval and, for programs, the sandbox.
+"""Scores models on the benchmarks and held-out records of a study, through lm-eval and, for programs, the sandbox.
 
 What a task asks and how an answer is scored stands in ``config/evaluations``; how much of it, in the study.
 """
 
 import json
 import logging
+import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-from scripts.evaluation.scores import mean_and_stderr, pass_at_k
+from scripts.evaluation.scores import mean_and_stderr, pass_at_k, ratio_and_stderr
+from scripts.evaluation.tasks import LOSS_FIELDS, read, response_continuation
 from scripts.study.errors import UserError
 
 # Everything is a local file; the libraries read this when they are imported.
@@ -25,14 +28,19 @@ METRICS = {
     "hellaswag": ("acc_norm", "acc"),
     "arc_challenge": ("acc_norm", "acc"),
     "winogrande": ("acc",),
+    "source_loss": ("bits_per_byte",),
+    "target_loss": ("bits_per_byte",),
 }
-"""What is recorded for each task; the first is the task's value."""
+"""What is recorded for each task; the first is the task's value. Higher is better, except for losses."""
+
+LOSSES = ("source_loss", "target_loss")
+"""The tasks whose records are not a benchmark's, but held out from what models are trained on."""
 
 BATCH_SIZE = 128
 """Sequences in one forward pass. A constant, because sampled programs depend on it."""
 
 Progress = Callable[[str, int, int], None]
-"""Told the task that starts, how many are done, and how many there are."""
+"""Told the label that starts, how many are done, and how many there are."""
 
 
 class Result(TypedDict):
@@ -40,7 +48,7 @@ class Result(TypedDict):
 
     metric: str
     value: float
-    stderr: float  # sample standard deviation over items / sqrt(items)
+    stderr: float  # over items, see `scripts.evaluation.scores`
     items: int
     metrics: dict[str, float]  # every recorded metric, `metric` among them
     samples: list[dict[str, Any]]  # one for each item, in the order of the records
@@ -62,20 +70,24 @@ class Judge(Protocol):
 
 
 class Harness:
-    """The benchmarks of a study, read once, and any number of models scored on them.
+    """What a study asks, read once, and any number of models scored on it.
+
+    What is asked goes by labels, because one task can be asked of several record sets.
 
     Args:
-        tasks: the settings of each task, as under `evaluation.tasks` in a study.
-        records: the items of each task, JSON lines in the format of the real set.
+        tasks: for each label the name of its task, as `task`, and the settings, as under `evaluation.tasks` in a study.
+        records: for each label its items, JSON lines: of a benchmark in the format of the real set, of a loss
+            documents (`text`) or instructions (`instruction`, `response`).
         base: the base model's directory, with its tokenizer.
         seed: decides the sampled programs and which shots an item gets.
-        shots: for each task with `shots` above 0, the records that they are drawn from.
+        shots: for each label with `shots` above 0, the records that they are drawn from.
         judge: runs programs; the sandbox unless given.
         workers: how many programs run at the same time.
 
     Raises:
         UserError: a task has too few items or no records for its shots, asks for more tokens than the model
-            can hold, or needs a sandbox where there is none.
+            can hold, or needs a sandbox where there is none; the records of a loss lack a field, or one has a
+            response that the model cannot hold.
     """
 
     def __init__(
@@ -89,40 +101,42 @@ class Harness:
         judge: Judge | None = None,
         workers: int = 2,
     ) -> None:
+        from transformers import AutoTokenizer
+
         self.base = base
         self.seed = seed
         self.workers = workers
-        self._settings = {name: dict(settings) for name, settings in tasks.items()}
-        self._check(records, shots or {})
-        self._judge = judge or (_sandbox() if "humaneval" in tasks else None)
-        self._outcomes: dict[tuple[str, str], str] = {}
+        self._settings = {label: dict(settings) for label, settings in tasks.items()}
+        self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        files = {label: _task_file(settings["task"], records[label]) for label, settings in tasks.items()}
+        self._check(files, records, shots or {})
+        asks_programs = any(settings["task"] == "humaneval" for settings in tasks.values())
+        self._judge = judge or (_sandbox() if asks_programs else None)
+        self._outcomes: defaultdict[str, dict[tuple[str, str], str]] = defaultdict(dict)
         self._loaded: tuple[Path | None, str | None, Any] | None = None
         with _quiet():
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-            self._tasks = _load_tasks(self._settings, records, shots or {})
+            self._tasks = _load_tasks(files, self._settings, records, shots or {})
 
     def score(
         self,
         run: Path | None,
         method_kind: str | None,
-        names: Sequence[str],
+        labels: Sequence[str],
         progress: Progress | None = None,
     ) -> dict[str, Result]:
         """Scores the model that `run` and `method_kind` name, as in `load_model`; None is the base model.
 
-        The result of a task depends on the model, the task and the seed, not on the other tasks asked for.
+        The result of a label depends on the model, the task, its records and the seed, not on the other labels.
         """
-        return self.score_lm(self._load(run, method_kind), names, progress)
+        return self.score_lm(self._load(run, method_kind), labels, progress)
 
-    def score_lm(self, lm: Any, names: Sequence[str], progress: Progress | None = None) -> dict[str, Result]:
+    def score_lm(self, lm: Any, labels: Sequence[str], progress: Progress | None = None) -> dict[str, Result]:
         """Scores any `lm_eval.api.model.LM`."""
         results = {}
-        for done, name in enumerate(names):
+        for done, label in enumerate(labels):
             if progress:
-                progress(name, done, len(names))
-            results[name] = self._score_task(lm, name)
+                progress(label, done, len(labels))
+            results[label] = self._score_label(lm, label)
         return results
 
     def _load(self, run: Path | None, method_kind: str | None) -> Any:
@@ -134,32 +148,40 @@ class Harness:
             self._loaded = None
             model = load_model(self.base, run, method_kind)
             with _quiet():
-                lm = LanguageModel(pretrained=model, tokenizer=self._tokenizer, batch_size=BATCH_SIZE)
+                lm = LanguageModel(
+                    pretrained=model,
+                    tokenizer=self._tokenizer,
+                    batch_size=BATCH_SIZE,
+                    # What stands before a document in rows. No model ever read the bos token that lm-eval would take.
+                    prefix_token_id=self._tokenizer.eos_token_id,
+                )
             self._loaded = (run, method_kind, lm)
         return self._loaded[2]
 
-    def _score_task(self, lm: Any, name: str) -> Result:
+    def _score_label(self, lm: Any, label: str) -> Result:
         import torch
         from lm_eval import evaluate
 
-        task = self._tasks[name]
+        name, task = self._settings[label]["task"], self._tasks[label]
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             task.set_fewshot_seed(self.seed)
-            logged = evaluate(lm, {"tasks": {name: task}}, bootstrap_iters=0)["samples"][name]
+            logged = evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label]
         if name == "humaneval":
-            samples = self._judged(logged)
+            samples = self._judged(label, logged)
         elif name == "gsm8k":
             samples = [_answer_sample(sample) for sample in logged]
+        elif name in LOSSES:
+            samples = [_loss_sample(sample) for sample in logged]
         else:
             samples = [_choice_sample(sample, METRICS[name]) for sample in logged]
         return _result(METRICS[name], samples)
 
-    def _judged(self, logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _judged(self, label: str, logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One sample for each problem. A program is judged once, whichever models wrote it how often."""
-        settings = self._settings["humaneval"]
+        settings, known = self._settings[label], self._outcomes[label]
         pairs = [[(program, item["target"]) for program in item["filtered_resps"][0]] for item in logged]
-        unknown = list(dict.fromkeys(pair for row in pairs for pair in row if pair not in self._outcomes))
+        unknown = list(dict.fromkeys(pair for row in pairs for pair in row if pair not in known))
         if unknown:
             assert self._judge is not None
             verdicts = self._judge.judge(
@@ -169,10 +191,10 @@ class Harness:
                 workers=self.workers,
             )
             for pair, verdict in zip(unknown, verdicts, strict=True):
-                self._outcomes[pair] = verdict.outcome
+                known[pair] = verdict.outcome
         samples = []
         for item, row in zip(logged, pairs, strict=True):
-            outcomes = [self._outcomes[pair] for pair in row]
+            outcomes = [known[pair] for pair in row]
             samples.append(
                 {
                     "item": item["doc_id"],
@@ -184,22 +206,33 @@ class Harness:
             )
         return samples
 
-    def _check(self, records: Mapping[str, Path], shots: Mapping[str, Path]) -> None:
+    def _check(self, files: Mapping[str, str], records: Mapping[str, Path], shots: Mapping[str, Path]) -> None:
         positions = json.loads((self.base / "config.json").read_text())["max_position_embeddings"]
-        for name, settings in self._settings.items():
-            with records[name].open(encoding="utf-8") as file:
+        for label, settings in self._settings.items():
+            with records[label].open(encoding="utf-8") as file:
                 items = sum(1 for _ in file)
             if items < 2:
-                raise UserError(f"{records[name]}: {name} needs at least two items, there are {items}")
+                raise UserError(f"{records[label]}: {settings['task']} needs at least two items, there are {items}")
             shot_count, new_tokens = settings.get("shots", 0), settings.get("max_new_tokens", 0)
-            key = f"evaluation.tasks.{name}"
-            if shot_count > 0 and name not in shots:
+            key = f"evaluation.tasks.{settings['task']}"
+            if shot_count > 0 and label not in shots:
                 raise UserError(f"{key}.shots: {shot_count} shots need training records, there are none")
             if new_tokens >= positions:
                 raise UserError(
                     f"{key}.max_new_tokens: must be less than the {positions} tokens that the model can hold, "
                     f"prompt included; it is {new_tokens}"
                 )
+            # A prompt can lose its beginning where the model has no room for it, a response cannot.
+            if files[label] == "response_loss" and (longest := self._longest_response(records[label])) > positions:
+                raise UserError(
+                    f"{records[label]}: {settings['task']} needs responses of at most the {positions} tokens that the "
+                    f"model can hold; the longest has {longest}"
+                )
+
+    def _longest_response(self, records: Path) -> int:
+        """In tokens."""
+        texts = [response_continuation(item) for item in read(records)]
+        return max(len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 def _sandbox() -> Judge:
@@ -208,10 +241,25 @@ def _sandbox() -> Judge:
     return Sandbox.find()
 
 
+def _task_file(task: str, records: Path) -> str:
+    """The name of the task file; a loss has one for documents and one for responses."""
+    if task not in LOSSES:
+        return task
+    items = read(records)
+    for name, fields in LOSS_FIELDS.items():
+        if all(isinstance(item.get(field), str) for item in items for field in fields):
+            return name
+    allowed = ", or all ".join(" and ".join(repr(field) for field in fields) for fields in LOSS_FIELDS.values())
+    raise UserError(f"{records}: the records of {task} must all have the text field {allowed}")
+
+
 def _load_tasks(
-    settings: Mapping[str, Mapping[str, Any]], records: Mapping[str, Path], shots: Mapping[str, Path]
+    files: Mapping[str, str],
+    settings: Mapping[str, Mapping[str, Any]],
+    records: Mapping[str, Path],
+    shots: Mapping[str, Path],
 ) -> dict[str, Any]:
-    """The lm-eval tasks, with the study's settings put over those of the task files."""
+    """The lm-eval task of each label, with the study's settings put over those of the task file."""
     import functools
 
     import lm_eval.api.task
@@ -220,20 +268,20 @@ def _load_tasks(
     # lm-eval draws a bar for each task it prepares, and has no switch for it.
     lm_eval.api.task.tqdm = functools.partial(lm_eval.api.task.tqdm, disable=True)
     manager = TaskManager(include_path=str(TASK_FILES), include_defaults=False)
-    members = []
-    for name in settings:
-        files = {"test": str(records[name])} | ({"train": str(shots[name])} if name in shots else {})
-        members.append({"task": name, "dataset_kwargs": files})
-    # The members of a group take overrides, a task by itself does not.
-    tasks: dict[str, Any] = manager.load([{"group": "study", "task": members}])["tasks"]
-    for name, task in tasks.items():
-        task.set_config("num_fewshot", settings[name].get("shots", 0))
-        if "max_new_tokens" in settings[name]:
-            generation = {"max_gen_toks": settings[name]["max_new_tokens"]}
-            if "samples" in settings[name]:
-                task.set_config("repeats", settings[name]["samples"])
-                generation |= {key: settings[name][key] for key in ("temperature", "top_p")}
+    tasks: dict[str, Any] = {}
+    for label, chosen in settings.items():
+        splits = {"test": str(records[label])} | ({"train": str(shots[label])} if label in shots else {})
+        # The members of a group take overrides, a task by itself does not.
+        member = {"task": files[label], "dataset_kwargs": splits}
+        (task,) = manager.load([{"group": "study", "task": [member]}])["tasks"].values()
+        task.set_config("num_fewshot", chosen.get("shots", 0))
+        if "max_new_tokens" in chosen:
+            generation = {"max_gen_toks": chosen["max_new_tokens"]}
+            if "samples" in chosen:
+                task.set_config("repeats", chosen["samples"])
+                generation |= {key: chosen[key] for key in ("temperature", "top_p")}
             task.set_config("generation_kwargs", generation, update=True)
+        tasks[label] = task
     return tasks
 
 
@@ -256,17 +304,39 @@ def _choice_sample(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[st
     }
 
 
+def _loss_sample(logged: Mapping[str, Any]) -> dict[str, Any]:
+    """The log-likelihood is in nats, the bytes are those of the text that it is of."""
+    loglikelihood, size = logged["bits_per_byte"]
+    return {
+        "item": logged["doc_id"],
+        "prompt_sha256": logged["prompt_hash"],
+        "loglikelihood": loglikelihood,
+        "bytes": size,
+    }
+
+
 def _result(metrics: Sequence[str], samples: list[dict[str, Any]]) -> Result:
-    means = {metric: mean_and_stderr([sample[metric] for sample in samples]) for metric in metrics}
-    value, stderr = means[metrics[0]]
+    scores = {metric: _score(metric, samples) for metric in metrics}
+    value, stderr = scores[metrics[0]]
     return Result(
         metric=metrics[0],
         value=value,
         stderr=stderr,
         items=len(samples),
-        metrics={metric: mean for metric, (mean, _) in means.items()},
+        metrics={metric: score for metric, (score, _) in scores.items()},
         samples=samples,
     )
+
+
+def _score(metric: str, samples: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The value of a metric over all samples, and its standard error.
+
+    Bits per byte are those of lm-eval: of all texts together, not the mean of theirs.
+    """
+    if metric == "bits_per_byte":
+        bits = [-sample["loglikelihood"] / math.log(2) for sample in samples]
+        return ratio_and_stderr(bits, [sample["bytes"] for sample in samples])
+    return mean_and_stderr([sample[metric] for sample in samples])
 
 
 @contextmanager

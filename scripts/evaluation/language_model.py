@@ -18,6 +18,15 @@ class LanguageModel(HFLM):  # type: ignore[misc]
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
 
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        # Overridden because loglikelihood_rolling asks for a bar here, whatever it was asked for itself.
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)  # type: ignore[no-any-return]
+
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         return super().generate_until(requests, disable_tqdm=True)  # type: ignore[no-any-return]
 

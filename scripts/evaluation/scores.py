@@ -32,6 +32,27 @@ def mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / len(values))
 
 
+def ratio_and_stderr(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
+    """R = sum(y) / sum(x) over items, and its standard error sd(y - R x) / (mean(x) sqrt(n)).
+
+    sd is the root of the squares' sum over n - 1. The standard error is that of the linearised ratio (Cochran 1977,
+    Sampling Techniques, third edition, section 2.11), for items that are few among all that could have been drawn.
+
+    Raises:
+        ValueError: fewer than two items, not one denominator for each numerator, or denominators with no sum.
+    """
+    if len(numerators) != len(denominators):
+        raise ValueError(f"there are {len(numerators)} numerators and {len(denominators)} denominators")
+    if len(numerators) < 2:
+        raise ValueError(f"a standard error needs at least two items, there is {len(numerators)}")
+    count, total = len(denominators), math.fsum(denominators)
+    if total <= 0:
+        raise ValueError(f"a ratio needs denominators with a sum above 0, it is {total}")
+    ratio = math.fsum(numerators) / total
+    variance = math.fsum((y - ratio * x) ** 2 for y, x in zip(numerators, denominators, strict=True)) / (count - 1)
+    return ratio, math.sqrt(variance / count) / (total / count)
+
+
 def plain_average(values: Sequence[float], stderrs: Sequence[float]) -> tuple[float, float]:
     """The unweighted mean of several benchmarks and its standard error; their items are independent draws.
 

@@ -1,7 +1,8 @@
 """What the task files in ``config/evaluations`` name: how items are read, and the texts made of them.
 
-The texts are those of lm-eval's tasks of the same names. They are functions where lm-eval would compile a
-template for each item anew, which costs more than scoring a small model.
+The texts of a benchmark are those of lm-eval's task of the same name; the texts of a held-out loss, those that the
+data stage makes rows of. They are functions where lm-eval would compile a template for each item anew, which costs
+more than scoring a small model.
 """
 
 import json
@@ -10,8 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.data.tokenizer import prompt_text, response_text
+
 Item = Mapping[str, Any]
-"""One record of a benchmark, in the format of the real set."""
+"""One record of a benchmark, in the format of the real set, or of a dataset to train on."""
+
+LOSS_FIELDS = {"document_loss": ("text",), "response_loss": ("instruction", "response")}
+"""The task files of held-out losses, and the text fields of the records that each of them reads."""
 
 
 def read_items(test: str, train: str | None = None, **_metadata: Any) -> dict[str, Any]:
@@ -22,10 +28,11 @@ def read_items(test: str, train: str | None = None, **_metadata: Any) -> dict[st
     """
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(_read(test)), "train": _read(train) if train else []}
+    return {"test": Dataset.from_list(read(test)), "train": read(train) if train else []}
 
 
-def _read(path: str) -> list[dict[str, Any]]:
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines."""
     with Path(path).open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
@@ -78,3 +85,21 @@ def winogrande_contexts(item: Item) -> list[str]:
 def winogrande_continuation(item: Item) -> str:
     sentence: str = item["sentence"]
     return sentence[sentence.index("_") + 1 :].strip()
+
+
+def document_text(item: Item) -> str:
+    return str(item["text"])
+
+
+def response_context(item: Item) -> str:
+    return prompt_text(item["instruction"])
+
+
+def response_continuation(item: Item) -> str:
+    return response_text(item["response"])
+
+
+def response_score(item: Item, results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:
+    """Log-likelihood in nats and bytes of a response: what lm-eval by itself records of a document."""
+    ((loglikelihood, _),) = results
+    return {"bits_per_byte": (loglikelihood, len(response_continuation(item).encode()))}

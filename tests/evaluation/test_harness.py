@@ -32,12 +32,13 @@ from transformers import (
 from scripts.data.tokenizer import load_tokenizer, train_tokenizer
 from scripts.evaluation import harness as harness_module
 from scripts.evaluation import tasks
-from scripts.evaluation.harness import TASK_FILES, Harness
+from scripts.evaluation.harness import TASK_FILES, Harness, Result
 from scripts.evaluation.language_model import LanguageModel, sample_nucleus
 from scripts.study.errors import UserError
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "humaneval": {
+        "task": "humaneval",
         "samples": 3,
         "temperature": 0.8,
         "top_p": 0.9,
@@ -45,10 +46,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "timeout_seconds": 20.0,
         "memory_mb": 512,
     },
-    "gsm8k": {"shots": 0, "max_new_tokens": 16},
-    "hellaswag": {"shots": 0},
-    "arc_challenge": {"shots": 0},
-    "winogrande": {"shots": 0},
+    "gsm8k": {"task": "gsm8k", "shots": 0, "max_new_tokens": 16},
+    "hellaswag": {"task": "hellaswag", "shots": 0},
+    "arc_challenge": {"task": "arc_challenge", "shots": 0},
+    "winogrande": {"task": "winogrande", "shots": 0},
+    "source_loss": {"task": "source_loss"},
+    "target_loss": {"task": "target_loss"},
 }
 CHOICE_TASKS = ("hellaswag", "arc_challenge", "winogrande")
 WORDS = [
@@ -77,13 +80,15 @@ class Verdict:
 
 
 class LengthJudge:
-    """Passes programs whose text has an even length, and remembers what it was asked."""
+    """Passes programs whose text has an even length, and remembers what it was asked and within which limits."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.limits: list[dict[str, Any]] = []
 
-    def judge(self, programs: Sequence[tuple[str, str]], **_limits: Any) -> list[Verdict]:
+    def judge(self, programs: Sequence[tuple[str, str]], **limits: Any) -> list[Verdict]:
         self.asked += programs
+        self.limits.append(limits)
         return [Verdict("passed" if len(program) % 2 == 0 else "failed") for program, _ in programs]
 
 
@@ -160,6 +165,9 @@ def make_records(count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
             }
             for i in range(count)
         ],
+        # With letters of several bytes. The last ones have several times the tokens that the model can hold.
+        "source_loss": [{"text": f"{text(1, 4)} für ein Café 茶 {sentence(rng, 2 + 45 * i)}"} for i in range(count)],
+        "target_loss": [{"instruction": f"{text(3, 20)}?", "response": f"Größe {text(1, 30)}"} for _ in range(count)],
     }
 
 
@@ -392,6 +400,130 @@ def test_the_ends_of_the_noise_stay_in_the_nucleus() -> None:
     assert sample_nucleus(logits, 1.0, 0.8, torch.tensor([0.0, 1 - 2**-24])).tolist() == [1, 2]
 
 
+@torch.no_grad()
+def nats(model64: Any, context: list[int], continuation: list[int]) -> float:
+    """-log P(continuation | context), in one forward pass over token ids that the model can hold."""
+    ids = torch.tensor([context + continuation])
+    assert ids.shape[1] <= 161
+    logits = model64(ids[:, :-1]).logits[0, len(context) - 1 :]
+    return float(torch.nn.functional.cross_entropy(logits, ids[0, len(context) :], reduction="sum"))
+
+
+def assert_is_loss(result: Result, records: list[dict[str, Any]], losses: list[float], texts: list[str]) -> None:
+    """`losses` in nats, one for each record, as `texts` of which the loss is."""
+    sizes = [len(text.encode()) for text in texts]
+    assert sum(sizes) > sum(map(len, texts)), "the records cannot tell bytes from characters"
+    assert [sample["item"] for sample in result["samples"]] == list(range(len(records)))
+    assert [sample["loglikelihood"] for sample in result["samples"]] == pytest.approx([-x for x in losses], rel=1e-4)
+    assert [sample["bytes"] for sample in result["samples"]] == sizes
+    bits = torch.tensor(losses, dtype=torch.float64) / torch.tensor(2.0, dtype=torch.float64).log()
+    value = float(bits.sum()) / sum(sizes)
+    assert (result["metric"], result["items"]) == ("bits_per_byte", len(records))
+    assert result["metrics"] == {"bits_per_byte": result["value"]}
+    assert result["value"] == pytest.approx(value, rel=1e-4)
+    assert result["value"] == pytest.approx(
+        lm_eval.api.metrics.bits_per_byte(list(zip([-x for x in losses], sizes, strict=True))), rel=1e-4
+    )
+    residuals = bits - value * torch.tensor(sizes)
+    assert result["stderr"] == pytest.approx(float(residuals.std()) / (sum(sizes) * len(sizes) ** -0.5), rel=1e-3)
+
+
+def test_loss_of_documents(harness: Harness, model64: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Each after an eos token. Where the model cannot hold all, windows follow each other, the last one filled up
+    with what stands before it.
+    """
+    losses = []
+    for item in RECORDS["source_loss"]:
+        ids = tokenizer.encode(item["text"])
+        loss = nats(model64, [tokenizer.eos_token_id], ids[:160])
+        for start in range(160, len(ids), 160):
+            end = min(start + 160, len(ids))
+            loss += nats(model64, ids[end - 161 : start], ids[start:end])
+        losses.append(loss)
+    assert max(len(tokenizer.encode(item["text"])) for item in RECORDS["source_loss"]) > 320
+    texts = [item["text"] for item in RECORDS["source_loss"]]
+    assert_is_loss(harness.score(None, None, ["source_loss"])["source_loss"], RECORDS["source_loss"], losses, texts)
+
+
+def test_every_token_of_a_document_counts_once(base: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """A model without attention knows one token at a time: then windows make no difference, and a table says all."""
+    model = make_model(tokenizer, seed=4)
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+    model.save_pretrained(tmp_path / "run")
+    with torch.no_grad():
+        table = torch.log_softmax(model.double()(torch.arange(len(tokenizer))[:, None]).logits[:, 0], dim=-1)
+    words = tokenizer.encode(" the cat sat on a mat" * 100)
+    # the middle two differ in their last token alone, and the last two not at all
+    texts = [tokenizer.decode(words[:count]) for count in (1, 2, 159, 160, 161, 319, 320, 321, 400)]
+    texts += ["a cat\n", "a cat", "a cat?", "the old tree", "the old tree"]
+    records = write_records(tmp_path, {"source_loss": [{"text": text} for text in texts]})
+    harness = Harness({"source_loss": SETTINGS["source_loss"]}, records, base)
+    samples = harness.score(tmp_path / "run", "full", ["source_loss"])["source_loss"]["samples"]
+    for text, sample in zip(texts, samples, strict=True):
+        ids = tokenizer.encode(text)
+        expected = float(table[[tokenizer.eos_token_id, *ids[:-1]], ids].sum())
+        assert sample["loglikelihood"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_loss_of_responses(harness: Harness, model64: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The tokens that training learns from, without the eos token behind them."""
+    losses = []
+    for item in RECORDS["target_loss"]:
+        prompt, response = f"Question: {item['instruction']}\nAnswer:", f" {item['response']}"
+        losses.append(nats(model64, tokenizer.encode(prompt), tokenizer.encode(response)))
+    texts = [f" {item['response']}" for item in RECORDS["target_loss"]]
+    assert_is_loss(harness.score(None, None, ["target_loss"])["target_loss"], RECORDS["target_loss"], losses, texts)
+
+
+def test_a_prompt_that_leaves_no_room_loses_its_beginning(
+    base: Path, model64: Any, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    items = [{"instruction": "the old tree " * 80, "response": "a mat"}, *RECORDS["target_loss"][:1]]
+    records = write_records(tmp_path, {"target_loss": items})
+    harness = Harness({"target_loss": SETTINGS["target_loss"]}, records, base)
+    sample = harness.score(None, None, ["target_loss"])["target_loss"]["samples"][0]
+    response = tokenizer.encode(" a mat")
+    prompt = tokenizer.encode(f"Question: {items[0]['instruction']}\nAnswer:")[-(161 - len(response)) :]
+    assert sample["loglikelihood"] == pytest.approx(-nats(model64, prompt, response), rel=1e-4)
+
+
+def test_a_task_can_be_asked_of_several_record_sets(base: Path, tmp_path: Path) -> None:
+    """Each label has its own records, settings and verdicts, and none depends on the others."""
+    quick = SETTINGS["humaneval"] | {"timeout_seconds": 1.0}
+    asked = {
+        "test": (SETTINGS["humaneval"], RECORDS["humaneval"]),
+        "validation": (SETTINGS["humaneval"], RECORDS["humaneval"][::-1][:4]),
+        "quick": (quick, RECORDS["humaneval"]),
+        "documents": (SETTINGS["target_loss"], RECORDS["source_loss"]),
+        "instructions": (SETTINGS["target_loss"], RECORDS["target_loss"]),
+    }
+    records = write_records(tmp_path, {label: items for label, (_, items) in asked.items()})
+    settings = {label: chosen for label, (chosen, _) in asked.items()}
+    judge = LengthJudge()
+    together = Harness(settings, records, base, judge=judge).score(None, None, list(asked))
+    assert [limits["timeout_seconds"] for limits in judge.limits] == [20.0, 20.0, 1.0]
+    assert [together[label]["items"] for label in asked] == [9, 4, 9, 9, 9]
+    for label in asked:
+        alone = Harness({label: settings[label]}, {label: records[label]}, base, judge=LengthJudge())
+        assert alone.score(None, None, [label])[label] == together[label]
+    assert together["documents"]["value"] != together["instructions"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([{"text": "one"}, {"text": None}], "'text', or all 'instruction' and 'response'"),
+        ([{"text": "one"}, {"instruction": "two?", "response": "two"}], "records of source_loss must all have"),
+        ([{"instruction": "two?", "response": "cat " * n} for n in (1, 200)], "at most the 160 tokens .*; the longest"),
+    ],
+)
+def test_records_that_have_no_loss(items: list[dict[str, Any]], message: str, base: Path, tmp_path: Path) -> None:
+    records = write_records(tmp_path, {"source_loss": items})
+    with pytest.raises(UserError, match=message):
+        Harness({"source_loss": SETTINGS["source_loss"]}, records, base)
+
+
 def test_programs_are_sampled_from_the_seed_alone(base: Path, records: dict[str, Path]) -> None:
     def outputs(seed: int, names: list[str]) -> list[list[str]]:
         torch.manual_seed(random.randrange(99))
@@ -499,6 +631,10 @@ def test_what_is_asked_of_a_model(harness: Harness) -> None:
         lm = CannedLM(loglikelihoods=[-1.0] * len(expected))
         harness.score_lm(lm, [name])
         assert lm.asked == expected
+    lm = CannedLM(loglikelihoods=[-1.0] * 9)
+    harness.score_lm(lm, ["target_loss"])
+    first = RECORDS["target_loss"][0]
+    assert lm.asked[0] == (f"Question: {first['instruction']}\nAnswer:", f" {first['response']}")
 
 
 def test_the_long_choice_can_win_by_acc_norm_only(base: Path, tmp_path: Path) -> None:
@@ -507,7 +643,7 @@ def test_the_long_choice_can_win_by_acc_norm_only(base: Path, tmp_path: Path) ->
         "answerKey": "2",
     }
     paths = write_records(tmp_path, {"arc_challenge": [item, item]})
-    harness = Harness({"arc_challenge": {"shots": 0}}, paths, base)
+    harness = Harness({"arc_challenge": SETTINGS["arc_challenge"]}, paths, base)
     # per character: -1.5, -0.5, -1.3 and -1.0, -0.5, -0.3
     lm = CannedLM(loglikelihoods=[-3.0, -4.0, -3.9, -2.0, -4.0, -0.9])
     result = harness.score_lm(lm, ["arc_challenge"])["arc_challenge"]
@@ -569,7 +705,10 @@ def test_task_files_score_as_the_real_tasks(name: str, path: str) -> None:
 
 def test_shots_come_from_the_training_records(base: Path, records: dict[str, Path], shots: dict[str, Path]) -> None:
     def asked(seed: int) -> list[str]:
-        settings = {"gsm8k": {"shots": 2, "max_new_tokens": 4}, "winogrande": {"shots": 1}}
+        settings = {
+            "gsm8k": {"task": "gsm8k", "shots": 2, "max_new_tokens": 4},
+            "winogrande": {"task": "winogrande", "shots": 1},
+        }
         harness = Harness(settings, records, base, seed=seed, shots=shots)
         answers, choices = CannedLM([""] * 9), CannedLM(loglikelihoods=[-1.0] * 18)
         harness.score_lm(answers, ["gsm8k"])
@@ -597,6 +736,7 @@ def test_shots_come_from_the_training_records(base: Path, records: dict[str, Pat
         ("gsm8k", {"shots": 5, "max_new_tokens": 4}, 9, r"evaluation\.tasks\.gsm8k\.shots: 5 shots need"),
         ("gsm8k", {"shots": 0, "max_new_tokens": 160}, 9, r"gsm8k\.max_new_tokens: must be less than the 160"),
         ("winogrande", {"shots": 0}, 1, "at least two items, there are 1"),
+        ("source_loss", {}, 1, "at least two items, there are 1"),
     ],
 )
 def test_what_a_person_can_put_right(
@@ -604,7 +744,7 @@ def test_what_a_person_can_put_right(
 ) -> None:
     paths = write_records(tmp_path, {name: RECORDS[name][:count]})
     with pytest.raises(UserError, match=message):
-        Harness({name: settings}, paths, base)
+        Harness({name: {"task": name, **settings}}, paths, base)
 
 
 def test_the_model_of_a_run_is_scored_in_silence(
@@ -621,10 +761,10 @@ def test_the_model_of_a_run_is_scored_in_silence(
     # more than one batch
     monkeypatch.setattr(harness_module, "BATCH_SIZE", 4)
     seen: list[tuple[str, int, int]] = []
-    names = ["winogrande", "gsm8k"]
-    results = harness.score(tmp_path, "full", names, lambda *state: seen.append(state))
-    assert seen == [("winogrande", 0, 2), ("gsm8k", 1, 2)]
-    assert list(results) == names
+    labels = ["winogrande", "gsm8k", "source_loss", "target_loss"]
+    results = harness.score(tmp_path, "full", labels, lambda *state: seen.append(state))
+    assert seen == [("winogrande", 0, 4), ("gsm8k", 1, 4), ("source_loss", 2, 4), ("target_loss", 3, 4)]
+    assert list(results) == labels
     for item, sample in zip(RECORDS["winogrande"], results["winogrande"]["samples"], strict=True):
         expected = [loglikelihood(model64, tokenizer, *r) for r in choice_requests("winogrande", item)]
         assert sample["loglikelihoods"] == pytest.approx(expected, rel=1e-4)

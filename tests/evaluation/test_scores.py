@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.evaluation.scores import mean_and_stderr, pass_at_k, plain_average
+from scripts.evaluation.scores import mean_and_stderr, pass_at_k, plain_average, ratio_and_stderr
 
 
 @given(st.data())
@@ -55,6 +55,36 @@ def test_standard_error_of_yes_and_no_is_the_binomial_one() -> None:
 def test_a_standard_error_needs_two_items(values: list[float]) -> None:
     with pytest.raises(ValueError, match="two items"):
         mean_and_stderr(values)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_error_of_a_ratio_is_that_of_the_jackknife(seed: int) -> None:
+    """Texts of very different lengths, whose loss per byte falls with the length."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(20, 400, size=500)
+    bits = sizes * rng.gamma(4, 0.1, size=500) + rng.uniform(0, 60, size=500)
+    ratio, stderr = ratio_and_stderr(bits.tolist(), sizes.tolist())
+    assert ratio == pytest.approx(bits.sum() / sizes.sum())
+    without = (bits.sum() - bits) / (sizes.sum() - sizes)
+    jackknife = np.sqrt(499 / 500 * np.sum((without - without.mean()) ** 2))
+    assert stderr == pytest.approx(jackknife, rel=0.01)
+    assert stderr != pytest.approx(np.std(bits / sizes, ddof=1) / np.sqrt(500), rel=0.1)
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=60), st.floats(0.5, 200))
+def test_a_ratio_over_equal_sizes_is_a_mean(values: list[float], size: float) -> None:
+    ratio, stderr = ratio_and_stderr(values, [size] * len(values))
+    assert ratio == pytest.approx(statistics.fmean(values) / size)
+    assert stderr == pytest.approx(np.std(values, ddof=1) / np.sqrt(len(values)) / size, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("numerators", "denominators", "message"),
+    [([1.0], [2.0], "two items"), ([1.0, 2.0], [1.0], "1 denominators"), ([1.0, 2.0], [0.0, 0.0], "above 0")],
+)
+def test_a_ratio_needs_items_with_sizes(numerators: list[float], denominators: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ratio_and_stderr(numerators, denominators)
 
 
 def test_the_average_of_benchmarks_counts_each_once() -> None:

@@ -1,4 +1,4 @@
-"""Stands in for the evaluation: a score is a hash of the weights, the task and its settings."""
+"""Stands in for the evaluation: a score is a hash of the weights, the task with its settings, and its records."""
 
 import hashlib
 import json
@@ -13,14 +13,15 @@ class Harness:
     def __init__(self, tasks: dict[str, Any], records: dict[str, Path], base: Path, *, seed: int, shots: Any) -> None:
         self.tasks, self.records, self.base, self.seed = tasks, records, base, seed
 
-    def score(self, run: Path | None, method_kind: str | None, names: list[str]) -> dict[str, Any]:
+    def score(self, run: Path | None, method_kind: str | None, labels: list[str]) -> dict[str, Any]:
         weights = {path.name: file_sha256(path) for path in sorted(run.iterdir())} if run else "base"
         results = {}
-        for name in names:
-            text = json.dumps([weights, name, self.tasks[name], self.seed], sort_keys=True)
+        for label in labels:
+            settings, records = self.tasks[label], self.records[label]
+            text = json.dumps([weights, settings, file_sha256(records), self.seed], sort_keys=True)
             value = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
-            items = len(self.records[name].read_text().splitlines())
-            results[name] = {"metric": name, "value": value, "stderr": 0.01, "items": items, "samples": []}
+            name, items = settings["task"], len(records.read_text().splitlines())
+            results[label] = {"metric": name, "value": value, "stderr": 0.01, "items": items, "samples": []}
             with open(os.environ["STANDIN_LOG"], "a") as log:
                 log.write(f"evaluated {run.name if run else 'base'} {name} {items}\n")
         return results

@@ -39,4 +39,5 @@ def fit(job: Fit, report: Any) -> dict[str, Any]:
     (job.out / "weights").write_text(weights)
     with open(os.environ["STANDIN_LOG"], "a") as log:
         log.write(f"trained {job.checkpoints.name.removesuffix('.unfinished')} {job.stop_step - job.start_step}\n")
-    return {"steps": job.stop_step - job.start_step}
+    steps = job.stop_step - job.start_step
+    return {"steps": steps, "tokens": 100 * steps}
