@@ -18,4 +18,15 @@ include: "rules/artifacts.smk"
 rule all_figures:
     default_target: True
     input:
-        expand("results/figures/{name}.{form}", name=FIGURES, form=["pdf", "png"]),
+        [file for name, files in TARGETS.items() if name.startswith("fig") for file in files],
+
+
+rule all_tables:
+    input:
+        [file for name, files in TARGETS.items() if ARTIFACTS[name].is_table for file in files],
+
+
+rule all:
+    input:
+        [file for files in TARGETS.values() for file in files],
+        "results/claims.md",

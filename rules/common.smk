@@ -8,6 +8,7 @@ from scripts.study.registry import REGISTRY, load_registry
 from scripts.planning.progress import Progress
 from scripts.study.errors import UserError
 from scripts.study.launch import begin
+from scripts.study.learning_rates import note as rates_note
 
 try:
     LAUNCH = begin(config, workflow.basedir, is_head=workflow.exec_mode.name == "DEFAULT")
@@ -17,7 +18,11 @@ except UserError as error:
 
 GRID = LAUNCH.grid
 STORE = LAUNCH.store_root
-FIGURES = [name for name in ARTIFACTS if name.startswith("fig")]
+TARGETS = {
+    name: [f"results/{artifact.place}/{name}.{form}" for form in artifact.forms]
+    for name, artifact in ARTIFACTS.items()
+    if artifact.lack(GRID) is None
+}
 PROGRESS = Progress(
     GRID,
     LAUNCH.store,
@@ -39,7 +44,18 @@ PROGRESS = Progress(
 wildcard_constraints:
     key=r"[\w./-]+-[0-9a-f]{12}",
     name="|".join(ARTIFACTS),
+    place="figures|tables",
+
+
+def asked(manifests, *arguments):
+    """The inputs of a target; a study that cannot have it ends the launch with the reason."""
+    try:
+        return manifests(*arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 onstart:
+    if note := rates_note(GRID):
+        logger.info(f"Note: {note}.")
     PROGRESS.start(workflow.dag.needrun_jobs(), workflow.resource_settings.cores, logger)

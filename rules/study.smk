@@ -1,4 +1,4 @@
-# The card of a study: what artifacts say of it.
+# What artifacts say of a study, and what its sweep chooses.
 
 
 rule card:
@@ -14,3 +14,18 @@ rule card:
         "Write the card {wildcards.key}"
     shell:
         "python -m scripts.study.card studies/{wildcards.key} > {log} 2>&1"
+
+
+rule learning_rates:
+    input:
+        lambda wildcards: asked(GRID.validation_manifests, STORE),
+    output:
+        "results/learning_rates.yaml",
+    log:
+        "results/logs/learning_rates.log",
+    conda:
+        "../envs/study.yaml"
+    message:
+        "Choose learning rates from the sweep"
+    shell:
+        "python -m scripts.study.learning_rates --out {output} > {log} 2>&1"

@@ -5,7 +5,7 @@ It ends in the fingerprint of its spec. Inputs are keys too, and a function of t
 (which is why what a study calls its datasets stands in no key: renaming one must not move what is made of it).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,10 @@ from scripts.study.schema import (
 )
 
 BASE = "base"
+GRID = "grid"
+SWEEP = "sweep"
+VALIDATION = "validation"
+SOURCE_LOSS, TARGET_LOSS = "source_loss", "target_loss"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +62,22 @@ class Condition:
     """As printed: 64K (tokens), 2 (epochs); empty for the base model."""
     amount: int
     """The duration in its unit: tokens or epochs."""
+    learning_rate: float | None
+    """Peak learning rate; None for the base model."""
     product: str
     """Key of the run, or of the base model."""
     evaluations: Mapping[str, str]
-    """Task to the evaluation's key."""
+    """What is measured to the evaluation's key: a task, ``source_loss``, ``target_loss`` (of the base model
+    ``target_loss@SETTING``, one for each setting), and in a sweep ``validation``."""
 
 
 @dataclass(frozen=True)
 class Family:
     """What one job trains and one job evaluates at family grain."""
 
-    trained: str | None
+    block: str
+    setting: str
+    """Empty for the base model."""
     evaluated: str
 
 
@@ -87,22 +96,24 @@ class Grid:
     versions: Mapping[str, int]
     data_lock: Mapping[str, Mapping[str, str]]
     products: dict[str, Product] = field(default_factory=dict, init=False)
-    conditions: list[Condition] = field(default_factory=list, init=False)
+    blocks: dict[str, list[Condition]] = field(default_factory=dict, init=False)
+    """``base``: the base model. ``grid``: every setting, method, duration and seed. ``sweep``: every learning rate."""
     families: list[Family] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        tasks: list[str] = list(self.study.evaluation.forgetting)
-        learning = {setting.learning for setting in self.study.settings.values()}
-        self._base_family([*tasks, *sorted(learning - set(tasks))])
-        for setting_name, setting in self.study.settings.items():
-            wanted = [*tasks, *({setting.learning} - set(tasks))]
+        self.blocks.update({BASE: [], GRID: [], SWEEP: []})
+        self._base_family()
+        for name, setting in self.study.settings.items():
             for method in self.study.methods:
-                for seed in self.study.seeds:
-                    if isinstance(setting, ContinuedPretraining):
-                        runs = self._branches(setting_name, setting, method, seed)
-                    else:
-                        runs = self._epochs(setting_name, setting, method, seed)
-                    self._family(setting_name, method, seed, runs, wanted)
+                # a method without a rate is one whose sweep has not chosen yet: see `require`
+                if rate := setting.learning_rates.get(method):
+                    for seed in self.study.seeds:
+                        self._family(name, method, seed, [(rate, duration) for duration in setting.durations])
+        for name, setting in self.study.settings.items():
+            if setting.sweep and self.study.sweep:
+                for method, rates in setting.sweep.learning_rates.items():
+                    for seed in self.study.sweep.seeds:
+                        self._swept_family(name, method, seed, [(rate, setting.sweep.duration) for rate in rates])
 
     # -- data and base model ------------------------------------------------------------------
 
@@ -194,7 +205,7 @@ class Grid:
 
     # -- training -----------------------------------------------------------------------------
 
-    def _recipe(self, setting_name: str, method: str, seed: int, rows: Product) -> dict[str, Any]:
+    def _recipe(self, setting_name: str, method: str, seed: int, rate: float, rows: Product) -> dict[str, Any]:
         """What a trunk and an IFT run have in common: everything but how long they train."""
         setting = self.study.settings[setting_name]
         adapter = self.study.methods[method].model_dump()
@@ -206,7 +217,7 @@ class Grid:
             "method": adapter,
             "optimizer": {
                 **self.study.optimizer.model_dump(),
-                "learning_rate": setting.learning_rates[method],
+                "learning_rate": rate,
                 "weight_decay": setting.weight_decay,
             },
             "precision": self.study.precision,
@@ -214,58 +225,54 @@ class Grid:
             "versions": self._versions("trainer"),
         }
 
-    def _branches(
-        self, setting_name: str, setting: ContinuedPretraining, method: str, seed: int
-    ) -> list[tuple[Product, list[Product], int]]:
-        """CPT: for each duration its run, the legs that lead to it, and the duration in tokens."""
+    def _branch(
+        self, setting_name: str, setting: ContinuedPretraining, method: str, seed: int, rate: float, tokens: int
+    ) -> tuple[Product, list[Product]]:
+        """CPT: the run of a duration and the legs that lead to it."""
         rows = self.rows(setting_name, seed)
         trunk = {
-            **self._recipe(setting_name, method, seed, rows),
+            **self._recipe(setting_name, method, seed, rate, rows),
             "warmup_batches": setting.warmup_batches,
             "first_leg": setting.batches(setting.first_leg),
         }
         place = f"{setting_name}/{method}"
-        runs = []
-        for tokens in setting.durations:
-            batches = setting.batches(tokens)
-            cooldown = round(setting.cooldown * batches)
-            legs: list[Product] = []
-            end = setting.batches(setting.first_leg)
-            while end <= batches - cooldown:
-                label = format_tokens(end * setting.batch_tokens)
-                spec = {"kind": "leg", "trunk": trunk, "batches": end}
-                before = [legs[-1]] if legs else []
-                legs.append(self._add(f"legs/{place}/{label}-seed{seed}", spec, self.model, rows, *before))
-                end *= 2
-            spec = {"kind": "run", "trunk": trunk, "batches": batches, "cooldown_batches": cooldown}
-            label = f"{format_tokens(tokens)}-seed{seed}"
-            run = self._add(f"runs/{place}/{label}", spec, self.model, rows, *legs[-1:])
-            runs.append((run, legs, tokens))
-        return runs
+        batches = setting.batches(tokens)
+        cooldown = round(setting.cooldown * batches)
+        legs: list[Product] = []
+        end = setting.batches(setting.first_leg)
+        while end <= batches - cooldown:
+            label = format_tokens(end * setting.batch_tokens)
+            spec = {"kind": "leg", "trunk": trunk, "batches": end}
+            before = [legs[-1]] if legs else []
+            legs.append(self._add(f"legs/{place}/{label}-seed{seed}", spec, self.model, rows, *before))
+            end *= 2
+        spec = {"kind": "run", "trunk": trunk, "batches": batches, "cooldown_batches": cooldown}
+        label = f"{format_tokens(tokens)}-seed{seed}"
+        return self._add(f"runs/{place}/{label}", spec, self.model, rows, *legs[-1:]), legs
 
     def _epochs(
-        self, setting_name: str, setting: InstructionFinetuning, method: str, seed: int
-    ) -> list[tuple[Product, list[Product], int]]:
-        """IFT: for each duration its run (no legs) and the duration in epochs."""
+        self, setting_name: str, setting: InstructionFinetuning, method: str, seed: int, rate: float, epochs: int
+    ) -> Product:
+        """IFT: the run of a duration."""
         rows = self.rows(setting_name, seed)
-        runs: list[tuple[Product, list[Product], int]] = []
-        for epochs in setting.durations:
-            spec = {
-                "kind": "run",
-                **self._recipe(setting_name, method, seed, rows),
-                "warmup_fraction": setting.warmup_fraction,
-                "final_fraction": setting.final_fraction,
-                "epochs": epochs,
-            }
-            run = self._add(f"runs/{setting_name}/{method}/{epochs}-seed{seed}", spec, self.model, rows)
-            runs.append((run, [], epochs))
-        return runs
+        spec = {
+            "kind": "run",
+            **self._recipe(setting_name, method, seed, rate, rows),
+            "warmup_fraction": setting.warmup_fraction,
+            "final_fraction": setting.final_fraction,
+            "epochs": epochs,
+        }
+        return self._add(f"runs/{setting_name}/{method}/{epochs}-seed{seed}", spec, self.model, rows)
 
     # -- evaluation ---------------------------------------------------------------------------
 
-    def _evaluation(self, subject: Product, task: str) -> Product:
-        settings = getattr(self.study.evaluation.tasks, task).model_dump()
-        records = self.records(settings.pop("dataset"))
+    def _evaluation(self, subject: Product, task: str, dataset: str | None = None) -> Product:
+        """A task asked of a model; its items are the study's for the task, or those of `dataset`."""
+        settings: dict[str, Any] = {}
+        if task not in (SOURCE_LOSS, TARGET_LOSS):
+            settings = getattr(self.study.evaluation.tasks, task).model_dump()
+        tested = settings.pop("dataset", None)
+        records = self.records(dataset or tested)
         source = settings.pop("shots_from", None)
         shots = [self.records(source)] if source else []
         spec = {
@@ -286,72 +293,137 @@ class Grid:
         inputs = dict.fromkeys([subject, self.model, records, *shots])
         return self._add(f"evaluations/{place}/{task}", spec, *inputs)
 
-    def _base_family(self, tasks: list[str]) -> None:
-        evaluations = {task: self._evaluation(self.model, task) for task in tasks}
-        self.conditions.append(
+    def _benchmarks(self, subject: Product, learning: Iterable[str]) -> dict[str, Product]:
+        """The forgetting tasks and the learning tasks, on their test items."""
+        return {
+            task: self._evaluation(subject, task)
+            for task in dict.fromkeys([*self.study.evaluation.forgetting, *sorted(learning)])
+        }
+
+    def _source_loss(self, subject: Product) -> dict[str, Product]:
+        held_out = self.study.evaluation.held_out
+        return {SOURCE_LOSS: self._evaluation(subject, SOURCE_LOSS, held_out)} if held_out else {}
+
+    def _base_family(self) -> None:
+        settings = self.study.settings
+        evaluations = self._benchmarks(self.model, {setting.learning for setting in settings.values()})
+        evaluations |= self._source_loss(self.model)
+        evaluations |= {
+            f"{TARGET_LOSS}@{name}": self._evaluation(self.model, TARGET_LOSS, setting.held_out)
+            for name, setting in settings.items()
+            if setting.held_out
+        }
+        self.blocks[BASE].append(
             Condition(
                 setting="",
                 method=BASE,
                 seed=0,
                 duration="",
                 amount=0,
+                learning_rate=None,
                 product=self.model.key,
                 evaluations={task: product.key for task, product in evaluations.items()},
             )
         )
         place = f"{BASE}/{self.model.key.removeprefix('models/')}"
-        self.families.append(Family(None, self._evaluated(place, None, list(evaluations.values())).key))
+        self._evaluated(BASE, "", place, None, evaluations.values())
 
-    def _family(
+    def _family(self, setting_name: str, method: str, seed: int, cells: Sequence[tuple[float, int]]) -> None:
+        """The conditions of the grid in one setting, of one method and seed: a cell is a rate and a duration."""
+        setting = self.study.settings[setting_name]
+        runs, trained = self._trained(setting_name, method, seed, cells, f"{setting_name}/{method}-seed{seed}")
+        evaluated: list[Product] = []
+        for run, (rate, amount) in zip(runs, cells, strict=True):
+            evaluations = self._benchmarks(run, {setting.learning}) | self._source_loss(run)
+            if setting.held_out:
+                evaluations[TARGET_LOSS] = self._evaluation(run, TARGET_LOSS, setting.held_out)
+            evaluated.extend(evaluations.values())
+            self._condition(GRID, setting_name, method, seed, rate, amount, run, evaluations)
+        self._evaluated(GRID, setting_name, f"{setting_name}/{method}-seed{seed}", trained, evaluated)
+
+    def _swept_family(self, setting_name: str, method: str, seed: int, cells: Sequence[tuple[float, int]]) -> None:
+        """The conditions of a sweep, asked the validation items in one job and the test items in another.
+
+        Two jobs, so that rates are chosen without a test item being looked at.
+        """
+        assert self.study.sweep is not None
+        learning = self.study.settings[setting_name].learning
+        place = f"{setting_name}/{method}-sweep-seed{seed}"
+        runs, trained = self._trained(setting_name, method, seed, cells, place)
+        tested: list[Product] = []
+        validated: list[Product] = []
+        for run, (rate, amount) in zip(runs, cells, strict=True):
+            evaluations = self._benchmarks(run, {learning})
+            tested.extend(evaluations.values())
+            validated.append(self._evaluation(run, learning, self.study.sweep.validation[learning]))
+            evaluations[VALIDATION] = validated[-1]
+            self._condition(SWEEP, setting_name, method, seed, rate, amount, run, evaluations)
+        self._evaluated(SWEEP, setting_name, place, trained, tested)
+        place = f"{setting_name}/{method}-validation-seed{seed}"
+        self._evaluated(VALIDATION, setting_name, place, trained, validated)
+
+    def _trained(
+        self, setting_name: str, method: str, seed: int, cells: Sequence[tuple[float, int]], place: str
+    ) -> tuple[list[Product], Product]:
+        """The run of every cell, and the product that stands for all of them at family grain."""
+        setting = self.study.settings[setting_name]
+        runs: list[Product] = []
+        members: dict[str, Product] = {}
+        for rate, amount in cells:
+            legs: list[Product] = []
+            if isinstance(setting, ContinuedPretraining):
+                run, legs = self._branch(setting_name, setting, method, seed, rate, amount)
+            else:
+                run = self._epochs(setting_name, setting, method, seed, rate, amount)
+            runs.append(run)
+            members |= {product.key: product for product in [*legs, run]}
+        spec = {"kind": "trained", "members": sorted(run.key for run in runs)}
+        rows = self.rows(setting_name, seed)
+        return runs, self._add(f"families/trained/{place}", spec, self.model, rows, members=tuple(members))
+
+    def _condition(
         self,
+        block: str,
         setting_name: str,
         method: str,
         seed: int,
-        runs: list[tuple[Product, list[Product], int]],
-        tasks: list[str],
+        rate: float,
+        amount: int,
+        run: Product,
+        evaluations: Mapping[str, Product],
     ) -> None:
         is_cpt = isinstance(self.study.settings[setting_name], ContinuedPretraining)
-        evaluated: list[Product] = []
-        members: dict[str, Product] = {}
-        for run, legs, amount in runs:
-            evaluations = {task: self._evaluation(run, task) for task in tasks}
-            evaluated.extend(evaluations.values())
-            members |= {product.key: product for product in [*legs, run]}
-            self.conditions.append(
-                Condition(
-                    setting=setting_name,
-                    method=method,
-                    seed=seed,
-                    duration=format_tokens(amount) if is_cpt else str(amount),
-                    amount=amount,
-                    product=run.key,
-                    evaluations={task: product.key for task, product in evaluations.items()},
-                )
+        self.blocks[block].append(
+            Condition(
+                setting=setting_name,
+                method=method,
+                seed=seed,
+                duration=format_tokens(amount) if is_cpt else str(amount),
+                amount=amount,
+                learning_rate=rate,
+                product=run.key,
+                evaluations={task: product.key for task, product in evaluations.items()},
             )
-        place = f"{setting_name}/{method}-seed{seed}"
-        trained = self._add(
-            f"families/trained/{place}",
-            {"kind": "trained", "members": sorted(run.key for run, _, _ in runs)},
-            self.model,
-            self.rows(setting_name, seed),
-            members=tuple(members),
         )
-        self.families.append(Family(trained.key, self._evaluated(place, trained, evaluated).key))
 
-    def _evaluated(self, place: str, trained: Product | None, evaluations: list[Product]) -> Product:
+    def _evaluated(
+        self, block: str, setting_name: str, place: str, trained: Product | None, evaluations: Iterable[Product]
+    ) -> None:
+        evaluations = list(evaluations)
         inputs = dict.fromkeys(
             self.products[key]
             for evaluation in evaluations
             for key in evaluation.inputs
             if trained is None or not key.startswith("runs/")
         )
-        return self._add(
+        product = self._add(
             f"families/evaluated/{place}",
             {"kind": "evaluated", "members": sorted(product.key for product in evaluations)},
             *([trained] if trained else []),
             *inputs,
             members=tuple(product.key for product in evaluations),
         )
+        self.families.append(Family(block, setting_name, product.key))
 
     # -- artifacts ----------------------------------------------------------------------------
 
@@ -373,19 +445,42 @@ class Grid:
         }
         return self._add(f"studies/{self.name}", spec)
 
-    def tasks(self, condition: Condition, needs: Sequence[str]) -> list[str]:
-        """The tasks that an artifact needing ``learning`` and/or ``forgetting`` reads of a condition."""
+    def conditions(self, block: str, setting: str | None = None) -> list[Condition]:
+        """The base model and the conditions of a block, ``grid`` or ``sweep``; in one setting where it is given."""
+        return [*self.blocks[BASE], *(c for c in self.blocks[block] if setting in (None, c.setting))]
+
+    def tasks(self, condition: Condition, needs: Sequence[str], setting: str | None = None) -> list[str]:
+        """What an artifact that needs ``learning``, ``forgetting``, ... reads of a condition's evaluations.
+
+        Of the base model it is what the artifact's setting asks, or all settings together.
+        """
+        settings = [setting or condition.setting] if setting or condition.setting else list(self.study.settings)
         wanted: list[str] = []
-        if "forgetting" in needs:
-            wanted += self.study.evaluation.forgetting
-        if "learning" in needs:
-            settings = self.study.settings.values()
-            wanted += sorted(
-                {setting.learning for setting in settings}
-                if condition.method == BASE
-                else {self.study.settings[condition.setting].learning}
-            )
+        for need in needs:
+            if need == "forgetting":
+                wanted += self.study.evaluation.forgetting
+            elif need == "learning":
+                wanted += sorted({self.study.settings[name].learning for name in settings})
+            elif need == TARGET_LOSS and condition.method == BASE:
+                wanted += [f"{TARGET_LOSS}@{name}" for name in settings]
+            else:
+                wanted.append(need)
         return list(dict.fromkeys(wanted))
+
+    def lack(self, needs: Sequence[str], block: str, setting: str | None = None) -> str | None:
+        """Why the study does not have such an artifact, in one sentence; None where it does."""
+        study = self.study
+        if setting is not None and setting not in study.settings:
+            return f"study {self.name!r} has no setting {setting!r}; it has {', '.join(study.settings)}"
+        settings = {name: value for name, value in study.settings.items() if setting in (None, name)}
+        if block == SWEEP and not any(value.sweep for value in settings.values()):
+            return f"study {self.name!r} has no sweep over learning rates"
+        if SOURCE_LOSS in needs and not study.evaluation.held_out:
+            return f"study {self.name!r} has no records for the source loss (evaluation.held_out)"
+        for name, value in settings.items():
+            if TARGET_LOSS in needs and not value.held_out:
+                return f"study {self.name!r} has no records for the target loss (settings.{name}.held_out)"
+        return None
 
     # -- look-ups -----------------------------------------------------------------------------
 
@@ -399,7 +494,7 @@ class Grid:
             return self.products[name]
         found = [p for p in self.products.values() if p.name in (name, f"runs/{name}")]
         if not found:
-            places = ", ".join(sorted(c.product for c in self.conditions)[:3])
+            places = ", ".join(sorted(c.product for c in self.conditions(GRID))[:3])
             raise UserError(f"study {self.name!r} has no product {name!r}; it has, among others, {places}")
         return found[0]
 
@@ -407,13 +502,46 @@ class Grid:
         """For a rule that fills `place`: wildcards with a `key` to the manifests that its job reads."""
         return lambda wildcards: [f"{store}/{key}.json" for key in self.find(f"{place}/{wildcards.key}").inputs]
 
-    def artifact_manifests(self, needs: Sequence[str], store: str) -> list[str]:
-        """The manifests that an artifact's CSV is made from, at the study's grain."""
+    def require(self, needs: Sequence[str], block: str, setting: str | None = None) -> None:
+        """Raises UserError where the study does not have such an artifact, or its sweep has still to choose rates."""
+        if lack := self.lack(needs, block, setting):
+            raise UserError(lack)
+        for name, value in self.study.settings.items():
+            missing = [method for method in self.study.methods if method not in value.learning_rates]
+            if block == GRID and setting in (None, name) and missing:
+                raise UserError(
+                    f"settings.{name} of study {self.name!r} has no learning rate for {', '.join(missing)}: "
+                    "`snakemake results/learning_rates.yaml` runs the sweep that chooses it, and "
+                    "`python -m scripts.study.accept_rates` takes the choice over"
+                )
+
+    def artifact_manifests(self, needs: Sequence[str], block: str, setting: str | None, store: str) -> list[str]:
+        """The manifests that an artifact's CSV is made from, at the study's grain.
+
+        Raises:
+            UserError: see `require`.
+        """
+        self.require(needs, block, setting)
         if self.study.grain == "family":
-            made = [family.evaluated for family in self.families]
+            places = [(BASE, ""), *((block, name) for name in self.study.settings if setting in (None, name))]
+            made = [family.evaluated for family in self.families if (family.block, family.setting) in places]
         else:
-            made = [c.evaluations[task] for c in self.conditions for task in self.tasks(c, needs)]
+            conditions = self.conditions(block, setting)
+            made = [c.evaluations[task] for c in conditions for task in self.tasks(c, needs, setting)]
         return [f"{store}/{key}.json" for key in [self.card.key, *sorted(made)]]
+
+    def validation_manifests(self, store: str) -> list[str]:
+        """The manifests that learning rates are chosen from, at the study's grain.
+
+        Raises:
+            UserError: the study has no sweep.
+        """
+        self.require((), SWEEP)
+        if self.study.grain == "family":
+            made = [family.evaluated for family in self.families if family.block == VALIDATION]
+        else:
+            made = [condition.evaluations[VALIDATION] for condition in self.blocks[SWEEP]]
+        return [f"{store}/{key}.json" for key in sorted(made)]
 
     def _versions(self, *names: str) -> dict[str, int]:
         return {name: self.versions[name] for name in names}

@@ -10,6 +10,7 @@ from scripts.study.errors import UserError
 from scripts.study.schema import Study
 
 STUDIES = Path("config/studies")
+ACCEPTED = ".learning_rates.yaml"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -46,20 +47,92 @@ def read_yaml(path: Path) -> Any:
 def load_study(name: str, directory: Path = STUDIES) -> Study:
     """The study ``<directory>/<name>.yaml``, validated.
 
+    A study may extend another (`extends: demo`): keys inside keys are merged, lists and values replaced. The learning
+    rates that a sweep chose lie in a file of their own beside the study; see `accepted_path`.
+
     Raises:
         UserError: no such study, or one sentence with file, key, what is wrong and what is allowed.
     """
-    path = directory / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in directory.glob("*.yaml"))) or "none"
-        raise UserError(f"study {name!r} is unknown: {path} does not exist; known studies are {known}")
-    data = read_yaml(path)
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: must hold keys and values (title, settings, methods, ...)")
+    data = _study_data(name, directory, ())
     try:
         return Study.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{path}: {_sentence(error)}") from error
+        raise UserError(f"{_study_path(name, directory)}: {_sentence(error)}") from error
+
+
+def accepted_path(name: str, directory: Path = STUDIES) -> Path:
+    """Where ``python -m scripts.study.accept_rates`` puts the learning rates that the study's sweep chose."""
+    return directory / f"{name}{ACCEPTED}"
+
+
+def _study_path(name: str, directory: Path) -> Path:
+    return directory / f"{name}.yaml"
+
+
+def _study_data(name: str, directory: Path, extended_by: tuple[str, ...]) -> dict[str, Any]:
+    path = _study_path(name, directory)
+    if name in extended_by:
+        raise UserError(f"{path}: extends: {' extends '.join((*extended_by, name))}, which never ends")
+    if not path.is_file() or path.name.endswith(ACCEPTED):
+        files = (file for file in directory.glob("*.yaml") if not file.name.endswith(ACCEPTED))
+        known = ", ".join(sorted(file.stem for file in files)) or "none"
+        by = f"{_study_path(extended_by[-1], directory)}: extends: " if extended_by else ""
+        raise UserError(f"{by}study {name!r} is unknown: {path} does not exist; known studies are {known}")
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: must hold keys and values (title, settings, methods, ...)")
+    base = data.pop("extends", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise UserError(f"{path}: extends: must be the name of a study (it says {_short(base)})")
+        data = _merged(_study_data(base, directory, (*extended_by, name)), data)
+    return _with_accepted_rates(data, accepted_path(name, directory))
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in over.items()
+    }
+    return {**base, **both}
+
+
+def _with_accepted_rates(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The study's data with each learning rate of the file at `path` put where a rate given by hand would stand."""
+    if not path.exists():
+        return data
+    for setting, methods in read_accepted(path).items():
+        given = (data.get("settings") or {}).get(setting)
+        if not isinstance(given, dict):
+            raise UserError(f"{path}: the study has no setting {setting!r}; it chose rates for another study")
+        for method, choice in methods.items():
+            rates = given.setdefault("learning_rates", {})
+            if not isinstance(rates, dict) or method in rates:
+                raise UserError(
+                    f"{path}: settings.{setting}.learning_rates.{method} stands in the study too; one of them must go"
+                )
+            rates[method] = choice["learning_rate"]
+    return data
+
+
+def read_accepted(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Setting to method to what the sweep chose: `learning_rate`, and the `curve` behind it.
+
+    Raises:
+        UserError: the file has another shape.
+    """
+    data = read_yaml(path)
+    settings = data.get("settings") if isinstance(data, dict) else None
+    whole = isinstance(settings, dict) and all(
+        isinstance(methods, dict)
+        and all(isinstance(choice, dict) and {"learning_rate", "curve"} <= set(choice) for choice in methods.values())
+        for methods in settings.values()
+    )
+    if not whole:
+        raise UserError(
+            f"{path}: is not what a sweep writes: every method of a setting must have learning_rate and curve"
+        )
+    return settings  # type: ignore[return-value]
 
 
 def _sentence(error: ValidationError) -> str:

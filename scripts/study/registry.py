@@ -9,25 +9,35 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scripts.study.errors import UserError
+from scripts.study.grid import Grid
 from scripts.study.load import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Path("config/artifacts.yaml")
 PACKAGE = "scripts/artifacts"
-SHARED = ("draw", "points", "style")
+SHARED = {
+    "figures": ("draw", "points", "style"),
+    "tables": ("tabulate", "tables", "draw", "points", "style"),
+}
 
 
 class Artifact(BaseModel):
-    """One figure: `kind` is the module of `scripts.artifacts` drawing it, `needs` what is measured for it."""
+    """One figure or table: `kind` is the module of `scripts.artifacts` that makes it, `needs` what is measured for it.
+
+    `block` says of which conditions: those of the study's settings and durations, or those of its sweep over
+    learning rates. `setting` is there where an artifact shows one setting alone.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_min_length=1, str_strip_whitespace=True)
 
-    name: str = Field(pattern=r"^(v1/)?(fig|table)S?[0-9]+[a-z]?$")
+    name: str = Field(pattern=r"^(v1/)?(fig|table)S?[0-9]+[a-z]?$|^[a-z]+$")
     title: str
     caption: str
-    edition: Literal["v1", "v2"]
+    edition: Literal["v1", "v2", "beyond the paper"]
     kind: str = Field(pattern=r"^[a-z][a-z_]*$")
-    needs: tuple[Literal["learning", "forgetting"], ...] = Field(min_length=1)
+    needs: tuple[Literal["learning", "forgetting", "source_loss", "target_loss"], ...] = Field(min_length=1)
+    block: Literal["grid", "sweep"] = "grid"
+    setting: str | None = None
 
     @property
     def module(self) -> str:
@@ -37,13 +47,37 @@ class Artifact(BaseModel):
     @property
     def modules(self) -> tuple[str, ...]:
         """Every file that decides how this artifact looks: the drawing module, then what all share."""
-        return (self.module, *(f"{PACKAGE}/{name}.py" for name in SHARED))
+        return (self.module, *(f"{PACKAGE}/{name}.py" for name in SHARED[self.place]))
 
     @property
-    def number(self) -> str:
-        """How a reader calls it: `Figure 2`, `Table S1`."""
-        stem = self.name.removeprefix("v1/")
-        return stem.replace("fig", "Figure ").replace("table", "Table ")
+    def is_table(self) -> bool:
+        return self.name.removeprefix("v1/").startswith("table")
+
+    @property
+    def place(self) -> str:
+        """The directory of ``results`` that it is made in."""
+        return "tables" if self.is_table else "figures"
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The endings of its files, beside the CSV that they are made from."""
+        return ("md", "tex") if self.is_table else ("pdf", "png")
+
+    def lack(self, grid: Grid) -> str | None:
+        """Why a study does not have it, in one sentence; None where it does."""
+        return grid.lack(self.needs, self.block, self.setting)
+
+    def manifests(self, grid: Grid, store: str) -> list[str]:
+        """The manifests that its CSV is made from; raises UserError where there is none."""
+        return grid.artifact_manifests(self.needs, self.block, self.setting, store)
+
+    @property
+    def heading(self) -> str:
+        """Number and title: `Figure 2. Forgetting`, `Table S1. ...`; what the paper has not has no number."""
+        if self.edition not in ("v1", "v2"):
+            return self.title
+        number = self.name.removeprefix("v1/").replace("fig", "Figure ").replace("table", "Table ")
+        return f"{number}. {self.title}"
 
 
 def load_registry(path: Path | str) -> dict[str, Artifact]:

@@ -113,6 +113,29 @@ class Optimizer(Part):
     clip_norm: Annotated[float, Field(gt=0)] = Field(description="global gradient norm before the step")
 
 
+class _SettingSweep(Part):
+    """The learning rates that a setting's sweep tries, at one short duration."""
+
+    learning_rates: dict[Name, Annotated[list[Rate], Field(min_length=2)]] = Field(
+        description="the rates that are tried for each method"
+    )
+
+    @model_validator(mode="after")
+    def _rates_differ(self) -> Self:
+        for method, rates in self.learning_rates.items():
+            if len(set(rates)) != len(rates):
+                raise ValueError(f"learning_rates.{method}: rates must differ from each other")
+        return self
+
+
+class CptSweep(_SettingSweep):
+    duration: Tokens
+
+
+class IftSweep(_SettingSweep):
+    duration: Count = Field(description="epochs")
+
+
 class _Setting(Part):
     label: str = Field(min_length=1, description="how figures call it")
     dataset: Name
@@ -123,7 +146,10 @@ class _Setting(Part):
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="shrinkage a step at the peak learning rate, not multiplied by the rate"
     )
-    learning_rates: dict[Name, Rate] = Field(description="peak learning rate of every method")
+    learning_rates: dict[Name, Rate] = Field(
+        default={}, description="peak learning rate of every method that has none from the sweep"
+    )
+    held_out: Name | None = Field(default=None, description="records like `dataset`'s, for the target loss")
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
@@ -143,6 +169,7 @@ class ContinuedPretraining(_Setting):
     first_leg: Tokens = Field(description="end of the trunk's first leg; every next leg ends at twice it")
     warmup_batches: Annotated[int, Field(ge=0)]
     cooldown: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of a duration that cools down to 0")
+    sweep: CptSweep | None = None
 
     @property
     def batch_tokens(self) -> int:
@@ -155,7 +182,10 @@ class ContinuedPretraining(_Setting):
 
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
-        for name, tokens in (("first_leg", self.first_leg), ("durations", min(self.durations))):
+        lengths = [("first_leg", self.first_leg), ("durations", min(self.durations))]
+        if self.sweep:
+            lengths.append(("sweep.duration", self.sweep.duration))
+        for name, tokens in lengths:
             if self.batches(tokens) < 1:
                 raise ValueError(f"{name} must be at least one batch ({self.batch_tokens} tokens)")
         if len({self.batches(tokens) for tokens in self.durations}) != len(self.durations):
@@ -172,11 +202,14 @@ class InstructionFinetuning(_Setting):
     max_epochs: Count = Field(default=16, description="epochs whose composition the data stage writes")
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     final_fraction: Annotated[float, Field(ge=0, le=1)] = Field(description="last rate over peak rate")
+    sweep: IftSweep | None = None
 
     @model_validator(mode="after")
     def _prepared(self) -> Self:
         if max(self.durations) > self.max_epochs:
             raise ValueError(f"durations must not exceed max_epochs ({self.max_epochs})")
+        if self.sweep and self.sweep.duration > self.max_epochs:
+            raise ValueError(f"sweep.duration must not exceed max_epochs ({self.max_epochs})")
         return self
 
 
@@ -253,6 +286,24 @@ class Evaluation(Part):
     forgetting: Annotated[list[Task], Field(min_length=1)] = Field(
         description="the tasks whose mean accuracy is the forgetting average"
     )
+    held_out: Name | None = Field(
+        default=None, description="records like those the base model was pretrained on, for the source loss"
+    )
+
+
+class Sweep(Part):
+    """How the sweep over learning rates is judged. What it tries stands with each setting.
+
+    The rates that it chose are copied beside the study by ``python -m scripts.study.accept_rates``.
+    """
+
+    rule: Literal["highest_validation_score"] = Field(
+        description="per setting and method: the rate with the highest mean score over seeds; of a tie, the lowest"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    validation: dict[Literal["humaneval", "gsm8k"], Name] = Field(
+        description="for each learning task the items that decide; none of them is a test item"
+    )
 
 
 class Resources(Part):
@@ -279,6 +330,7 @@ class Study(Part):
     settings: Annotated[dict[Name, Setting], Field(min_length=1)]
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
     evaluation: Evaluation
+    sweep: Sweep | None = None
     resources: Resources
 
     @model_validator(mode="after")
@@ -295,6 +347,16 @@ class Study(Part):
                 for name, task in self.evaluation.tasks
                 if isinstance(task, _Shots) and task.shots_from
             },
+            **{
+                f"settings.{name}.held_out": [setting.held_out]
+                for name, setting in self.settings.items()
+                if setting.held_out
+            },
+            "evaluation.held_out": [self.evaluation.held_out] if self.evaluation.held_out else [],
+            **{
+                f"sweep.validation.{task}": [name]
+                for task, name in (self.sweep.validation if self.sweep else {}).items()
+            },
         }
         for key, names in uses.items():
             for name in names:
@@ -302,13 +364,15 @@ class Study(Part):
                     raise ValueError(f"{key}: unknown dataset {name!r}; declared are {_listed(self.datasets)}")
         for name, setting in self.settings.items():
             rates, methods = set(setting.learning_rates), set(self.methods)
-            if missing := methods - rates:
+            swept = set(setting.sweep.learning_rates) if setting.sweep else set()
+            if missing := methods - rates - swept:
                 raise ValueError(f"settings.{name}.learning_rates: no rate for {_listed(missing)}")
-            if unknown := rates - methods:
-                raise ValueError(
-                    f"settings.{name}.learning_rates: unknown method {_listed(unknown)}; "
-                    f"declared are {_listed(self.methods)}"
-                )
+            for key, given in (("learning_rates", rates), ("sweep.learning_rates", swept)):
+                if unknown := given - methods:
+                    raise ValueError(
+                        f"settings.{name}.{key}: unknown method {_listed(unknown)}; "
+                        f"declared are {_listed(self.methods)}"
+                    )
             if setting.sequence_length > self.model.architecture.context:
                 raise ValueError(
                     f"settings.{name}.sequence_length: must not exceed the model's context "
@@ -316,6 +380,45 @@ class Study(Part):
                 )
         if len(set(self.evaluation.forgetting)) != len(self.evaluation.forgetting):
             raise ValueError("evaluation.forgetting: tasks must differ from each other")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_is_held_out(self) -> Self:
+        uses = {f"settings.{name}.held_out": setting.held_out for name, setting in self.settings.items()}
+        for key, name in {**uses, "evaluation.held_out": self.evaluation.held_out}.items():
+            dataset = self.datasets[name] if name else None
+            trained_on = [self.datasets[setting.dataset] for setting in self.settings.values()]
+            trained_on.append(self.datasets[self.model.pretraining.dataset])
+            if dataset in trained_on or (isinstance(dataset, GeneratedDataset) and dataset.split == "train"):
+                raise ValueError(
+                    f"{key}: dataset {name!r} is trained on; a generated one needs `split: validation` or `split: test`"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sweep_is_whole(self) -> Self:
+        swept = {name: setting.learning for name, setting in self.settings.items() if setting.sweep}
+        if self.sweep is None:
+            if swept:
+                raise ValueError(
+                    f"settings.{next(iter(swept))}.sweep: the study has no key sweep with rule and validation"
+                )
+            return self
+        if not swept:
+            raise ValueError("sweep: no setting says which rates to try (settings.NAME.sweep)")
+        if len(set(self.sweep.seeds)) != len(self.sweep.seeds):
+            raise ValueError("sweep.seeds: seeds must differ from each other")
+        for name, task in swept.items():
+            if task not in self.sweep.validation:
+                raise ValueError(f"sweep.validation: no items for {task}, the learning task of settings.{name}")
+        for task, items in self.sweep.validation.items():
+            tested, decides = self.datasets[getattr(self.evaluation.tasks, task).dataset], self.datasets[items]
+            same_split = isinstance(decides, GeneratedDataset) and decides.split != "validation"
+            if decides == tested or same_split:
+                raise ValueError(
+                    f"sweep.validation.{task}: dataset {items!r} must not hold test or training items; "
+                    "a generated one needs `split: validation`"
+                )
         return self
 
 

@@ -50,7 +50,7 @@ class Job:
 def test_lines(grid: Grid, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("test-progress")
     progress = Progress(grid, Store(tmp_path), {"train_family": "families/trained"})
-    key = next(family.trained for family in grid.families if family.trained)
+    key = next(product.key for product in grid if product.kind == "trained")
     jobs = [
         Job(1, SimpleNamespace(name="train_family"), SimpleNamespace(key=key.removeprefix("families/trained/"))),
         Job(2, SimpleNamespace(name="draw"), SimpleNamespace(name="fig2")),

@@ -72,9 +72,92 @@ CASES = {
         ["datasets.code-documents.generator", "'code-documents'"],
     ),
     "method without a rate": (
-        drop("settings/code-cpt/learning_rates/lora-r2"),
+        lambda study: (drop("settings/code-cpt/learning_rates/lora-r2")(study), drop("settings/code-cpt/sweep")(study)),
         ["settings.code-cpt.learning_rates", "no rate for lora-r2"],
     ),
+    "method without a rate in the sweep": (
+        lambda study: (
+            drop("settings/code-cpt/learning_rates/lora-r2")(study),
+            drop("settings/code-cpt/sweep/learning_rates/lora-r2")(study),
+        ),
+        ["settings.code-cpt.learning_rates", "no rate for lora-r2"],
+    ),
+    "a sweep of one rate": (
+        put("settings/code-cpt/sweep/learning_rates/full", [0.0002]),
+        ["settings.code-cpt.sweep.learning_rates.full", "at least 2"],
+    ),
+    "the same rate twice": (
+        put("settings/code-cpt/sweep/learning_rates/full", [0.0002, 2.0e-4]),
+        ["settings.code-cpt.sweep", "learning_rates.full", "differ"],
+    ),
+    "sweep of an unknown method": (
+        put("settings/code-cpt/sweep/learning_rates/lora-r3", [0.001, 0.002]),
+        ["settings.code-cpt.sweep.learning_rates", "unknown method lora-r3"],
+    ),
+    "sweep with a rate above 1": (
+        put("settings/code-cpt/sweep/learning_rates/full", [0.1, 10.0]),
+        ["settings.code-cpt.sweep.learning_rates.full", "less than 1"],
+    ),
+    "sweep of epochs in tokens": (
+        put("settings/math-ift/sweep/duration", "128K"),
+        ["settings.math-ift.sweep.duration", "'128K' is text"],
+    ),
+    "sweep of more epochs than prepared": (
+        put("settings/math-ift/sweep/duration", 9),
+        ["settings.math-ift", "sweep.duration", "max_epochs (4)"],
+    ),
+    "sweep shorter than a batch": (
+        put("settings/code-cpt/sweep/duration", 100),
+        ["settings.code-cpt", "sweep.duration", "one batch (256 tokens)"],
+    ),
+    "sweep without its rule": (drop("sweep/rule"), ["sweep.rule", "missing"]),
+    "sweep by an unknown rule": (put("sweep/rule", "best"), ["sweep.rule", "highest_validation_score"]),
+    "rates to try and no rule at all": (drop("sweep"), ["settings.code-cpt.sweep", "key sweep"]),
+    "a rule and no rates to try": (
+        lambda study: [setting.pop("sweep") for setting in study["settings"].values()],
+        ["sweep", "no setting says which rates to try"],
+    ),
+    "sweep without seeds": (put("sweep/seeds", []), ["sweep.seeds", "at least 1"]),
+    "the same seed twice in a sweep": (put("sweep/seeds", [0, 0]), ["sweep.seeds", "differ"]),
+    "no validation items": (drop("sweep/validation/gsm8k"), ["sweep.validation", "gsm8k", "settings.math-ift"]),
+    "rates chosen on test items": (
+        put("sweep/validation/gsm8k", "gsm8k"),
+        ["sweep.validation.gsm8k", "test or training items", "split: validation"],
+    ),
+    "validation items of the test split": (
+        put("datasets/gsm8k-validation/split", "test"),
+        ["sweep.validation.gsm8k", "split: validation"],
+    ),
+    "unknown validation items": (
+        put("sweep/validation/gsm8k", "gsm8k-valid"),
+        ["sweep.validation.gsm8k", "unknown dataset 'gsm8k-valid'"],
+    ),
+    "held-out records that are trained on": (
+        put("settings/code-cpt/held_out", "code-documents"),
+        ["settings.code-cpt.held_out", "trained on"],
+    ),
+    "held-out records of the training split": (
+        put("datasets/everyday-held-out/split", "train"),
+        ["evaluation.held_out", "split: test"],
+    ),
+    "unknown held-out records": (put("evaluation/held_out", "wiki"), ["evaluation.held_out", "unknown dataset 'wiki'"]),
+    "no methods": (put("methods", {}), ["methods", "at least 1"]),
+    "no settings": (put("settings", {}), ["settings", "at least 1"]),
+    "unknown precision": (put("precision", "fp16"), ["precision", "'fp32' or 'bf16'"]),
+    "negative seed": (put("seeds", [-1]), ["seeds", "greater than or equal to 0"]),
+    "one seed without a list": (put("seeds", 0), ["seeds", "list"]),
+    "temperature 0": (
+        put("evaluation/tasks/humaneval/temperature", 0.0),
+        ["evaluation.tasks.humaneval.temperature", "greater than 0"],
+    ),
+    "cooldown as percent": (put("settings/code-cpt/cooldown", 20), ["settings.code-cpt.cooldown", "less than 1"]),
+    "unknown optimizer": (put("optimizer/name", "adamw"), ["optimizer.name", "'decoupled_lionw'"]),
+    "extends nothing that is there": (
+        put("extends", "dmeo"),
+        ["extends", "'dmeo' is unknown", "known studies are mine"],
+    ),
+    "extends itself": (put("extends", "mine"), ["extends", "mine extends mine"]),
+    "extends a list": (put("extends", ["smoke"]), ["extends", "name of a study"]),
     "rate for an unknown method": (
         put("settings/code-cpt/learning_rates/lora-r3", 0.001),
         ["settings.code-cpt.learning_rates", "unknown method lora-r3"],
@@ -147,7 +230,7 @@ def test_not_a_study_at_all(text: str, expected: list[str], studies: Path) -> No
 
 def test_the_smoke_study_itself_is_good(studies: Path) -> None:
     (studies / "mine.yaml").write_text(yaml.safe_dump(SMOKE))
-    assert new_launch("mine", str(studies / "store")).grid.conditions
+    assert new_launch("mine", str(studies / "store")).grid.blocks["grid"]
 
 
 def test_snakemake_says_it_in_one_line_and_starts_nothing(tmp_path: Path) -> None:

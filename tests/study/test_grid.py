@@ -51,9 +51,12 @@ def test_inputs_are_products_of_the_same_grid() -> None:
 
 def test_counts() -> None:
     kinds = [product.kind for product in grid()]
-    # 2 settings x 2 methods x 2 durations; 2 legs a CPT method; a model has 4 tasks, the base 5
-    assert (kinds.count("run"), kinds.count("leg"), kinds.count("evaluation")) == (8, 4, 8 * 4 + 5)
-    assert (kinds.count("trained"), kinds.count("evaluated")) == (4, 5)
+    # grid: 2 settings x 2 methods x 2 durations; 2 legs a CPT method. Sweep: 2 rates in each of the 4, of which one is
+    # the grid's, at one duration; 1 leg in CPT
+    assert (kinds.count("run"), kinds.count("leg")) == (8 + 4, 4 + 2)
+    # a model of the grid has 4 tasks and 2 losses, the base 5 and 3; in the sweep a model has 4, and validation items
+    assert kinds.count("evaluation") == 8 * 6 + 8 + 4 * 4 + 8
+    assert (kinds.count("trained"), kinds.count("evaluated")) == (4 + 4, 5 + 2 * 4)
 
 
 def test_order_of_keys_changes_nothing() -> None:
@@ -77,13 +80,13 @@ def test_order_of_keys_changes_nothing() -> None:
         (lambda s: s.update(title="Another title"), {"card": 1}),
         (
             lambda s: s["settings"]["math-ift"]["learning_rates"].update(full=1e-3),
-            {"run": 2, "evaluation": 8, "trained": 1, "evaluated": 1},
+            {"run": 2, "evaluation": 12, "trained": 1, "evaluated": 1},
         ),
         (
             lambda s: s["settings"]["code-cpt"]["learning_rates"].update({"lora-r2": 1e-3}),
-            {"leg": 2, "run": 2, "evaluation": 8, "trained": 1, "evaluated": 1},
+            {"leg": 2, "run": 2, "evaluation": 12, "trained": 1, "evaluated": 1},
         ),
-        (lambda s: s["evaluation"]["tasks"]["humaneval"].update(samples=3), {"evaluation": 5, "evaluated": 3}),
+        (lambda s: s["evaluation"]["tasks"]["humaneval"].update(samples=3), {"evaluation": 11, "evaluated": 7}),
         # the tokenizer learns from these records, and everything is made of its tokens
         (lambda s: s["datasets"]["code-documents"].update(records=151), {"records": 1, "tokenizer": 1, "rows": 3}),
     ],
@@ -117,8 +120,11 @@ def test_what_a_study_calls_its_datasets_moves_nothing() -> None:
         if not isinstance(value, dict):
             return value
         value = {key: rename(inner) for key, inner in value.items()}
-        if isinstance(value.get("dataset"), str):
-            value["dataset"] = f"my-{value['dataset']}"
+        for key in ("dataset", "held_out"):
+            if isinstance(value.get(key), str):
+                value[key] = f"my-{value[key]}"
+        if "validation" in value:
+            value["validation"] = {task: f"my-{name}" for task, name in value["validation"].items()}
         if isinstance(value.get("datasets"), list):
             value["datasets"] = [f"my-{name}" for name in value["datasets"]]
         elif "datasets" in value:
@@ -137,7 +143,8 @@ def test_method_name_is_no_identity_but_part_of_the_place() -> None:
     def rename(study: dict[str, Any]) -> None:
         study["methods"]["mine"] = study["methods"].pop("lora-r2")
         for setting in study["settings"].values():
-            setting["learning_rates"]["mine"] = setting["learning_rates"].pop("lora-r2")
+            for rates in (setting["learning_rates"], setting["sweep"]["learning_rates"]):
+                rates["mine"] = rates.pop("lora-r2")
 
     fingerprints = {product.fingerprint for product in grid() if product.kind in ("leg", "run", "evaluation")}
     renamed = {product.fingerprint for product in grid(rename) if product.kind in ("leg", "run", "evaluation")}
@@ -161,7 +168,7 @@ def test_legs_lie_on_the_doubling_grid(durations: list[int], first: int, cooldow
         }
 
     made = grid(change)
-    for condition in made.conditions:
+    for condition in made.blocks["grid"]:
         if condition.setting != "code-cpt":
             continue
         run = made.products[condition.product]
@@ -192,7 +199,79 @@ def test_a_leg_does_not_depend_on_the_durations() -> None:
 def test_seeds_multiply_conditions_and_move_nothing() -> None:
     more = grid(lambda study: study.update(seeds=[0, 1]))
     assert {product.key for product in grid()} <= set(more.products)
-    assert len(more.conditions) == 2 * 8 + 1
+    assert len(more.conditions("grid")) == 2 * 8 + 1
+
+
+def test_a_rate_in_grid_and_sweep_is_one_condition() -> None:
+    made = grid()
+    cells = {block: {c.product: c.learning_rate for c in made.blocks[block]} for block in ("grid", "sweep")}
+    shared = cells["grid"].keys() & cells["sweep"].keys()
+    # in each of 2 settings, for each of 2 methods, one rate of the sweep is the grid.s, at one of its durations
+    assert len(shared) == 4
+    assert {made.products[key].kind for key in shared} == {"run"}
+    for key in shared:
+        assert cells["grid"][key] == cells["sweep"][key]
+
+
+def test_accepting_a_rate_moves_no_product_of_the_sweep() -> None:
+    def change(study: dict[str, Any]) -> None:
+        study["settings"]["code-cpt"]["learning_rates"]["full"] = 0.0002
+
+    def sweep(made: Grid) -> list[Any]:
+        return [(c, made.products[c.product].inputs) for c in made.blocks["sweep"]]
+
+    assert sweep(grid()) == sweep(grid(change))
+    assert {c.product for c in grid().blocks["grid"]} != {c.product for c in grid(change).blocks["grid"]}
+
+
+def test_rates_are_chosen_on_items_that_no_test_asks() -> None:
+    made = grid()
+    validation = {made.products[c.evaluations["validation"]].spec["records"] for c in made.blocks["sweep"]}
+    tested = {
+        made.products[key].spec["records"]
+        for c in made.conditions("sweep")
+        for task, key in c.evaluations.items()
+        if task != "validation"
+    }
+    assert validation
+    assert not validation & tested
+    splits = {made.products[f"data/records/{kind}-{fp}"].spec["split"] for fp in validation
+              for kind in ("humaneval", "gsm8k") if f"data/records/{kind}-{fp}" in made.products}  # fmt: skip
+    assert splits == {"validation"}
+    # and the job that answers them needs none of the test items
+    for family in made.families:
+        if family.block == "validation":
+            read = [made.products[key] for key in made.products[family.evaluated].inputs]
+            assert [p.spec["split"] for p in read if p.kind == "records"] == ["validation"]
+
+
+def test_what_artifacts_read_of_the_base_model() -> None:
+    made = grid()
+    (base,) = made.blocks["base"]
+    assert made.tasks(base, ["learning"]) == ["gsm8k", "humaneval"]
+    assert made.tasks(base, ["learning"], "code-cpt") == ["humaneval"]
+    assert made.tasks(base, ["source_loss", "target_loss"]) == [
+        "source_loss",
+        "target_loss@code-cpt",
+        "target_loss@math-ift",
+    ]
+    for need in made.tasks(base, ["learning", "forgetting", "source_loss", "target_loss"]):
+        assert made.products[base.evaluations[need]].spec["task"] == need.partition("@")[0]
+
+
+def test_what_a_study_does_not_have() -> None:
+    def strip(study: dict[str, Any]) -> None:
+        del study["evaluation"]["held_out"]
+        del study["sweep"]
+        for setting in study["settings"].values():
+            del setting["sweep"]
+
+    made = grid(strip)
+    assert made.lack(["learning"], "grid") is None
+    assert "no sweep" in str(made.lack(["learning"], "sweep"))
+    assert "evaluation.held_out" in str(made.lack(["source_loss"], "grid"))
+    assert "'math-cpt'" in str(made.lack(["learning"], "grid", "math-cpt"))
+    assert made.lack(["target_loss"], "grid") is None
 
 
 @given(st.integers(1, 10**13))

@@ -1,0 +1,138 @@
+"""Chooses learning rates from a study's sweep by the rule that the study states, and says how.
+
+python -m scripts.study.learning_rates --out results/learning_rates.yaml
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scripts.study.command import current_launch, launch_options
+from scripts.study.errors import run
+from scripts.study.grid import SWEEP, VALIDATION, Condition, Grid
+from scripts.study.launch import Launch
+from scripts.study.load import STUDIES, accepted_path, read_accepted
+from scripts.study.store import atomic_path
+
+RESULT = Path("results/learning_rates.yaml")
+
+Curve = list[dict[str, Any]]
+"""For each rate, rising: `learning_rate`, `score` (mean over seeds), `stderr` (over items), `items`, `evaluations`."""
+
+
+def choose(curve: Curve) -> float:
+    """The learning rate with the highest score; of a tie, the lowest (rule ``highest_validation_score``)."""
+    best = max(curve, key=lambda point: (point["score"], -point["learning_rate"]))
+    return float(best["learning_rate"])
+
+
+def edge(curve: Curve) -> str | None:
+    """``lowest`` or ``highest`` where the choice is at an end of the rates tried, so that the best may lie beyond."""
+    rates = [point["learning_rate"] for point in curve]
+    return {min(rates): "lowest", max(rates): "highest"}.get(choose(curve))
+
+
+def swept(grid: Grid) -> dict[tuple[str, str], dict[float, list[Condition]]]:
+    """(setting, method) to rate, rising, to the sweep's conditions, one a seed."""
+    found: dict[tuple[str, str], dict[float, list[Condition]]] = {}
+    for condition in sorted(grid.blocks[SWEEP], key=lambda c: (c.learning_rate or 0.0, c.seed)):
+        rates = found.setdefault((condition.setting, condition.method), {})
+        rates.setdefault(condition.learning_rate or 0.0, []).append(condition)
+    order = [(setting, method) for setting in grid.study.settings for method in grid.study.methods]
+    return {key: found[key] for key in order if key in found}
+
+
+def main(launch: Launch, out: Path) -> None:
+    """Writes what the sweep chose, with the curve behind every choice.
+
+    Raises:
+        UserError: the study has no sweep, or one of its evaluations is not there.
+    """
+    launch.grid.require((), SWEEP)
+    settings: dict[str, dict[str, Any]] = {}
+    for (setting, method), rates in swept(launch.grid).items():
+        curve = [_point(launch, rate, conditions) for rate, conditions in rates.items()]
+        first = next(iter(rates.values()))[0]
+        settings.setdefault(setting, {})[method] = {
+            "learning_rate": choose(curve),
+            "edge": edge(curve),
+            "duration": first.duration,
+            "curve": curve,
+        }
+        marks = " ".join(f"{point['learning_rate']:g}:{point['score']:.3f}" for point in curve)
+        print(f"{setting} {method}: {choose(curve):g} of {marks}")
+    sweep = launch.grid.study.sweep
+    assert sweep is not None
+    write(out, {"study": launch.name, "rule": sweep.rule, "seeds": list(sweep.seeds), "settings": settings})
+
+
+def _point(launch: Launch, rate: float, conditions: Sequence[Condition]) -> dict[str, Any]:
+    keys = [condition.evaluations[VALIDATION] for condition in conditions]
+    results = [launch.store.require(key)["results"] for key in keys]
+    return {
+        "learning_rate": rate,
+        "score": statistics.fmean(result["value"] for result in results),
+        "stderr": math.sqrt(math.fsum(result["stderr"] ** 2 for result in results)) / len(results),
+        "items": results[0]["items"],
+        "evaluations": [key[-12:] for key in keys],
+    }
+
+
+def write(path: Path, choices: dict[str, Any]) -> None:
+    """Writes choices as YAML that reads back as the same numbers."""
+    head = (
+        f"# The learning rates of study {choices['study']}, chosen by its sweep: for each setting and method\n"
+        "# the score on validation items at every rate, and the rate that the rule takes. Not written by hand.\n"
+    )
+    with atomic_path(path) as new:
+        new.write_text(head + yaml.safe_dump(choices, sort_keys=False, width=120), encoding="utf-8")
+
+
+def outdated(grid: Grid, path: Path) -> str | None:
+    """Why the choices in a file do not follow from the study's sweep as it is now; None where they do.
+
+    Needs no result: the file names the evaluations that it was made from, whose fingerprints the study gives.
+
+    Raises:
+        UserError: the file is not of the right form.
+    """
+    choices = read_accepted(path)
+    given = {(setting, method): choice for setting, methods in choices.items() for method, choice in methods.items()}
+    expected = swept(grid)
+    for setting, method in [*expected, *(key for key in given if key not in expected)]:
+        where = f"{path}: settings.{setting}.{method}"
+        if (setting, method) not in given:
+            return f"{where}: is missing, the sweep has a rate to choose there"
+        if (setting, method) not in expected:
+            return f"{where}: the sweep tries no rates there"
+        choice, rates = given[setting, method], expected[setting, method]
+        made_from = {point["learning_rate"]: list(point["evaluations"]) for point in choice["curve"]}
+        if made_from != {r: [c.evaluations[VALIDATION][-12:] for c in conditions] for r, conditions in rates.items()}:
+            return f"{where}: comes from another sweep than the study's (its rates, data, model or code changed since)"
+        if choice["learning_rate"] != choose(choice["curve"]):
+            chosen = choose(choice["curve"])
+            return f"{where}: says {choice['learning_rate']:g}, and the rule takes {chosen:g} from its curve"
+    return None
+
+
+def note(grid: Grid) -> str | None:
+    """What a person should know of the study's accepted rates before a launch; None where all is well."""
+    path = accepted_path(grid.name, STUDIES)
+    why = outdated(grid, path) if path.exists() else None
+    return (
+        f"{why}; `snakemake {RESULT}` runs the sweep, `python -m scripts.study.accept_rates` takes it over"
+        if why
+        else None
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=RESULT)
+    launch_options(parser)
+    run(lambda arguments: main(current_launch(arguments), arguments.out), parser)
