@@ -99,6 +99,7 @@ class Grid:
     blocks: dict[str, list[Condition]] = field(default_factory=dict, init=False)
     """``base``: the base model. ``grid``: every setting, method, duration and seed. ``sweep``: every learning rate."""
     families: list[Family] = field(default_factory=list, init=False)
+    _outside_sweep: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.blocks.update({BASE: [], GRID: [], SWEEP: []})
@@ -109,6 +110,7 @@ class Grid:
                 if rate := setting.learning_rates.get(method):
                     for seed in self.study.seeds:
                         self._family(name, method, seed, [(rate, duration) for duration in setting.durations])
+        self._outside_sweep.update(self.products)
         for name, setting in self.study.settings.items():
             if setting.sweep and self.study.sweep:
                 for method, rates in setting.sweep.learning_rates.items():
@@ -487,8 +489,10 @@ class Grid:
     def find(self, name: str) -> Product:
         """The product called `name`: a key, or a key without its fingerprint or its leading ``runs/``.
 
+        A sweep's products differ from the grid's in nothing but the fingerprint; a name without it is the grid's.
+
         Raises:
-            UserError: the study has no such product.
+            UserError: the study has no such product, or several of that name.
         """
         if name in self.products:
             return self.products[name]
@@ -496,7 +500,13 @@ class Grid:
         if not found:
             places = ", ".join(sorted(c.product for c in self.conditions(GRID))[:3])
             raise UserError(f"study {self.name!r} has no product {name!r}; it has, among others, {places}")
-        return found[0]
+        meant = [product for product in found if product.key in self._outside_sweep] or found
+        if len(meant) > 1:
+            keys = ", ".join(product.key for product in meant)
+            raise UserError(
+                f"study {self.name!r} has several products {name!r}; one of them has to be named whole: {keys}"
+            )
+        return meant[0]
 
     def manifests(self, place: str, store: str) -> Callable[[Any], list[str]]:
         """For a rule that fills `place`: wildcards with a `key` to the manifests that its job reads."""

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts.study.errors import UserError
 from scripts.study.fingerprint import canonical, fingerprint
 from scripts.study.grid import Grid
 from scripts.study.quantities import format_tokens, parse_tokens
@@ -222,6 +223,16 @@ def test_accepting_a_rate_moves_no_product_of_the_sweep() -> None:
 
     assert sweep(grid()) == sweep(grid(change))
     assert {c.product for c in grid().blocks["grid"]} != {c.product for c in grid(change).blocks["grid"]}
+
+
+def test_a_name_without_fingerprint_is_the_grids_or_has_to_be_made_whole() -> None:
+    made = grid()
+    run = made.find("code-cpt/full/2.56K-seed0")
+    assert run.spec["trunk"]["optimizer"]["learning_rate"] == SMOKE["settings"]["code-cpt"]["learning_rates"]["full"]
+    other = next(c.product for c in made.blocks["sweep"] if c.learning_rate == 0.0002)
+    assert made.find(other).key == other
+    with pytest.raises(UserError, match="several products"):
+        made.find(f"{made.blocks['base'][0].evaluations['target_loss@code-cpt'][:-13]}")
 
 
 def test_rates_are_chosen_on_items_that_no_test_asks() -> None:
