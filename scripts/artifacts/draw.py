@@ -14,7 +14,7 @@ from typing import Any
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Points, read_points
-from scripts.study.errors import run
+from scripts.study.errors import UserError, run
 from scripts.study.registry import Artifact, find_artifact
 from scripts.study.store import atomic_path
 
@@ -42,7 +42,7 @@ def metadata(artifact: Artifact, points: Points, drawn_at: str) -> dict[str, str
     """Title, Subject and Keywords of both files; keywords are the provenance, `key=value` joined by `; `."""
     facts = style.provenance(artifact, points, drawn_at)
     return {
-        "Title": f"{artifact.number}. {artifact.title} ({points.study_title})",
+        "Title": f"{artifact.heading} ({points.study_title})",
         "Subject": artifact.caption,
         "Keywords": "; ".join(f"{key}={value}" for key, value in facts.items()),
     }
@@ -53,7 +53,7 @@ def draw(artifact: Artifact, csv: Path, pdf: Path, png: Path) -> None:
 
     Raises UserError where the CSV cannot be drawn; then nothing is written.
     """
-    points = read_points(csv, artifact.needs)
+    points = read_points(csv, artifact.needs, artifact.block)
     drawn_at = commit()
     facts: dict[str, Any] = metadata(artifact, points, drawn_at)
     kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
@@ -66,8 +66,11 @@ def draw(artifact: Artifact, csv: Path, pdf: Path, png: Path) -> None:
 
 
 def main(name: str, csv: Path, pdf: Path, png: Path) -> None:
-    """Draws the artifact called `name`; raises UserError where there is none."""
-    draw(find_artifact(name), csv, pdf, png)
+    """Draws the artifact called `name`; raises UserError where there is none, or it is a table."""
+    artifact = find_artifact(name)
+    if artifact.is_table:
+        raise UserError(f"{name} is a table: `python -m scripts.artifacts.tabulate` writes it")
+    draw(artifact, csv, pdf, png)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
-"""What is drawn: a figure's CSV read, checked, and arranged by panel, method and duration.
+"""What is drawn: a figure's CSV read, checked, and arranged by panel, method, duration and learning rate.
 
 The CSV has one row per (condition, metric):
 
 study, study_title, model    the same in every row
 scale                        `demo` or `paper`, the same in every row
-setting, setting_label       `code-cpt`, `Code CPT`; empty for the base model
+setting, setting_label       `code-cpt`, `Code CPT`; empty for the base model (but its target losses name a setting)
 regime                       `cpt` or `ift`
 learning_task                the metric that counts as learning in this setting
 method, kind, rank           `lora-r16`; `base`, `full` or `lora`; an integer for LoRA
 seed
 duration, duration_value     `20B`, 20e9; empty for the base model
 duration_unit                `tokens` or `epochs`
-metric, value, stderr        a cell that is missing has an empty value, or no row
+tokens                       positions that were trained on; empty for the base model
+learning_rate                peak learning rate; empty for the base model
+chosen                       `yes` where that is the study's rate for the method, else `no`; empty for the base model
+metric, value, stderr        losses are in bits per byte; a cell that is missing has an empty value, or no row
 items                        how many test items
 source                       `trained` here, `published` checkpoint, or `printed` in the paper
 condition                    the fingerprint of the trained condition, or of the base model
@@ -22,26 +25,27 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import pandas
 
 from scripts.study.errors import UserError
+from scripts.study.grid import GRID, SWEEP
 
 COLUMNS = (
     "study", "study_title", "model", "scale", "setting", "setting_label", "regime", "learning_task",
     "method", "kind", "rank", "seed", "duration", "duration_value", "duration_unit", "metric", "value", "stderr",
-    "items", "source", "condition", "evaluations",
+    "items", "tokens", "learning_rate", "chosen", "source", "condition", "evaluations",
 )  # fmt: skip
-NUMBERS = ("rank", "duration_value", "value", "stderr")
+NUMBERS = ("rank", "duration_value", "tokens", "learning_rate", "value", "stderr")
 CHOICES = {
     "scale": ("demo", "paper"),
     "kind": ("base", "full", "lora"),
     "source": ("trained", "published", "printed"),
 }
+ABOVE_ZERO = ("duration_value", "tokens", "learning_rate")
 REGIMES = ("cpt", "ift")
 DOMAINS = ("code", "math", "chat")
-FORGETTING = "forgetting"
+LEARNING, FORGETTING = "learning", "forgetting"
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,20 @@ class Duration:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """What one point shows: the seeds of a method at one duration and learning rate; `estimates` by need."""
+
+    method: str
+    duration: Duration
+    rate: float
+    chosen: bool
+    tokens: float
+    estimates: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One setting; `cells` holds the estimates by metric of each (method name, duration value)."""
+    """One setting; `cells` in order of duration, then of learning rate, `base` the base model's estimates by need."""
 
     setting: str
     label: str
@@ -83,18 +99,16 @@ class Panel:
     learning_task: str
     unit: str
     durations: tuple[Duration, ...]
-    cells: dict[tuple[str, float], dict[str, Estimate]]
+    cells: tuple[Cell, ...]
     base: dict[str, Estimate]
 
-    def series(self, method: Method, needs: Iterable[str]) -> list[tuple[Duration, tuple[Estimate, ...]]]:
-        """The method's points in order of duration, those that have every needed metric."""
-        needs = tuple(needs)
-        found = ((duration, self.cells.get((method.name, duration.value), {})) for duration in self.durations)
-        return [(duration, tuple(cell[need] for need in needs)) for duration, cell in found if set(needs) <= set(cell)]
+    def series(self, method: Method) -> list[Cell]:
+        """The method's cells, in order."""
+        return [cell for cell in self.cells if cell.method == method.name]
 
     def estimates(self) -> Iterator[Estimate]:
-        for cell in self.cells.values():
-            yield from cell.values()
+        for cell in self.cells:
+            yield from cell.estimates.values()
 
 
 @dataclass(frozen=True)
@@ -119,36 +133,37 @@ def artifact_fingerprint(conditions: Iterable[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def read_points(path: Path | str, needs: Iterable[str]) -> Points:
-    """Read a figure's CSV and arrange the metrics in `needs` (`learning`, `forgetting`) for drawing.
+def read_points(path: Path | str, needs: Iterable[str], block: str = GRID) -> Points:
+    """Read a figure's CSV and arrange the metrics in `needs` for drawing.
+
+    A need is `learning` (the setting's own task) or a metric's name. In the `sweep` block a method has one cell
+    for each learning rate, in the `grid` block one for each duration whatever the rate.
 
     Raises UserError, in one sentence, where the file, a column or every drawable row is missing, where a
     cell is not of the right form, or where a value stands twice.
     """
     needs = tuple(needs)
-    rows = _read(Path(path))
-    rows["need"] = ""
-    rows.loc[rows["metric"] == rows["learning_task"], "need"] = "learning"
-    rows.loc[rows["metric"] == FORGETTING, "need"] = "forgetting"
+    rows = read_rows(Path(path))
+    rows["need"] = rows["metric"].where(rows["metric"] != rows["learning_task"], LEARNING)
     fingerprint = artifact_fingerprint(rows["condition"])
     tuned = rows[(rows["kind"] != "base") & rows["need"].isin(needs)]
-    key = ["setting", "method", "duration_value", "seed", "metric"]
-    twice = tuned[tuned.duplicated(key)]
+    cell = ["setting", "method", "duration_value", *(["learning_rate"] if block == SWEEP else [])]
+    twice = tuned[tuned.duplicated([*cell, "seed", "metric"])]
     if len(twice):
         row = twice.iloc[0]
+        rate = f" at learning rate {row['learning_rate']:g}" if block == SWEEP else ""
         raise UserError(
-            f"{path}: has {row['metric']} of {row['setting']} {row['method']} {row['duration']} "
+            f"{path}: has {row['metric']} of {row['setting']} {row['method']} {row['duration']}{rate} "
             f"(seed {row['seed']}) more than once, where one row is allowed"
         )
     there = tuned[tuned["value"].notna()]
     # A point needs all its metrics: what lacks one is neither drawn nor counted.
-    cell = ["setting", "method", "duration_value"]
     complete = there.groupby(cell)["need"].transform("nunique") == len(set(needs))
     drawn = there[complete]
     if not len(drawn):
         raise UserError(f"{path}: has no row of a finetuned model with a value for {' and '.join(needs)}")
     base = rows[(rows["kind"] == "base") & rows["value"].notna()]
-    panels = tuple(_panel(str(setting), part, base, needs) for setting, part in drawn.groupby("setting"))
+    panels = tuple(_panel(str(setting), part, base, cell, needs) for setting, part in drawn.groupby("setting"))
     methods = {
         Method(m, k, int(r)) for m, k, r in zip(drawn["method"], drawn["kind"], drawn["rank"].fillna(0), strict=True)
     }
@@ -168,7 +183,11 @@ def read_points(path: Path | str, needs: Iterable[str]) -> Points:
     )
 
 
-def _read(path: Path) -> pandas.DataFrame:
+def read_rows(path: Path) -> pandas.DataFrame:
+    """The rows of an artifact's CSV, checked; numbers as floats (NaN where empty), everything else as text.
+
+    Raises UserError, in one sentence, where the file or a column is missing or a cell is not of the right form.
+    """
     try:
         # Everything as text: a fingerprint such as 12e456789012 must not become a number.
         rows = pandas.read_csv(path, dtype=str, keep_default_na=False)
@@ -194,9 +213,15 @@ def _read(path: Path) -> pandas.DataFrame:
                 f"{path}: {column}: {bad.iloc[0]!r} in row {bad.index[0] + 2} must be one of {', '.join(allowed)}"
             )
     tuned = rows[rows["kind"] != "base"]
-    timeless = tuned[~(tuned["duration_value"] > 0)]
-    if len(timeless):
-        raise UserError(f"{path}: duration_value: row {timeless.index[0] + 2} of a finetuned model must be above 0")
+    for column in ABOVE_ZERO:
+        bad = tuned.loc[~(tuned[column] > 0), column]
+        if len(bad):
+            raise UserError(f"{path}: {column}: row {bad.index[0] + 2} of a finetuned model must be above 0")
+    bad = tuned.loc[~tuned["chosen"].isin(["yes", "no"]), "chosen"]
+    if len(bad):
+        raise UserError(
+            f"{path}: chosen: {bad.iloc[0]!r} in row {bad.index[0] + 2} of a finetuned model must be yes or no"
+        )
     for column in ("study", "study_title", "model", "scale"):
         if rows[column].nunique() > 1:
             raise UserError(
@@ -205,17 +230,15 @@ def _read(path: Path) -> pandas.DataFrame:
     return rows
 
 
-def _panel(setting: str, rows: pandas.DataFrame, base: pandas.DataFrame, needs: tuple[str, ...]) -> Panel:
+def _panel(
+    setting: str, rows: pandas.DataFrame, base: pandas.DataFrame, cell: list[str], needs: tuple[str, ...]
+) -> Panel:
     first = rows.iloc[0]
     regime = first["regime"].lower()
-    cells: dict[tuple[str, float], dict[str, Estimate]] = {}
-    for key, cell in rows.groupby(["method", "duration_value"]):
-        method, duration = cast(tuple[str, float], key)
-        cells[method, duration] = {str(need): _estimate(group) for need, group in cell.groupby("need")}
     own = base[base["setting"].isin([setting, ""])]
-    metrics = {"learning": first["learning_task"], "forgetting": FORGETTING}
-    levels = {need: own[own["metric"] == metrics[need]].head(1) for need in needs}
-    durations = rows.drop_duplicates("duration_value").sort_values("duration_value")
+    metrics = {need: first["learning_task"] if need == LEARNING else need for need in needs}
+    levels = {need: own[own["metric"] == metric].head(1) for need, metric in metrics.items()}
+    cells = [_cell(part) for _, part in rows.groupby(cell)]
     return Panel(
         setting=setting,
         label=first["setting_label"] or setting,
@@ -223,9 +246,21 @@ def _panel(setting: str, rows: pandas.DataFrame, base: pandas.DataFrame, needs: 
         regime=regime,
         learning_task=first["learning_task"],
         unit=first["duration_unit"],
-        durations=tuple(map(Duration, durations["duration"], durations["duration_value"].astype(float))),
-        cells=cells,
+        durations=tuple(sorted({cell.duration for cell in cells}, key=lambda d: d.value)),
+        cells=tuple(sorted(cells, key=lambda c: (c.duration.value, c.rate))),
         base={need: _estimate(level) for need, level in levels.items() if len(level)},
+    )
+
+
+def _cell(rows: pandas.DataFrame) -> Cell:
+    first = rows.iloc[0]
+    return Cell(
+        method=first["method"],
+        duration=Duration(first["duration"], float(first["duration_value"])),
+        rate=float(first["learning_rate"]),
+        chosen=first["chosen"] == "yes",
+        tokens=float(rows["tokens"].mean()),
+        estimates={str(need): _estimate(part) for need, part in rows.groupby("need")},
     )
 
 

@@ -5,6 +5,7 @@ lowest to the highest rank, full finetuning black, the base model a dashed black
 edges, and seaborn's whitegrid. DejaVu Sans comes with matplotlib, so a page looks the same on every machine.
 """
 
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from scripts.artifacts.points import Duration, Estimate, Method, Panel, Points
+from scripts.artifacts.points import Cell, Duration, Estimate, Method, Panel, Points
 from scripts.study.registry import Artifact
 
 RANKS = ("plum", "slateblue", "darkblue")
@@ -29,6 +30,13 @@ INK, QUIET, GRID = "#1a1a1a", "#5c5c5c", "#e3e3e3"
 BADGE = {"boxstyle": "round,pad=0.45", "facecolor": "#fff1c9", "edgecolor": "#c98a00", "linewidth": 0.9}
 DEMO_NOTE = "DEMO STUDY: not the paper's numbers"
 LINE, MARKER, BAR = 2.0, 7.5, 0.9
+SMALL, LARGE = 5.5, 12.0
+STAR: dict[str, Any] = {
+    "linestyle": "none", "marker": "*", "markersize": 15.0, "color": BASE, "markeredgecolor": "white",
+    "markeredgewidth": 1.0,
+}  # fmt: skip
+PLANE = ("forgetting", "learning")
+AVERAGE = "Forgetting average: 1/3 (HellaSwag + ARC-challenge + WinoGrande)"
 TASKS = {"humaneval": "HumanEval", "gsm8k": "GSM8K"}
 REGIMES = {"cpt": "continued pretraining", "ift": "instruction finetuning"}
 UNITS = {"tokens": "Training tokens", "epochs": "Epochs"}
@@ -51,6 +59,14 @@ COLUMN_GAP = 1.7  # of the legend, in font sizes
 class Look:
     colour: str
     label: str
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to show a setting; `title` stands over its panels, the setting's regime where it is empty."""
+
+    draw: Callable[[Axes, Panel], None]
+    title: str = ""
 
 
 @contextmanager
@@ -111,6 +127,11 @@ def forgetting_label(scale: str) -> str:
     return "Forgetting average" + (" (demo)" if scale == "demo" else "")
 
 
+def amount(label: str, unit: str) -> str:
+    """`128K tokens`, `1 epoch`."""
+    return f"{label} {unit.removesuffix('s') if label == '1' else unit}"
+
+
 def limits(estimates: Sequence[Estimate]) -> tuple[float, float]:
     """Axis limits for accuracies: all values and bars, room around them, nothing far below 0 or above 1."""
     low, high = min(e.low for e in estimates), max(e.high for e in estimates)
@@ -154,6 +175,75 @@ def bar(ax: Axes, at: float, estimate: Estimate, colour: str, horizontal: bool =
     if estimate.has_bar:
         ends, fixed = [estimate.low, estimate.high], [at, at]
         ax.plot(*((ends, fixed) if horizontal else (fixed, ends)), color=colour, linewidth=BAR, alpha=0.5, zorder=2)
+
+
+def marker_size(value: float, among: Sequence[float]) -> float:
+    """Diameter in points; grows with the log of the value from the lowest to the highest of its kind."""
+    first, last = min(among), max(among)
+    if first == last:
+        return (SMALL + LARGE) / 2
+    return SMALL + (LARGE - SMALL) * math.log(value / first) / math.log(last / first)
+
+
+def curve(ax: Axes, colour: str, name: str, series: Sequence[tuple[float, Estimate]]) -> None:
+    """A method's estimates, each at its x: a line, bars and markers."""
+    ax.plot([x for x, _ in series], [y.value for _, y in series], color=colour, linewidth=LINE, zorder=3, gid=name)
+    for x, y in series:
+        bar(ax, x, y, colour)
+        mark(ax, x, y.value, colour, y.trained)
+
+
+def base_level(ax: Axes, base: Estimate) -> None:
+    """The base model as a dashed line across a panel."""
+    ax.axhline(base.value, color=BASE, linestyle="--", linewidth=1.4, zorder=1.5, gid="base model")
+    ax.annotate(
+        "base\nmodel", (1, base.value), (5, 0), xycoords=("axes fraction", "data"),
+        textcoords="offset points", va="center", fontsize=8, linespacing=1.0,
+    )  # fmt: skip
+
+
+def base_level_handle() -> Line2D:
+    return Line2D([], [], color=BASE, linestyle="--", linewidth=1.4, label="base model")
+
+
+def plane(ax: Axes, panel: Panel, scale: str) -> None:
+    """The axes of a trade-off: x the forgetting average, so that right forgets less; y the learning task.
+
+    The base model is a star. The limits hold every cell of the panel.
+    """
+    shown = [cell.estimates for cell in panel.cells]
+    if set(PLANE) <= set(panel.base):
+        shown.append(panel.base)
+        ax.plot(*([panel.base[need].value] for need in PLANE), zorder=3.5, gid="base model", clip_on=False, **STAR)
+    ax.set_xlim(*limits([estimates["forgetting"] for estimates in shown]))
+    ax.set_ylim(*limits([estimates["learning"] for estimates in shown]))
+    value_axis(ax.xaxis)
+    value_axis(ax.yaxis)
+    ax.set_xlabel(f"{forgetting_label(scale)}, forgets less \N{RIGHTWARDS ARROW}")
+    ax.set_ylabel(f"{task_label(panel.learning_task, scale)} \N{RIGHTWARDS ARROW}")
+
+
+def path(ax: Axes, colour: str, name: str, cells: Sequence[Cell], sizes: Sequence[float]) -> None:
+    """A method's cells on a plane, joined in their order, each a marker of its size with bars both ways."""
+    places = [tuple(cell.estimates[need] for need in PLANE) for cell in cells]
+    ax.plot([x.value for x, _ in places], [y.value for _, y in places], color=colour, linewidth=1.5, zorder=3, gid=name)
+    for (x, y), size in zip(places, sizes, strict=True):
+        bar(ax, x.value, y, colour)
+        bar(ax, y.value, x, colour, horizontal=True)
+        mark(ax, x.value, y.value, colour, x.trained and y.trained, size)
+
+
+def star_handle(points: Points) -> Line2D | None:
+    """The legend entry of the star, where a panel has one."""
+    based = any(set(PLANE) <= set(panel.base) for panel in points.panels)
+    return Line2D([], [], label="base model", **STAR) if based else None
+
+
+def size_handle(size: float, label: str) -> Line2D:
+    """The legend entry of a marker's size."""
+    return Line2D(
+        [], [], linestyle="none", marker="o", markersize=size, color=QUIET, markeredgecolor="white", label=label
+    )
 
 
 def legend_handles(points: Points, base: Line2D | None) -> list[Line2D]:
@@ -227,55 +317,59 @@ def page(
     artifact: Artifact,
     points: Points,
     commit: str,
-    draw_panel: Callable[[Axes, Panel], None],
+    views: Sequence[View],
     legends: Sequence[Sequence[Line2D]],
     below: float,
     notes: Sequence[str] = (),
+    reading: str = "",
 ) -> Figure:
-    """A whole figure: title, one panel per setting that is there, the `legends` one under the other, footer.
+    """A whole figure: title, one panel per setting and view, the `legends` one under the other, footer.
 
-    Columns are regimes and rows are domains, as in the paper; one or two panels stand in one line. `below`
-    is the room for tick and axis labels under a panel, in inches; `notes` are remarks without a full stop.
+    With one view columns are regimes and rows are domains, as in the paper, and one or two panels stand in one
+    line. With several each setting has a row and each view a column. `below` is the room for tick and axis labels
+    under a panel, in inches; `notes` are remarks without a full stop; `reading` says over the panels how to read them.
     """
-    panels = points.panels
-    columns = sorted({panel.regime for panel in panels}, key=[*REGIMES, *(p.regime for p in panels)].index)
-    rows = list(dict.fromkeys(panel.domain for panel in panels))
-    if len(panels) > 2:
-        places = [(rows.index(panel.domain), columns.index(panel.regime)) for panel in panels]
-        shape = (len(rows), len(columns))
-    else:
-        places = [(0, column) for column in range(len(panels))]
-        shape = (1, len(panels))
+    places = _places(points.panels) if len(views) == 1 else [(row, 0) for row in range(len(points.panels))]
+    slots = [
+        (panel, view, row, column + place)
+        for panel, (row, column) in zip(points.panels, places, strict=True)
+        for place, view in enumerate(views)
+    ]
+    shape = (1 + max(row for _, _, row, _ in slots), 1 + max(column for _, _, _, column in slots))
 
     width = WIDTH if shape[1] > 1 else WIDTH_OF_ONE
     subtitle = _wrap(f"{points.study_title} · {points.model}", 9.5, width - 2 * EDGE)
+    guide = _wrap(reading, 9, width - 2 * EDGE)
     remarks = ". ".join(note for note in (bars_note(points), *notes) if note)
     statements = (f"{remarks}." if remarks else "", *footer(artifact, points, commit))
     small = [line for statement in statements for line in _wrap(statement, 7.5, width - 2 * EDGE)]
     legend_lines = [line for handles in legends for line in _legend_lines(handles, width - 2 * EDGE)]
-    top = 0.62 + 0.19 * len(subtitle) + TITLE
+    top = 0.62 + 0.19 * len(subtitle) + (0.1 + 0.18 * len(guide) if guide else 0) + TITLE
     bottom = 0.4 + FOOTER * len(small) + LEGEND * len(legend_lines)
     height = top + shape[0] * (PANEL + below) + (shape[0] - 1) * TITLE + bottom
     panel_width = (width - LEFT - RIGHT - (shape[1] - 1) * GAP) / shape[1]
     figure = Figure(figsize=(width, height), facecolor="white")
 
-    for letter, panel, (row, column) in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", panels, places, strict=False):
+    for letter, (panel, view, row, column) in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", slots, strict=False):
         left = LEFT + column * (panel_width + GAP)
         low = height - top - row * (PANEL + below + TITLE) - PANEL
         ax = figure.add_axes((left / width, low / height, panel_width / width, PANEL / height), label=panel.setting)
         over: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
         ax.annotate(letter, (0, 1), (0, 8), fontsize=13, fontweight="bold", **over)
         ax.annotate(panel.label, (0, 1), (19, 8), fontsize=11, **over)
-        regime = REGIMES.get(panel.regime, panel.regime)
-        ax.annotate(regime, (1, 1), (0, 8), fontsize=9, color=QUIET, ha="right", **over)
-        draw_panel(ax, panel)
+        title = view.title or REGIMES.get(panel.regime, panel.regime)
+        ax.annotate(title, (1, 1), (0, 8), fontsize=9, color=QUIET, ha="right", **over)
+        view.draw(ax, panel)
 
     def text(x: float, y: float, content: str, **options: Any) -> None:
         figure.text(x / width, y / height, content, **options)
 
-    text(EDGE, height - 0.42, f"{artifact.number}. {artifact.title}", fontsize=14, fontweight="bold", va="baseline")
+    text(EDGE, height - 0.42, artifact.heading, fontsize=14, fontweight="bold", va="baseline")
     for line, content in enumerate(subtitle):
         text(EDGE, height - 0.66 - 0.19 * line, content, fontsize=9.5, color=QUIET, va="baseline")
+    for line, content in enumerate(guide):
+        below_subtitle = height - 0.78 - 0.19 * len(subtitle)
+        text(EDGE, below_subtitle - 0.18 * line, content, fontsize=9, va="baseline", gid="reading")
     if points.scale == "demo":
         text(width - EDGE - 0.06, height - 0.39, DEMO_NOTE, fontsize=8.5, fontweight="bold", color="#6b4a00",
              ha="right", va="center", bbox=BADGE)  # fmt: skip
@@ -288,6 +382,15 @@ def page(
             bbox_to_anchor=(0.5, (bottom - 0.06 - LEGEND * (line + 0.5)) / height),
         )  # fmt: skip
     return figure
+
+
+def _places(panels: Sequence[Panel]) -> list[tuple[int, int]]:
+    """Row and column of each panel where there is one for each setting."""
+    if len(panels) <= 2:
+        return [(0, column) for column in range(len(panels))]
+    columns = sorted({panel.regime for panel in panels}, key=[*REGIMES, *(p.regime for p in panels)].index)
+    rows = list(dict.fromkeys(panel.domain for panel in panels))
+    return [(rows.index(panel.domain), columns.index(panel.regime)) for panel in panels]
 
 
 def _wrap(text: str, points: float, inches: float) -> list[str]:

@@ -1,47 +1,47 @@
 """Figures 1 to 3 from hand-made CSVs: what a reader of the picture relies on, read off matplotlib's objects."""
 
-import csv
 import hashlib
-import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from PIL import Image
 
-from scripts.artifacts import draw, style
-from scripts.artifacts.points import COLUMNS, read_points
+from scripts.artifacts import draw
+from scripts.artifacts.points import read_points
 from scripts.study.errors import UserError
 from scripts.study.registry import load_registry
+from tests.artifacts.conftest import (
+    LABELS,
+    METHODS,
+    REGISTRY,
+    ROOT,
+    SETTINGS,
+    Row,
+    assert_all_apart,
+    bars,
+    base_row,
+    data,
+    figure,
+    footer,
+    learning_task,
+    legend_entries,
+    line,
+    markers,
+    pick,
+    texts,
+    tuned_row,
+    write,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-REGISTRY = load_registry(ROOT / "config" / "artifacts.yaml")
-LABELS = {"64K": 64e3, "128K": 128e3, "256K": 256e3, "1": 1.0, "2": 2.0, "4": 4.0}
-SETTINGS = ("code-cpt", "code-ift", "math-cpt", "math-ift")
-METHODS = ("lora-r1", "lora-r4", "lora-r8", "full")
 BASE = {"humaneval": 0.11, "gsm8k": 0.17, "forgetting": 0.66}
-
-Row = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def whitegrid() -> Iterator[None]:
-    with style.whitegrid():
-        yield
-
-
-def fingerprint(*what: object) -> str:
-    return hashlib.md5(repr(what).encode()).hexdigest()[:12]
 
 
 def study(
@@ -52,86 +52,24 @@ def study(
     seeds: tuple[int, ...] = (0,),
     **common: str,
 ) -> list[Row]:
-    """Rows of a whole study; every value is different, so that a mix-up shows."""
-    shared = {"study": "demo", "study_title": "Demo study: made by hand", "model": "tiny Llama", "scale": "demo",
-              "source": "trained", "items": 100, **common}  # fmt: skip
-    rows: list[Row] = [
-        {**shared, "method": "base", "kind": "base", "seed": 0, "metric": metric, "value": value, "stderr": 0.02,
-         "condition": fingerprint("base")}
-        for metric, value in BASE.items()
-    ]  # fmt: skip
-    for setting in settings:
-        task = "humaneval" if setting.startswith("code") else "gsm8k"
-        regime = setting[-3:]
-        for method in methods:
-            for duration in tokens if regime == "cpt" else epochs:
-                for seed in seeds:
-                    for metric in (task, "forgetting", "hellaswag"):
-                        value = round(
-                            0.2 + int(fingerprint(setting, method, duration, seed, metric), 16) / 16**12 / 3, 6
-                        )
-                        rows.append({
-                            **shared, "setting": setting, "setting_label": f"{setting[:4].title()} {regime.upper()}",
-                            "regime": regime, "learning_task": task, "method": method,
-                            "kind": "full" if method == "full" else "lora", "seed": seed,
-                            "rank": "" if method == "full" else method[6:], "duration": duration,
-                            "duration_value": LABELS[duration],
-                            "duration_unit": "tokens" if regime == "cpt" else "epochs", "metric": metric,
-                            "value": value, "stderr": 0.03, "condition": fingerprint(setting, method, duration, seed),
-                        })  # fmt: skip
-    return rows
+    """Rows of a whole study."""
+    return [base_row(metric, value, **common) for metric, value in BASE.items()] + [
+        tuned_row(setting, method, duration, metric, seed, **common)
+        for setting in settings
+        for method in methods
+        for duration in (tokens if setting.endswith("cpt") else epochs)
+        for seed in seeds
+        for metric in (learning_task(setting), "forgetting", "hellaswag")
+    ]
 
 
 def value(rows: list[Row], setting: str, method: str, duration: str, metric: str, seed: int = 0) -> float:
-    wanted = {"setting": setting, "method": method, "duration": duration, "metric": metric, "seed": seed}
-    (row,) = [row for row in rows if all(row.get(key) == item for key, item in wanted.items())]
-    return float(row["value"])
-
-
-def write(path: Path, rows: list[Row]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def figure(tmp_path: Path, name: str, rows: list[Row], commit: str = "abc1234") -> Figure:
-    artifact = REGISTRY[name]
-    points = read_points(write(tmp_path / f"{name}.csv", rows), artifact.needs)
-    drawn = importlib.import_module(f"scripts.artifacts.{artifact.kind}").draw(artifact, points, commit)
-    assert isinstance(drawn, Figure)
-    return drawn
+    return pick(rows, setting=setting, method=method, duration=duration, metric=metric, seed=seed)
 
 
 def panel(drawn: Figure, setting: str) -> Axes:
     (ax,) = [ax for ax in drawn.axes if ax.get_label() == setting]
     return ax
-
-
-def line(ax: Axes, name: str) -> Line2D:
-    (found,) = [found for found in ax.lines if found.get_gid() == name]
-    return found
-
-
-def data(found: Line2D) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in zip(found.get_xdata(), found.get_ydata(), strict=True)]
-
-
-def markers(ax: Axes) -> list[Line2D]:
-    return [found for found in ax.lines if found.get_marker() == "o"]
-
-
-def bars(ax: Axes) -> list[Line2D]:
-    return [found for found in ax.lines if found.get_linewidth() == style.BAR and found.get_marker() != "o"]
-
-
-def texts(drawn: Figure) -> str:
-    return "\n".join(text.get_text() for text in drawn.texts)
-
-
-def footer(drawn: Figure) -> str:
-    return " ".join(text.get_text() for text in reversed(drawn.texts) if text.get_gid() == "footer")
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig2"])
@@ -140,7 +78,7 @@ def test_lines_and_markers_are_the_numbers_of_the_csv(tmp_path: Path, name: str)
     drawn = figure(tmp_path, name, rows[::-1])
     for setting in SETTINGS:
         ax = panel(drawn, setting)
-        task = "humaneval" if setting.startswith("code") else "gsm8k"
+        task = learning_task(setting)
         metric = task if name == "fig1" else "forgetting"
         durations = ("64K", "128K", "256K") if setting.endswith("cpt") else ("1", "2", "4")
         expected = {m: [(LABELS[d], value(rows, setting, m, d, metric)) for d in durations] for m in METHODS}
@@ -168,8 +106,7 @@ def test_colours_and_legend_are_those_of_the_paper(tmp_path: Path) -> None:
         assert {method: to_hex(line(ax, method).get_color()) for method in METHODS} == expected
     assert all(marker.get_markeredgecolor() == "white" for marker in markers(drawn.axes[0]))
     (legend,) = drawn.legends
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["LoRA (r=1)", "LoRA (r=4)", "LoRA (r=8)", "full finetuning", "base model"]
+    assert legend_entries(drawn) == ["LoRA (r=1)", "LoRA (r=4)", "LoRA (r=8)", "full finetuning", "base model"]
     assert [to_hex(handle.get_color()) for handle in legend.get_lines()] == [*expected.values(), "#000000"]
 
 
@@ -178,7 +115,7 @@ def test_trade_off_puts_forgetting_across_and_learning_up(tmp_path: Path) -> Non
     drawn = figure(tmp_path, "fig3", rows)
     for setting in SETTINGS:
         ax = panel(drawn, setting)
-        task = "humaneval" if setting.startswith("code") else "gsm8k"
+        task = learning_task(setting)
         durations = ("64K", "128K", "256K") if setting.endswith("cpt") else ("1", "2", "4")
         for method in METHODS:
             expected = [tuple(value(rows, setting, method, d, m) for m in ("forgetting", task)) for d in durations]
@@ -227,18 +164,7 @@ def test_nothing_overlaps_or_leaves_the_page(tmp_path: Path, name: str, settings
     rows = study(
         settings=settings, model="meta-llama/Llama-2-7b-hf", study_title="A study with a long title: " + "words " * 20
     )
-    drawn = figure(tmp_path, name, rows, "0123456789-dirty")
-    renderer = FigureCanvasAgg(drawn).get_renderer()
-    drawn.draw(renderer)
-    blocks = [text.get_tightbbox(renderer) for text in drawn.texts]
-    blocks += [ax.get_tightbbox(renderer) for ax in drawn.axes]
-    blocks += [legend.get_window_extent(renderer) for legend in drawn.legends]
-    for number, block in enumerate(blocks):
-        assert block.x0 >= 0
-        assert block.y0 >= 0
-        assert block.x1 <= drawn.bbox.width
-        assert block.y1 <= drawn.bbox.height
-        assert not any(block.padded(-1).overlaps(other.padded(-1)) for other in blocks[:number])
+    assert_all_apart(figure(tmp_path, name, rows, "0123456789-dirty"))
 
 
 def test_a_demo_cannot_be_mistaken_for_the_paper(tmp_path: Path) -> None:
@@ -281,9 +207,8 @@ def test_points_that_were_not_trained_here_are_hollow_and_counted(tmp_path: Path
     for marker in markers(ax):
         hollow = marker.get_markerfacecolor() == "white"
         assert hollow == (data(marker)[0] in theirs)
-    labels = [text.get_text() for text in drawn.legends[0].get_texts() + drawn.legends[-1].get_texts()]
-    assert "trained here" in labels
-    assert "from published checkpoints or printed in the paper" in labels
+    assert "trained here" in legend_entries(drawn)
+    assert "from published checkpoints or printed in the paper" in legend_entries(drawn)
 
 
 def test_bars_are_one_standard_error(tmp_path: Path) -> None:
@@ -331,7 +256,7 @@ def test_a_figure_without_a_base_model_has_no_line_for_it(tmp_path: Path) -> Non
     for name in ("fig2", "fig3"):
         drawn = figure(tmp_path, name, rows)
         assert not [found for found in drawn.axes[0].lines if found.get_gid() == "base model"]
-        assert "base model" not in [text.get_text() for text in drawn.legends[0].get_texts()]
+        assert "base model" not in legend_entries(drawn)
 
 
 def command(tmp_path: Path, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -383,8 +308,15 @@ def broken(rows: list[Row], **changes: Any) -> list[Row]:
         (broken(study(), source="found"), "source: 'found' in row"),
         (broken(study(), duration_value=0), "duration_value"),
         (broken(study(), duration_value=""), "duration_value"),
+        (broken(study(), tokens=""), "tokens"),
+        (broken(study(), learning_rate=""), "learning_rate"),
+        (broken(study(), learning_rate=-0.1), "learning_rate"),
+        (broken(study(), learning_rate="high"), "learning_rate: 'high' in row"),
+        (broken(study(), chosen=""), "chosen: '' in row"),
+        (broken(study(), chosen="maybe"), "chosen: 'maybe' in row"),
         (broken(study(), study="other"), "study: must be the same in every row"),
         (study() + study()[-2:], "more than once"),
+        (study() + [{**other, "learning_rate": 0.002} for other in study()[-2:]], "more than once"),
     ],
 )
 def test_a_bad_csv_is_one_sentence(tmp_path: Path, rows: list[Row], said: str) -> None:
@@ -439,13 +371,14 @@ def test_the_commit_is_known_dirty_or_unknown(tmp_path: Path) -> None:
 def test_the_registry_is_read_without_a_drawing_library() -> None:
     code = (
         "import sys; from scripts.study.registry import load_registry as load; r = load('config/artifacts.yaml');"
-        "print(*(f'{a.name}:{a.module}:{a.number}' for a in r.values()));"
+        "print(*(f'{r[name].module}: {r[name].heading}' for name in ('fig1', 'fig3', 'frontier')), sep='\\n');"
         "print({'matplotlib', 'pandas', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "fig1:scripts/artifacts/learning_forgetting.py:Figure 1 "
-        "fig2:scripts/artifacts/learning_forgetting.py:Figure 2 fig3:scripts/artifacts/tradeoff.py:Figure 3",
+        "scripts/artifacts/learning_forgetting.py: Figure 1. Learning vs. training duration",
+        "scripts/artifacts/tradeoff.py: Figure 3. The learning-forgetting trade-off",
+        "scripts/artifacts/frontier.py: Learning against forgetting at every learning rate",
         "set()",
     ]
     for artifact in REGISTRY.values():
@@ -469,7 +402,7 @@ def test_the_registry_is_read_without_a_drawing_library() -> None:
             "fig1: {title: a, caption: b, edition: v2, kind: tradeoff, needs: [learning], color: red}",
             "fig1.color: extra",
         ),
-        ("one: {title: a, caption: b, edition: v2, kind: tradeoff, needs: [learning]}", "one.name"),
+        ("fig-1: {title: a, caption: b, edition: v2, kind: tradeoff, needs: [learning]}", "fig-1.name"),
         ("7: {title: a, caption: b, edition: v2, kind: tradeoff, needs: [learning]}", "7.name"),
     ],
 )

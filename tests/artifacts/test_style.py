@@ -1,7 +1,5 @@
 """The parts of a page: colours, limits, notes, and the line breaks of legend and footer."""
 
-from collections.abc import Iterator
-
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -17,12 +15,6 @@ def lora(rank: int, name: str = "") -> Method:
 
 
 FULL = Method("full", "full", 0)
-
-
-@pytest.fixture(autouse=True)
-def whitegrid() -> Iterator[None]:
-    with style.whitegrid():
-        yield
 
 
 def colours(*methods: Method) -> list[tuple[float, ...]]:
