@@ -1,0 +1,46 @@
+"""Writes a table from its CSV, as Markdown and as LaTeX.
+
+python -m scripts.artifacts.tabulate tableS1 --csv results/tables/tableS1.csv --md results/tables/tableS1.md \\
+    --tex results/tables/tableS1.tex
+
+The same CSV at the same commit gives the same bytes: no file holds a date or a path.
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from scripts.artifacts import tables
+from scripts.artifacts.draw import commit
+from scripts.study.errors import UserError, run
+from scripts.study.registry import Artifact, find_artifact
+from scripts.study.store import atomic_path
+
+
+def tabulate(artifact: Artifact, csv: Path, md: Path, tex: Path) -> None:
+    """Writes both files, each under a temporary name that is then renamed.
+
+    Raises UserError where the CSV makes no such table; then nothing is written.
+    """
+    kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
+    table = kind.table(artifact, csv, commit())
+    with atomic_path(md) as new_md, atomic_path(tex) as new_tex:
+        new_md.write_text(tables.markdown(table), encoding="utf-8", newline="\n")
+        new_tex.write_text(tables.latex(table), encoding="utf-8", newline="\n")
+
+
+def main(name: str, csv: Path, md: Path, tex: Path) -> None:
+    """Writes the table called `name`; raises UserError where there is none."""
+    artifact = find_artifact(name)
+    if not artifact.is_table:
+        raise UserError(f"{name} is no table: `python -m scripts.artifacts.draw` draws it")
+    tabulate(artifact, csv, md, tex)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("artifact", help="a table of config/artifacts.yaml, such as tableS1")
+    parser.add_argument("--csv", type=Path, required=True)
+    parser.add_argument("--md", type=Path, required=True)
+    parser.add_argument("--tex", type=Path, required=True)
+    run(lambda arguments: main(arguments.artifact, arguments.csv, arguments.md, arguments.tex), parser)
