@@ -21,7 +21,8 @@ class Harness:
             text = json.dumps([weights, settings, file_sha256(records), self.seed], sort_keys=True)
             value = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
             name, items = settings["task"], len(records.read_text().splitlines())
-            results[label] = {"metric": name, "value": value, "stderr": 0.01, "items": items, "samples": []}
+            samples = [{"item": item, name: float(item < value * items)} for item in range(items)]
+            results[label] = {"metric": name, "value": value, "stderr": 0.01, "items": items, "samples": samples}
             with open(os.environ["STANDIN_LOG"], "a") as log:
                 log.write(f"evaluated {run.name if run else 'base'} {name} {items}\n")
         return results
