@@ -30,3 +30,13 @@ rule all:
     input:
         [file for files in TARGETS.values() for file in files],
         "results/claims.md",
+
+
+rule all_published:
+    input:
+        [
+            file.replace("results/", "results/published/", 1)
+            for name, artifact in ARTIFACTS.items()
+            if values_of(name, PUBLISHED)
+            for file in artifact.files
+        ],

@@ -16,16 +16,33 @@ rule collect:
         "python -m scripts.artifacts.collect {wildcards.name} --csv {output} > {log} 2>&1"
 
 
+rule printed:
+    input:
+        published="config/published_values.csv",
+        registry="config/artifacts.yaml",
+        modules=["scripts/artifacts/printed.py", "scripts/artifacts/points.py", "scripts/study/published.py"],
+    output:
+        "results/published/{place}/{name}.csv",
+    log:
+        "results/logs/printed/{place}/{name}.log",
+    conda:
+        "../envs/artifacts.yaml"
+    message:
+        "Collect the paper's numbers of {wildcards.name}"
+    shell:
+        "python -m scripts.artifacts.printed {wildcards.name} --csv {output} > {log} 2>&1"
+
+
 rule draw:
     input:
-        csv="results/figures/{name}.csv",
+        csv="{root}/figures/{name}.csv",
         registry="config/artifacts.yaml",
         modules=lambda wildcards: ARTIFACTS[wildcards.name].modules,
     output:
-        pdf="results/figures/{name}.pdf",
-        png="results/figures/{name}.png",
+        pdf="{root}/figures/{name}.pdf",
+        png="{root}/figures/{name}.png",
     log:
-        "results/logs/draw/{name}.log",
+        "results/logs/draw/{root}/{name}.log",
     conda:
         "../envs/artifacts.yaml"
     message:
@@ -37,14 +54,14 @@ rule draw:
 
 rule tabulate:
     input:
-        csv="results/tables/{name}.csv",
+        csv="{root}/tables/{name}.csv",
         registry="config/artifacts.yaml",
         modules=lambda wildcards: ARTIFACTS[wildcards.name].modules,
     output:
-        md="results/tables/{name}.md",
-        tex="results/tables/{name}.tex",
+        md="{root}/tables/{name}.md",
+        tex="{root}/tables/{name}.tex",
     log:
-        "results/logs/tabulate/{name}.log",
+        "results/logs/tabulate/{root}/{name}.log",
     conda:
         "../envs/artifacts.yaml"
     message:
@@ -57,7 +74,7 @@ rule tabulate:
 rule claims:
     input:
         manifests=lambda wildcards: asked(GRID.artifact_manifests, ("learning", "forgetting"), "grid", None, STORE),
-        modules=["scripts/artifacts/claims.py", "scripts/artifacts/contrasts.py"],
+        modules=expand("scripts/artifacts/{module}.py", module=["claims", "paper_claims", "contrasts"]),
     output:
         csv="results/claims.csv",
         md="results/claims.md",

@@ -8,9 +8,11 @@ from scripts.study.registry import REGISTRY, load_registry
 from scripts.planning.progress import Progress
 from scripts.study.errors import UserError
 from scripts.study.launch import begin
+from scripts.study.published import load_published, values_of
 from scripts.study.learning_rates import note as rates_note
 
 try:
+    PUBLISHED = load_published()
     LAUNCH = begin(config, workflow.basedir, is_head=workflow.exec_mode.name == "DEFAULT")
     ARTIFACTS = load_registry(REGISTRY)
 except UserError as error:
@@ -18,11 +20,8 @@ except UserError as error:
 
 GRID = LAUNCH.grid
 STORE = LAUNCH.store_root
-TARGETS = {
-    name: [f"results/{artifact.place}/{name}.{form}" for form in artifact.forms]
-    for name, artifact in ARTIFACTS.items()
-    if artifact.lack(GRID) is None
-}
+# what this study has; an artifact that it does not have is no part of "all"
+TARGETS = {name: artifact.files for name, artifact in ARTIFACTS.items() if artifact.lack(GRID) is None}
 PROGRESS = Progress(
     GRID,
     LAUNCH.store,
@@ -45,6 +44,7 @@ wildcard_constraints:
     key=r"[\w./-]+-[0-9a-f]{12}",
     name="|".join(ARTIFACTS),
     place="figures|tables",
+    root="results|results/published",
 
 
 def asked(manifests, *arguments):

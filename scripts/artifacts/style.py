@@ -270,7 +270,7 @@ def sources_note(points: Points) -> str:
         note = f"all points {SOURCES[next(iter(points.sources))]}"
     else:
         note = ", ".join(f"{n} point{'s' * (n > 1)} {SOURCES[source]}" for source, n in points.sources.items())
-    if points.base_source not in (None, "trained"):
+    if points.base_source not in (None, "trained") and set(points.sources) != {points.base_source}:
         note += f"; base model {SOURCES[points.base_source]}"
     if points.missing:
         note += f"; {points.missing} more not there yet"

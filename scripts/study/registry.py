@@ -60,8 +60,13 @@ class Artifact(BaseModel):
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The endings of its files, beside the CSV that they are made from."""
+        """The endings of its files, but for the CSV that they are made from."""
         return ("md", "tex") if self.is_table else ("pdf", "png")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that are asked for."""
+        return tuple(f"results/{self.place}/{self.name}.{form}" for form in self.forms)
 
     def lack(self, grid: Grid) -> str | None:
         """Why a study does not have it, in one sentence; None where it does."""

@@ -1,0 +1,111 @@
+"""Writes an artifact's CSV from the numbers that the paper prints, with no model at all: the picture to compare with.
+
+python -m scripts.artifacts.printed fig1 --csv results/published/figures/fig1.csv
+
+The paper ran each condition once and prints no uncertainty, so every `stderr` is empty: a binomial error over the test
+items would be ours, not the paper's. It names no seed either.
+"""
+
+import argparse
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.artifacts.points import COLUMNS
+from scripts.study.errors import UserError, run
+from scripts.study.fingerprint import fingerprint
+from scripts.study.grid import BASE
+from scripts.study.published import PUBLISHED, PublishedValue, load_published, values_of
+from scripts.study.registry import REGISTRY, find_artifact, load_registry
+from scripts.study.store import atomic_path
+
+STUDY = {"study": "published", "study_title": "The paper's printed numbers", "scale": "paper", "source": "printed"}
+ITEMS = {"humaneval": 164, "gsm8k": 1_319, "forgetting": 10_042 + 1_172 + 1_267}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the paper calls a setting's panel, what counts as learning, and the tokens of one epoch (its table 1)."""
+
+    label: str
+    learning: str
+    epoch_tokens: int = 0
+
+
+SETTINGS = {
+    "code-cpt": Setting("StarCoder-Python", "humaneval"),
+    "code-ift": Setting("Magicoder", "humaneval", 72_970_000),
+    "math-cpt": Setting("OpenWebMath", "gsm8k"),
+    "math-ift": Setting("MetaMathQA", "gsm8k", 103_000_000),
+}
+
+
+def main(name: str, path: Path, published: Path = PUBLISHED) -> None:
+    """Writes the CSV of the artifact called `name`.
+
+    Raises:
+        UserError: there is no such artifact, the paper prints no numbers of it, or `published` is malformed.
+    """
+    find_artifact(name)
+    values = load_published(published)
+    rows = printed_rows(name, values)
+    if not rows:
+        known = ", ".join(artifact for artifact in load_registry(REGISTRY) if printed_rows(artifact, values))
+        raise UserError(f"{name}: the paper prints no numbers that it could be made from; it does for {known}")
+    with atomic_path(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def printed_rows(name: str, values: list[PublishedValue]) -> list[dict[str, Any]]:
+    """The rows of an artifact's CSV, the base model's first; none where the paper prints no numbers of it."""
+    shown = values_of(name, values)
+    trained = [_trained_row(value) for value in shown if value.setting in SETTINGS]
+    return [*(_row(value) for value in shown if value.kind == BASE), *trained] if trained else []
+
+
+def _row(value: PublishedValue) -> dict[str, Any]:
+    """What every row has; the condition's fingerprint is of what was trained, whatever table tells of it."""
+    condition = {
+        "published": value.edition,
+        "setting": value.setting,
+        "method": value.method,
+        "duration": value.duration,
+    }
+    return {
+        **STUDY,
+        "model": value.model,
+        "method": value.method,
+        "kind": value.kind,
+        "metric": value.metric,
+        "value": value.value,
+        "items": ITEMS[value.metric],
+        "condition": fingerprint(condition),
+    }
+
+
+def _trained_row(value: PublishedValue) -> dict[str, Any]:
+    setting = SETTINGS[value.setting or ""]
+    return {
+        **_row(value),
+        "setting": value.setting,
+        "setting_label": setting.label,
+        "regime": value.regime,
+        "learning_task": setting.learning,
+        "rank": value.rank,
+        "duration": value.duration,
+        "duration_value": value.amount,
+        "duration_unit": "tokens" if value.regime == "cpt" else "epochs",
+        "tokens": (value.amount or 0) * (1 if value.regime == "cpt" else setting.epoch_tokens),
+        "learning_rate": value.learning_rate,
+        "chosen": "yes",
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("artifact", help="a name of config/artifacts.yaml, such as fig1")
+    parser.add_argument("--csv", type=Path, required=True)
+    run(lambda arguments: main(arguments.artifact, arguments.csv), parser)
