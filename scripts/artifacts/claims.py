@@ -17,7 +17,7 @@ from scripts.artifacts.contrasts import EQUAL, MARGIN, FloatArray, Model, Verdic
 from scripts.artifacts.draw import commit
 from scripts.artifacts.paper_claims import PLUS_MINUS, Comparison, Judged, hundredths, interval, judge, signed, unsigned
 from scripts.artifacts.points import artifact_fingerprint
-from scripts.evaluation.evaluate import SAMPLES
+from scripts.evaluation.scores import SAMPLES
 from scripts.study.command import current_launch, launch_options
 from scripts.study.errors import run
 from scripts.study.grid import BASE, GRID

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scripts.evaluation.scores import SAMPLES
 from scripts.study.command import current_launch, find, make, product_parser
 from scripts.study.errors import UserError, run
 from scripts.study.fingerprint import fingerprint
@@ -19,7 +20,6 @@ from scripts.study.store import Build
 if TYPE_CHECKING:
     from scripts.evaluation.harness import Harness
 
-SAMPLES = "samples.jsonl"
 _NOT_SETTINGS = {"kind", "subject", "records", "shots_records", "seed", "versions"}
 
 

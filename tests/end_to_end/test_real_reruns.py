@@ -92,8 +92,14 @@ def test_condition_grain_finds_and_adds(house: House) -> None:
     house.edit(lambda study: study["settings"]["math-ift"].update(durations=[1, 2]))
     # two methods with one epoch count more, three tasks each
     assert house.plan() == {"train_run": 2, "evaluate": 6, "collect": 1, "draw": 1}
-    house.edit(lambda study: study["methods"].pop("lora-r2"))
-    house.edit(lambda study: [setting["learning_rates"].pop("lora-r2") for setting in study["settings"].values()])
+
+    def drop(study: dict[str, Any]) -> None:
+        study["methods"].pop("lora-r2")
+        for setting in study["settings"].values():
+            setting["learning_rates"].pop("lora-r2")
+            setting["sweep"]["learning_rates"].pop("lora-r2")
+
+    house.edit(drop)
     assert house.plan() == {"train_run": 1, "evaluate": 3, "collect": 1, "draw": 1}
     house.snakemake(FIG2)
     assert house.plan() == {}

@@ -1,5 +1,6 @@
 """A sweep over learning rates from its plan to the rates of the study, with quick models and everything else real."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +154,7 @@ def test_the_frontier_adds_only_the_test_items(accepted: House) -> None:
     # 8 models of the sweep and the base model (which has both learning tasks), 3 tasks of forgetting
     assert plan == {"card": 1, "evaluate": 8 * 4 + 5, "collect": 1, "draw": 1}
     accepted.run("results/figures/frontier.pdf")
-    lines = accepted.csv("frontier").splitlines()
-    header = lines[0].split(",")
-    rows = [dict(zip(header, line.split(","), strict=True)) for line in lines[1:]]
+    rows = list(csv.DictReader(accepted.csv("frontier").splitlines()))
     points = {
         (row["setting"], row["method"], float(row["learning_rate"]), row["chosen"]) for row in rows if row["setting"]
     }

@@ -477,6 +477,8 @@ def test_it_kills_nobody_outside(sandbox: Sandbox) -> None:
 def test_the_caller_dies(sandbox: Sandbox, how: signal.Signals) -> None:
     """Whatever ends the process that asked, the jails end too."""
     ask = (
+        # whoever starts the tests in the background has them ignore SIGINT, and children inherit that
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from scripts.evaluation.sandbox import Sandbox\n"
         f"Sandbox({sandbox.backend!r}).judge([(f'import time; time.sleep({{i}})', '') for i in (500, 600)], "
         "timeout_seconds=600, memory_mb=256, workers=2)\n"
