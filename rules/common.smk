@@ -12,7 +12,6 @@ from scripts.study.published import load_published, values_of
 from scripts.study.learning_rates import note as rates_note
 
 try:
-    PUBLISHED = load_published()
     LAUNCH = begin(config, workflow.basedir, is_head=workflow.exec_mode.name == "DEFAULT")
     ARTIFACTS = load_registry(REGISTRY)
 except UserError as error:
@@ -53,6 +52,13 @@ def asked(manifests, *arguments):
         return manifests(*arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def printed_files():
+    """All that can be made from the paper's printed numbers; read only when asked for, as no other job needs them."""
+    published = load_published()
+    shown = [artifact for name, artifact in ARTIFACTS.items() if values_of(name, published)]
+    return [file.replace("results/", "results/published/", 1) for artifact in shown for file in artifact.files]
 
 
 onstart:
