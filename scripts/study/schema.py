@@ -385,10 +385,10 @@ class Study(Part):
     @model_validator(mode="after")
     def _held_out_is_held_out(self) -> Self:
         uses = {f"settings.{name}.held_out": setting.held_out for name, setting in self.settings.items()}
+        trained_on = [self.datasets[setting.dataset] for setting in self.settings.values()]
+        trained_on.append(self.datasets[self.model.pretraining.dataset])
         for key, name in {**uses, "evaluation.held_out": self.evaluation.held_out}.items():
             dataset = self.datasets[name] if name else None
-            trained_on = [self.datasets[setting.dataset] for setting in self.settings.values()]
-            trained_on.append(self.datasets[self.model.pretraining.dataset])
             if dataset in trained_on or (isinstance(dataset, GeneratedDataset) and dataset.split == "train"):
                 raise ValueError(
                     f"{key}: dataset {name!r} is trained on; a generated one needs `split: validation` or `split: test`"
@@ -419,6 +419,9 @@ class Study(Part):
                     f"sweep.validation.{task}: dataset {items!r} must not hold test or training items; "
                     "a generated one needs `split: validation`"
                 )
+            kinds = [dataset.generator for dataset in (tested, decides) if isinstance(dataset, GeneratedDataset)]
+            if len(set(kinds)) > 1:
+                raise ValueError(f"sweep.validation.{task}: dataset {items!r} holds {kinds[1]} items, not {kinds[0]}")
         return self
 
 

@@ -128,6 +128,10 @@ CASES = {
         put("datasets/gsm8k-validation/split", "test"),
         ["sweep.validation.gsm8k", "split: validation"],
     ),
+    "validation items of another task": (
+        put("sweep/validation/gsm8k", "humaneval-validation"),
+        ["sweep.validation.gsm8k", "'humaneval-validation' holds humaneval items, not gsm8k"],
+    ),
     "unknown validation items": (
         put("sweep/validation/gsm8k", "gsm8k-valid"),
         ["sweep.validation.gsm8k", "unknown dataset 'gsm8k-valid'"],
