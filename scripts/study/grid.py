@@ -24,6 +24,7 @@ BASE = "base"
 GRID = "grid"
 SWEEP = "sweep"
 VALIDATION = "validation"
+LOSSES = "losses"
 SOURCE_LOSS, TARGET_LOSS = "source_loss", "target_loss"
 
 
@@ -76,6 +77,8 @@ class Family:
     """What one job trains and one job evaluates at family grain."""
 
     block: str
+    """``base``, ``grid`` or ``sweep``: the benchmarks of their conditions. ``validation``: the items that a sweep is
+    judged on. ``losses``: the held-out losses of the base model and the grid."""
     setting: str
     """Empty for the base model."""
     evaluated: str
@@ -309,8 +312,7 @@ class Grid:
     def _base_family(self) -> None:
         settings = self.study.settings
         evaluations = self._benchmarks(self.model, {setting.learning for setting in settings.values()})
-        evaluations |= self._source_loss(self.model)
-        evaluations |= {
+        losses = self._source_loss(self.model) | {
             f"{TARGET_LOSS}@{name}": self._evaluation(self.model, TARGET_LOSS, setting.held_out)
             for name, setting in settings.items()
             if setting.held_out
@@ -324,24 +326,29 @@ class Grid:
                 amount=0,
                 learning_rate=None,
                 product=self.model.key,
-                evaluations={task: product.key for task, product in evaluations.items()},
+                evaluations={task: product.key for task, product in {**evaluations, **losses}.items()},
             )
         )
         place = f"{BASE}/{self.model.key.removeprefix('models/')}"
         self._evaluated(BASE, "", place, None, evaluations.values())
+        self._evaluated(LOSSES, "", f"{place}-losses", None, losses.values())
 
     def _family(self, setting_name: str, method: str, seed: int, cells: Sequence[tuple[float, int]]) -> None:
         """The conditions of the grid in one setting, of one method and seed: a cell is a rate and a duration."""
         setting = self.study.settings[setting_name]
         runs, trained = self._trained(setting_name, method, seed, cells, f"{setting_name}/{method}-seed{seed}")
         evaluated: list[Product] = []
+        measured: list[Product] = []
         for run, (rate, amount) in zip(runs, cells, strict=True):
-            evaluations = self._benchmarks(run, {setting.learning}) | self._source_loss(run)
+            evaluations = self._benchmarks(run, {setting.learning})
+            losses = self._source_loss(run)
             if setting.held_out:
-                evaluations[TARGET_LOSS] = self._evaluation(run, TARGET_LOSS, setting.held_out)
+                losses[TARGET_LOSS] = self._evaluation(run, TARGET_LOSS, setting.held_out)
             evaluated.extend(evaluations.values())
-            self._condition(GRID, setting_name, method, seed, rate, amount, run, evaluations)
+            measured.extend(losses.values())
+            self._condition(GRID, setting_name, method, seed, rate, amount, run, evaluations | losses)
         self._evaluated(GRID, setting_name, f"{setting_name}/{method}-seed{seed}", trained, evaluated)
+        self._evaluated(LOSSES, setting_name, f"{setting_name}/{method}-losses-seed{seed}", trained, measured)
 
     def _swept_family(self, setting_name: str, method: str, seed: int, cells: Sequence[tuple[float, int]]) -> None:
         """The conditions of a sweep, asked the validation items in one job and the test items in another.
@@ -411,7 +418,10 @@ class Grid:
     def _evaluated(
         self, block: str, setting_name: str, place: str, trained: Product | None, evaluations: Iterable[Product]
     ) -> None:
+        """One job for `evaluations`, apart from what other artifacts need; none where there are none."""
         evaluations = list(evaluations)
+        if not evaluations:
+            return
         inputs = dict.fromkeys(
             self.products[key]
             for evaluation in evaluations
@@ -533,8 +543,11 @@ class Grid:
         """
         self.require(needs, block, setting)
         if self.study.grain == "family":
-            places = [(BASE, ""), *((block, name) for name in self.study.settings if setting in (None, name))]
-            made = [family.evaluated for family in self.families if (family.block, family.setting) in places]
+            losses = {SOURCE_LOSS, TARGET_LOSS}
+            benchmarks = set() if losses.issuperset(needs) else {BASE, block}
+            wanted = benchmarks | ({LOSSES} if losses.intersection(needs) else set())
+            settings = {"", *(name for name in self.study.settings if setting in (None, name))}
+            made = [f.evaluated for f in self.families if f.block in wanted and f.setting in settings]
         else:
             conditions = self.conditions(block, setting)
             made = [c.evaluations[task] for c in conditions for task in self.tasks(c, needs, setting)]

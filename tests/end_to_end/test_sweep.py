@@ -44,6 +44,11 @@ def accepted(house: House) -> House:
     return house
 
 
+def at_family_grain(house: House) -> None:
+    """Half a second a job adds up; what a job does is the same."""
+    house.edit(lambda study: study.update(grain="family"))
+
+
 def choices(house: House, path: str = RATES) -> Any:
     return yaml.safe_load((house.root / path).read_text())
 
@@ -86,6 +91,7 @@ def test_accepted_rates_become_the_studys(house: House) -> None:
     # what the sweep trained at the chosen rates is found: CPT 2,560 tokens with its leg, IFT 1 epoch
     plan = house.plan()
     assert (plan["train_leg"], plan["train_run"]) == (4 - 2, 8 - 4)
+    at_family_grain(house)
     house.run()
     rates = {
         (key.split("/")[1], key.split("/")[2]): row["spec"].get("trunk", row["spec"])["optimizer"]["learning_rate"]
@@ -94,7 +100,8 @@ def test_accepted_rates_become_the_studys(house: House) -> None:
     }
     settings = choices(house)["settings"]
     assert rates == {(s, m): settings[s][m]["learning_rate"] for s in settings for m in settings[s]}
-    # and the sweep, asked again, is what it was
+    # and the sweep, asked again at its own grain, is what it was
+    house.edit(lambda study: study.update(grain="condition"))
     assert house.plan(RATES) == {}
 
 
@@ -153,6 +160,7 @@ def test_the_frontier_adds_only_the_test_items(accepted: House) -> None:
     plan = accepted.plan("results/figures/frontier.pdf")
     # 8 models of the sweep and the base model (which has both learning tasks), 3 tasks of forgetting
     assert plan == {"card": 1, "evaluate": 8 * 4 + 5, "collect": 1, "draw": 1}
+    at_family_grain(accepted)
     accepted.run("results/figures/frontier.pdf")
     rows = list(csv.DictReader(accepted.csv("frontier").splitlines()))
     points = {

@@ -57,7 +57,7 @@ def test_counts() -> None:
     assert (kinds.count("run"), kinds.count("leg")) == (8 + 4, 4 + 2)
     # a model of the grid has 4 tasks and 2 losses, the base 5 and 3; in the sweep a model has 4, and validation items
     assert kinds.count("evaluation") == 8 * 6 + 8 + 4 * 4 + 8
-    assert (kinds.count("trained"), kinds.count("evaluated")) == (4 + 4, 5 + 2 * 4)
+    assert (kinds.count("trained"), kinds.count("evaluated")) == (4 + 4, 2 * 5 + 2 * 4)
 
 
 def test_order_of_keys_changes_nothing() -> None:
@@ -81,11 +81,11 @@ def test_order_of_keys_changes_nothing() -> None:
         (lambda s: s.update(title="Another title"), {"card": 1}),
         (
             lambda s: s["settings"]["math-ift"]["learning_rates"].update(full=1e-3),
-            {"run": 2, "evaluation": 12, "trained": 1, "evaluated": 1},
+            {"run": 2, "evaluation": 12, "trained": 1, "evaluated": 2},
         ),
         (
             lambda s: s["settings"]["code-cpt"]["learning_rates"].update({"lora-r2": 1e-3}),
-            {"leg": 2, "run": 2, "evaluation": 12, "trained": 1, "evaluated": 1},
+            {"leg": 2, "run": 2, "evaluation": 12, "trained": 1, "evaluated": 2},
         ),
         (lambda s: s["evaluation"]["tasks"]["humaneval"].update(samples=3), {"evaluation": 11, "evaluated": 7}),
         # the tokenizer learns from these records, and everything is made of its tokens
