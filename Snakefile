@@ -12,6 +12,7 @@ include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/training.smk"
 include: "rules/evaluation.smk"
+include: "rules/spectra.smk"
 include: "rules/artifacts.smk"
 
 

@@ -35,6 +35,10 @@ PROGRESS = Progress(
         "train_family": "families/trained",
         "evaluate": "evaluations",
         "evaluate_family": "families/evaluated",
+        "fetch_model": "models/hub",
+        "fetch_published": "published",
+        "spectra": "spectra",
+        "throughput": "throughput",
     },
 )
 
@@ -54,6 +58,19 @@ def asked(manifests, *arguments):
         sys.exit(f"error: {error}")
 
 
+def length_of(place):
+    """How long a job trains, for its message; a resource, because those start nothing anew when they change."""
+
+    def words(wildcards):
+        spec = GRID.find(f"{place}/{wildcards.key}").spec
+        if "epochs" in spec:
+            return f"{spec['epochs']} epochs"
+        cooldown = spec.get("cooldown_batches")
+        return f"{spec['batches']} batches" + (f", the last {cooldown} cooling down" if cooldown else "")
+
+    return words
+
+
 def printed_files():
     """All that can be made from the paper's printed numbers; read only when asked for, as no other job needs them."""
     published = load_published()
@@ -62,6 +79,10 @@ def printed_files():
 
 
 onstart:
+    try:
+        LAUNCH.require_locked(job.wildcards.get("key", "") for job in workflow.dag.needrun_jobs())
+    except UserError as error:
+        sys.exit(f"error: {error}")
     if note := rates_note(GRID):
         logger.info(f"Note: {note}.")
     PROGRESS.start(workflow.dag.needrun_jobs(), workflow.resource_settings.cores, logger)

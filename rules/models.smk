@@ -1,4 +1,4 @@
-# The base model.
+# The base model, made here or taken from the hub; and checkpoints that the paper's authors published.
 
 
 rule pretrain:
@@ -8,9 +8,41 @@ rule pretrain:
         f"{STORE}/models/{{key}}.json",
     log:
         "results/logs/models/{key}.log",
+    wildcard_constraints:
+        key=r"[\w.-]+-[0-9a-f]{12}",
     conda:
         "../envs/models.yaml"
     message:
         "Make the base model {wildcards.key}"
     shell:
         "python -m scripts.models.pretrain models/{wildcards.key} > {log} 2>&1"
+
+
+rule fetch_model:
+    input:
+        ancient(GRID.manifests("models/hub", STORE)),
+    output:
+        f"{STORE}/models/hub/{{key}}.json",
+    log:
+        "results/logs/models/hub/{key}.log",
+    conda:
+        "../envs/models.yaml"
+    message:
+        "Download the base model {wildcards.key}"
+    shell:
+        "python -m scripts.models.fetch models/hub/{wildcards.key} > {log} 2>&1"
+
+
+rule fetch_published:
+    input:
+        ancient(GRID.manifests("published", STORE)),
+    output:
+        f"{STORE}/published/{{key}}.json",
+    log:
+        "results/logs/published/{key}.log",
+    conda:
+        "../envs/models.yaml"
+    message:
+        "Download the authors' checkpoint {wildcards.key}"
+    shell:
+        "python -m scripts.models.published published/{wildcards.key} > {log} 2>&1"

@@ -10,8 +10,10 @@ rule train_leg:
         "results/logs/legs/{key}.log",
     conda:
         "../envs/training.yaml"
+    resources:
+        length=length_of("legs"),
     message:
-        "Train the leg {wildcards.key}"
+        "Train the leg {wildcards.key}: {resources.length}"
     shell:
         "python -m scripts.training.train legs/{wildcards.key} > {log} 2>&1"
 
@@ -25,8 +27,10 @@ rule train_run:
         "results/logs/runs/{key}.log",
     conda:
         "../envs/training.yaml"
+    resources:
+        length=length_of("runs"),
     message:
-        "Train {wildcards.key}"
+        "Train {wildcards.key}: {resources.length}"
     shell:
         "python -m scripts.training.train runs/{wildcards.key} > {log} 2>&1"
 
@@ -44,3 +48,18 @@ rule train_family:
         "Train the family {wildcards.key}"
     shell:
         "python -m scripts.training.train families/trained/{wildcards.key} > {log} 2>&1"
+
+
+rule throughput:
+    input:
+        ancient(GRID.manifests("throughput", STORE)),
+    output:
+        f"{STORE}/throughput/{{key}}.json",
+    log:
+        "results/logs/throughput/{key}.log",
+    conda:
+        "../envs/training.yaml"
+    message:
+        "Measure the training speed of {wildcards.key}"
+    shell:
+        "python -m scripts.training.throughput throughput/{wildcards.key} > {log} 2>&1"

@@ -5,18 +5,23 @@ python -m scripts.artifacts.collect fig2 --csv results/figures/fig2.csv
 
 import argparse
 import csv
+import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from scripts.artifacts.points import COLUMNS, FORGETTING
-from scripts.evaluation.scores import plain_average
+from scripts.evaluation.scores import language_understanding, plain_average
 from scripts.study.command import current_launch, launch_options
 from scripts.study.errors import run
 from scripts.study.grid import BASE, Condition
+from scripts.study.grid import LANGUAGE_UNDERSTANDING as PARTS
 from scripts.study.launch import Launch
 from scripts.study.registry import Artifact, find_artifact
 from scripts.study.schema import ContinuedPretraining, Lora
 from scripts.study.store import atomic_path
+
+LANGUAGE_UNDERSTANDING = "language_understanding"
 
 
 def main(launch: Launch, name: str, path: Path) -> None:
@@ -27,10 +32,17 @@ def main(launch: Launch, name: str, path: Path) -> None:
     """
     artifact = find_artifact(name)
     launch.grid.require(artifact.needs, artifact.block, artifact.setting)
-    conditions = launch.grid.conditions(artifact.block, artifact.setting)
-    rows = [row for condition in conditions for row in _rows(launch, condition, artifact)]
+    kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
+    # a kind whose numbers are no scores collects them itself
+    if hasattr(kind, "collect"):
+        study = launch.grid.study
+        own = {"study": launch.name, "study_title": study.title, "scale": study.scale, "model": study.model.label}
+        columns, rows = (*own, *kind.COLUMNS), [{**own, **row} for row in kind.collect(launch, artifact)]
+    else:
+        conditions = launch.grid.conditions(artifact.block, artifact.setting)
+        columns, rows = COLUMNS, [row for condition in conditions for row in _rows(launch, condition, artifact)]
     with atomic_path(path) as new, new.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -38,7 +50,7 @@ def main(launch: Launch, name: str, path: Path) -> None:
 def _rows(launch: Launch, condition: Condition, artifact: Artifact) -> list[dict[str, Any]]:
     """The rows of one condition: what was measured, and the forgetting average (paper, section 3)."""
     study = launch.grid.study
-    tasks = launch.grid.tasks(condition, artifact.needs, artifact.setting)
+    tasks = launch.grid.tasks(condition, artifact.needs, artifact.block, artifact.setting)
     results = {task: launch.store.require(condition.evaluations[task])["results"] for task in tasks}
     rows = [
         _row(launch, condition, task, result["value"], result["stderr"], result["items"], [task])
@@ -51,6 +63,12 @@ def _rows(launch: Launch, condition: Condition, artifact: Artifact) -> list[dict
         )
         items = sum(results[task]["items"] for task in parts)
         rows.append(_row(launch, condition, FORGETTING, value, stderr, items, parts))
+    if LANGUAGE_UNDERSTANDING in artifact.needs:
+        value, stderr = language_understanding(
+            {task: results[task]["value"] for task in PARTS}, {task: results[task]["stderr"] for task in PARTS}
+        )
+        items = sum(results[task]["items"] for task in PARTS)
+        rows.append(_row(launch, condition, LANGUAGE_UNDERSTANDING, value, stderr, items, list(PARTS)))
     return rows
 
 
@@ -78,7 +96,7 @@ def _row(
         "value": repr(value),
         "stderr": repr(stderr),
         "items": items,
-        "source": "trained",
+        "source": "published" if condition.product.startswith("published/") else "trained",
         "condition": condition.product[-12:],
         "evaluations": ";".join(condition.evaluations[task][-12:] for task in tasks),
     }
@@ -90,23 +108,48 @@ def _row(
             "regime": setting.regime,
             "learning_task": setting.learning,
             "kind": method.kind,
-            "rank": method.rank if isinstance(method, Lora) else "",
+            "variant": ", ".join(condition.change.words),
+            **(
+                {"rank": method.rank, "alpha": f"{method.alpha:g}", "modules": modules_word(method.modules)}
+                if isinstance(method, Lora)
+                else {}
+            ),
             "duration": condition.duration,
             "duration_value": condition.amount,
             "duration_unit": "tokens" if isinstance(setting, ContinuedPretraining) else "epochs",
             "tokens": _tokens(launch, condition),
-            "learning_rate": repr(condition.learning_rate),
+            "learning_rate": "" if condition.learning_rate is None else repr(condition.learning_rate),
             "chosen": "yes" if condition.learning_rate == setting.learning_rates.get(condition.method) else "no",
         }
     return row
 
 
-def _tokens(launch: Launch, condition: Condition) -> int:
+def _tokens(launch: Launch, condition: Condition) -> int | str:
     """Positions that the condition was trained on; a branch's own manifest counts only those after its leg."""
     setting = launch.grid.study.settings[condition.setting]
     if isinstance(setting, ContinuedPretraining):
         return setting.batches(condition.amount) * setting.batch_tokens
-    return int(launch.store.require(condition.product)["results"]["tokens"])
+    keys = [condition.product]
+    while legs := [key for key in launch.grid.products[keys[-1]].inputs if key.startswith("legs/")]:
+        keys += legs
+    results = [launch.store.require(key)["results"] for key in keys]
+    # the authors do not say how many positions their checkpoints saw
+    return sum(int(result["tokens"]) for result in results) if "tokens" in results[0] else ""
+
+
+MODULES = {
+    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "all without gate": ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+    "mlp without gate": ("up_proj", "down_proj"),
+}
+
+
+def modules_word(modules: Iterable[str]) -> str:
+    """What the paper calls a set of adapted modules; their names joined by `+` where it has no word."""
+    found = [word for word, names in MODULES.items() if set(names) == set(modules)]
+    return found[0] if found else "+".join(sorted(modules))
 
 
 if __name__ == "__main__":

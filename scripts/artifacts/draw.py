@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Points, read_points
+from scripts.artifacts.points import Origin, read_points
 from scripts.study.errors import UserError, run
 from scripts.study.registry import Artifact, find_artifact
 from scripts.study.store import atomic_path
@@ -38,7 +38,7 @@ def commit(root: Path = ROOT) -> str:
         return "unknown"
 
 
-def metadata(artifact: Artifact, points: Points, drawn_at: str) -> dict[str, str]:
+def metadata(artifact: Artifact, points: Origin, drawn_at: str) -> dict[str, str]:
     """Title, Subject and Keywords of both files; keywords are the provenance, `key=value` joined by `; `."""
     facts = style.provenance(artifact, points, drawn_at)
     return {
@@ -53,10 +53,12 @@ def draw(artifact: Artifact, csv: Path, pdf: Path, png: Path) -> None:
 
     Raises UserError where the CSV cannot be drawn; then nothing is written.
     """
-    points = read_points(csv, artifact.needs, artifact.block)
+    kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
+    # a kind whose numbers are no scores reads its own CSV
+    read = getattr(kind, "read", None)
+    points: Origin = read(csv) if read else read_points(csv, artifact.needs, artifact.by_rate)
     drawn_at = commit()
     facts: dict[str, Any] = metadata(artifact, points, drawn_at)
-    kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
     with style.whitegrid():
         figure = kind.draw(artifact, points, drawn_at)
         with atomic_path(pdf) as new_pdf, atomic_path(png) as new_png:

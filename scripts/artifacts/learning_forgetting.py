@@ -1,4 +1,4 @@
-"""Learning or forgetting vs. training duration, one panel per setting (figures 1 and 2)."""
+"""Scores vs. training duration, a column of panels for each need (figures 1, 2, 4, S3b to S6, v1's 5, S2 and S4)."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,28 +9,18 @@ from scripts.study.registry import Artifact
 
 
 def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
-    """The figure; `artifact.needs` names the one metric on the y axis."""
-    (need,) = artifact.needs
+    """The figure; `artifact.needs` names what is on the y axes, a column of panels each where there are several."""
     looks = style.looks(points.methods)
 
-    def panel_of(ax: Axes, panel: Panel) -> None:
-        base = panel.base.get(need)
-        if base:
-            style.base_level(ax, base)
+    def panel_of(ax: Axes, panel: Panel, need: str) -> None:
+        style.score_axis(ax, panel, need, [cell.estimates[need] for cell in panel.cells], points.scale)
         for method in points.methods:
             series = [(cell.duration.value, cell.estimates[need]) for cell in panel.series(method)]
-            style.curve(ax, looks[method.name].colour, method.name, series)
-        ax.set_ylim(*style.limits([*panel.estimates(), *([base] if base else [])]))
-        style.value_axis(ax.yaxis)
+            look = looks[method.name]
+            style.curve(ax, look.colour, method.name, series, look.dashes)
         style.duration_axis(ax, panel.durations, panel.unit)
-        if need == "learning":
-            ax.set_ylabel(style.task_label(panel.learning_task, points.scale))
-        else:
-            ax.set_ylabel(style.forgetting_label(points.scale))
 
-    base_line = style.base_level_handle() if any(need in panel.base for panel in points.panels) else None
-    turned = any(panel.unit in style.TURNED for panel in points.panels)
-    below = style.BELOW_TURNED if turned else style.BELOW
-    notes = [f"{style.AVERAGE}, higher forgets less"] if need == "forgetting" else []
-    legends = [style.legend_handles(points, base_line)]
-    return style.page(artifact, points, commit, [style.View(panel_of)], legends, below, notes)
+    based = any(need in panel.base for panel in points.panels for need in artifact.needs)
+    legends = [style.legend_handles(points, style.base_level_handle() if based else None)]
+    views, notes = style.views(artifact.needs, panel_of), style.meanings(artifact.needs)
+    return style.page(artifact, points, commit, views, legends, style.below(points), notes)

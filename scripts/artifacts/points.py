@@ -12,7 +12,9 @@ seed
 duration, duration_value     `20B`, 20e9; empty for the base model
 duration_unit                `tokens` or `epochs`
 tokens                       positions that were trained on; empty for the base model
-learning_rate                peak learning rate; empty for the base model
+learning_rate                peak learning rate; empty for the base model, and where a checkpoint's authors do not say
+alpha, modules               of LoRA; modules are `all`, `attention`, `mlp`, or names joined by `+`
+variant                      in what a condition differs from its setting: `weight decay 5e-05`, `AdamW`; else empty
 chosen                       `yes` where that is the study's rate for the method, else `no`; empty for the base model
 metric, value, stderr        losses are in bits per byte; a cell that is missing has an empty value, or no row
 items                        how many test items
@@ -29,14 +31,13 @@ from pathlib import Path
 import pandas
 
 from scripts.study.errors import UserError
-from scripts.study.grid import GRID, SWEEP
 
 COLUMNS = (
     "study", "study_title", "model", "scale", "setting", "setting_label", "regime", "learning_task",
-    "method", "kind", "rank", "seed", "duration", "duration_value", "duration_unit", "metric", "value", "stderr",
-    "items", "tokens", "learning_rate", "chosen", "source", "condition", "evaluations",
+    "method", "kind", "rank", "alpha", "modules", "variant", "seed", "duration", "duration_value", "duration_unit",
+    "metric", "value", "stderr", "items", "tokens", "learning_rate", "chosen", "source", "condition", "evaluations",
 )  # fmt: skip
-NUMBERS = ("rank", "duration_value", "tokens", "learning_rate", "value", "stderr")
+NUMBERS = ("rank", "alpha", "duration_value", "tokens", "learning_rate", "value", "stderr")
 CHOICES = {
     "scale": ("demo", "paper"),
     "kind": ("base", "full", "lora"),
@@ -65,9 +66,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Method:
+    """A line of a figure. `name` is the method's, followed by its variant where it has one."""
+
     name: str
     kind: str
     rank: int
+    alpha: float = 0.0
+    modules: str = ""
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,20 +117,29 @@ class Panel:
             yield from cell.estimates.values()
 
 
-@dataclass(frozen=True)
-class Points:
-    """Everything that one figure shows; `sources` counts the drawn conditions by where they come from."""
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a figure's numbers come from; `sources` counts what is drawn by `trained`, `published`, `printed`.
+
+    `sources` is empty where nothing was trained for the figure, `missing` how much of what it should show is not there.
+    """
 
     study: str
     study_title: str
     model: str
     scale: str
     fingerprint: str
+    sources: dict[str, int]
+    base_source: str | None = None
+    missing: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points(Origin):
+    """Everything that a figure of scores shows."""
+
     methods: tuple[Method, ...]
     panels: tuple[Panel, ...]
-    sources: dict[str, int]
-    base_source: str | None
-    missing: int
 
 
 def artifact_fingerprint(conditions: Iterable[str]) -> str:
@@ -133,25 +148,26 @@ def artifact_fingerprint(conditions: Iterable[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def read_points(path: Path | str, needs: Iterable[str], block: str = GRID) -> Points:
+def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -> Points:
     """Read a figure's CSV and arrange the metrics in `needs` for drawing.
 
-    A need is `learning` (the setting's own task) or a metric's name. In the `sweep` block a method has one cell
-    for each learning rate, in the `grid` block one for each duration whatever the rate.
+    A need is `learning` (the setting's own task) or a metric's name. With `by_rate` a method has one cell for each
+    learning rate, without it one for each duration whatever the rate.
 
     Raises UserError, in one sentence, where the file, a column or every drawable row is missing, where a
     cell is not of the right form, or where a value stands twice.
     """
     needs = tuple(needs)
     rows = read_rows(Path(path))
+    rows["method"] = rows["method"].str.cat(rows["variant"].where(rows["variant"] == "", ", " + rows["variant"]))
     rows["need"] = rows["metric"].where(rows["metric"] != rows["learning_task"], LEARNING)
     fingerprint = artifact_fingerprint(rows["condition"])
     tuned = rows[(rows["kind"] != "base") & rows["need"].isin(needs)]
-    cell = ["setting", "method", "duration_value", *(["learning_rate"] if block == SWEEP else [])]
+    cell = ["setting", "method", "duration_value", *(["learning_rate"] if by_rate else [])]
     twice = tuned[tuned.duplicated([*cell, "seed", "metric"])]
     if len(twice):
         row = twice.iloc[0]
-        rate = f" at learning rate {row['learning_rate']:g}" if block == SWEEP else ""
+        rate = f" at learning rate {row['learning_rate']:g}" if by_rate else ""
         raise UserError(
             f"{path}: has {row['metric']} of {row['setting']} {row['method']} {row['duration']}{rate} "
             f"(seed {row['seed']}) more than once, where one row is allowed"
@@ -164,8 +180,12 @@ def read_points(path: Path | str, needs: Iterable[str], block: str = GRID) -> Po
         raise UserError(f"{path}: has no row of a finetuned model with a value for {' and '.join(needs)}")
     base = rows[(rows["kind"] == "base") & rows["value"].notna()]
     panels = tuple(_panel(str(setting), part, base, cell, needs) for setting, part in drawn.groupby("setting"))
+    named = drawn.fillna({"rank": 0, "alpha": 0})
     methods = {
-        Method(m, k, int(r)) for m, k, r in zip(drawn["method"], drawn["kind"], drawn["rank"].fillna(0), strict=True)
+        Method(name, kind, int(rank), float(alpha), modules, variant)
+        for name, kind, rank, alpha, modules, variant in zip(
+            *(named[column] for column in ("method", "kind", "rank", "alpha", "modules", "variant")), strict=True
+        )
     }
     conditions = drawn.drop_duplicates([*cell, "seed"])
     first = rows.iloc[0]
@@ -175,7 +195,7 @@ def read_points(path: Path | str, needs: Iterable[str], block: str = GRID) -> Po
         model=first["model"],
         scale=first["scale"],
         fingerprint=fingerprint,
-        methods=tuple(sorted(methods, key=lambda m: (m.kind == "full", m.rank, m.name))),
+        methods=tuple(sorted(methods, key=lambda m: (m.kind == "full", m.rank, m.modules != "all", m.alpha, m.name))),
         panels=tuple(sorted(panels, key=_place)),
         sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
         base_source=None if base.empty else str(base["source"].iloc[0]),
@@ -214,7 +234,9 @@ def read_rows(path: Path) -> pandas.DataFrame:
             )
     tuned = rows[rows["kind"] != "base"]
     for column in ABOVE_ZERO:
-        bad = tuned.loc[~(tuned[column] > 0), column]
+        # what the authors of a checkpoint do not say of it is empty
+        asked = tuned[(tuned["source"] == "trained") | tuned[column].notna() | (column == "duration_value")]
+        bad = asked.loc[~(asked[column] > 0), column]
         if len(bad):
             raise UserError(f"{path}: {column}: row {bad.index[0] + 2} of a finetuned model must be above 0")
     bad = tuned.loc[~tuned["chosen"].isin(["yes", "no"]), "chosen"]
@@ -228,6 +250,31 @@ def read_rows(path: Path) -> pandas.DataFrame:
                 f"{path}: {column}: must be the same in every row, has {' and '.join(rows[column].unique())}"
             )
     return rows
+
+
+def read_origin(rows: pandas.DataFrame, path: Path) -> Origin:
+    """Where the numbers of a CSV come from that are no scores: its columns study, study_title, model, scale, source,
+    condition (the last two empty where nothing was trained), and value (empty where it is missing).
+
+    Raises UserError where one of the columns is missing.
+    """
+    columns = ("study", "study_title", "model", "scale", "source", "condition")
+    if lacking := [column for column in columns if column not in rows.columns]:
+        raise UserError(f"{path}: lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}")
+    if not len(rows):
+        raise UserError(f"{path}: has a header but no rows")
+    first = rows.iloc[0]
+    shown = rows[rows["value"] != ""] if "value" in rows.columns else rows
+    trained = shown[shown["condition"] != ""].drop_duplicates("condition")
+    return Origin(
+        study=first["study"],
+        study_title=first["study_title"],
+        model=first["model"],
+        scale=first["scale"],
+        fingerprint=artifact_fingerprint(rows["condition"]),
+        sources={s: n for s in CHOICES["source"] if (n := int((trained["source"] == s).sum()))},
+        missing=int(rows["condition"].nunique() - shown["condition"].nunique()),
+    )
 
 
 def _panel(

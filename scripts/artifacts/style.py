@@ -7,7 +7,7 @@ edges, and seaborn's whitegrid. DejaVu Sans comes with matplotlib, so a page loo
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +21,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from scripts.artifacts.points import Cell, Duration, Estimate, Method, Panel, Points
+from scripts.artifacts.points import Cell, Duration, Estimate, Method, Origin, Panel, Points
 from scripts.study.registry import Artifact
 
 RANKS = ("plum", "slateblue", "darkblue")
 FULL = BASE = "black"
+VARIANTS = ("#8a4b14", "#d39a55", "#6e6e6e", "#ababab")
+"""Of full finetuning that differs from plain full finetuning: browns and greys, none of them a rank's."""
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 INK, QUIET, GRID = "#1a1a1a", "#5c5c5c", "#e3e3e3"
 BADGE = {"boxstyle": "round,pad=0.45", "facecolor": "#fff1c9", "edgecolor": "#c98a00", "linewidth": 0.9}
 DEMO_NOTE = "DEMO STUDY: not the paper's numbers"
@@ -37,7 +40,27 @@ STAR: dict[str, Any] = {
 }  # fmt: skip
 PLANE = ("forgetting", "learning")
 AVERAGE = "Forgetting average: 1/3 (HellaSwag + ARC-challenge + WinoGrande)"
-TASKS = {"humaneval": "HumanEval", "gsm8k": "GSM8K"}
+TASKS = {
+    "humaneval": "HumanEval",
+    "gsm8k": "GSM8K",
+    "hellaswag": "HellaSwag",
+    "arc_challenge": "ARC-challenge",
+    "winogrande": "WinoGrande",
+    "mmlu": "MMLU",
+    "mt_bench": "MT-bench",
+}
+SCORES = {"mt_bench": "MT-bench score, 1 to 10", "language_understanding": "Language understanding"}
+"""Needs that are no accuracy."""
+ENDS = {"mt_bench": (1.0, 10.0), "language_understanding": (-math.inf, 1.0)}
+"""The lowest and the highest value that there can be, where these are not 0 and 1."""
+MODULES = ("attention", "mlp without gate", "mlp", "all without gate", "all")
+MEANINGS = {
+    "forgetting": f"{AVERAGE}, higher forgets less",
+    "mt_bench": "MT-bench: mean grade of a judge model, from 1 (worst) to 10 (best)",
+    "language_understanding": "Language understanding: mean of LAMBADA, HellaSwag, Winograd and WinoGrande, each "
+    "scaled so that 0 is guessing and 1 is all right",
+}
+"""What a note says of a need."""
 REGIMES = {"cpt": "continued pretraining", "ift": "instruction finetuning"}
 UNITS = {"tokens": "Training tokens", "epochs": "Epochs"}
 TURNED = ("tokens",)
@@ -59,6 +82,7 @@ COLUMN_GAP = 1.7  # of the legend, in font sizes
 class Look:
     colour: str
     label: str
+    dashes: Any = DASHES[0]
 
 
 @dataclass(frozen=True)
@@ -67,6 +91,18 @@ class View:
 
     draw: Callable[[Axes, Panel], None]
     title: str = ""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A panel's place and what is drawn there; `label` stands over its left end, `title` over its right."""
+
+    row: int
+    column: int
+    draw: Callable[[Axes], None]
+    label: str
+    title: str = ""
+    name: str = ""
 
 
 @contextmanager
@@ -97,25 +133,77 @@ def whitegrid() -> Iterator[None]:
 
 
 def looks(methods: Sequence[Method]) -> dict[str, Look]:
-    """Colour and legend label of each method; adapters are spread over the paper's three colours by rank."""
-    adapters = sorted((m for m in methods if m.kind == "lora"), key=lambda m: (m.rank, m.name))
-    places = numpy.linspace(0, 2, len(adapters)) if len(adapters) > 1 else numpy.ones(1)
-    colours = {method.name: to_hex(_between_ranks(place)) for method, place in zip(adapters, places, strict=False)}
-    names = {m.name: f"LoRA (r={m.rank})" if m.kind == "lora" else "full finetuning" for m in methods}
+    """Colour, legend label and dashes of each method.
+
+    Adapters are spread over the paper's three colours by rank, then by alpha and modules; those with other modules or
+    another variant have other dashes too. A label names alpha where it differs within a rank, modules where they
+    differ at all, and a variant always. Plain full finetuning is black and solid, its variants are neither.
+    """
+    adapters = sorted((m for m in methods if m.kind == "lora"), key=_place)
+    variants = sorted((m for m in methods if m.kind == "full" and m.variant), key=lambda m: _natural(m.variant))
+    colours = {**_spread(adapters, RANKS, alone=1), **_spread(variants, VARIANTS, alone=0)}
+    kinds = sorted({(m.variant, -_size(m.modules), m.modules) for m in adapters})
+    dashes = {m.name: kinds.index((m.variant, -_size(m.modules), m.modules)) for m in adapters}
+    dashes |= {m.name: 1 + number % (len(DASHES) - 1) for number, m in enumerate(variants)}
+
+    told = {"modules"} if len({m.modules for m in adapters}) > 1 else set()
+    if len({(m.rank, m.alpha) for m in adapters}) > len({m.rank for m in adapters}):
+        told.add("alpha")
+    names = {m.name: _label(m, told) for m in methods}
     labels = list(names.values())
     return {
         m.name: Look(
             colours.get(m.name, to_hex(FULL)),
             names[m.name] if labels.count(names[m.name]) == 1 else f"{names[m.name]}, {m.name}",
+            DASHES[dashes.get(m.name, 0) % len(DASHES)],
         )
         for m in methods
     }
 
 
-def _between_ranks(place: float) -> tuple[float, float, float]:
-    """The paper's three colours at 0, 1 and 2, and mixtures between."""
-    red, green, blue = (numpy.interp(place, range(3), c) for c in zip(*map(to_rgb, RANKS), strict=True))
-    return float(red), float(green), float(blue)
+def _label(method: Method, told: Collection[str]) -> str:
+    """`LoRA (r=16, alpha=32, attention), AdamW`, with what is to be told of its alpha and modules."""
+    if method.kind != "lora":
+        return f"full, {method.variant}" if method.variant else "full finetuning"
+    parts = [f"r={method.rank}"]
+    if "alpha" in told:
+        parts.append(f"alpha={method.alpha:g}")
+    if "modules" in told:
+        parts.append(modules_label(method.modules))
+    return f"LoRA ({', '.join(parts)})" + (f", {method.variant}" if method.variant else "")
+
+
+def modules_label(modules: str) -> str:
+    """`attention`, `MLP`, `MLP without gate`, `all`."""
+    return modules.replace("mlp", "MLP") if modules in MODULES else modules
+
+
+def _place(method: Method) -> tuple[Any, ...]:
+    return (method.rank, method.alpha, _size(method.modules), method.modules, _natural(method.variant), method.name)
+
+
+def _size(modules: str) -> int:
+    """From few adapted modules to all of them; sets without a name come first."""
+    return MODULES.index(modules) if modules in MODULES else -1
+
+
+def _natural(variant: str) -> tuple[str, float]:
+    """Sorts `weight decay 5e-05` before `weight decay 0.0001`."""
+    words, _, number = variant.rpartition(" ")
+    try:
+        return words, float(number)
+    except ValueError:
+        return variant, 0.0
+
+
+def _spread(methods: Sequence[Method], palette: Sequence[str], alone: float) -> dict[str, str]:
+    """Each method's colour: the palette's, which stand at 0, 1, 2, ..., and mixtures between; one method's at `alone`."""
+    places = numpy.linspace(0, len(palette) - 1, len(methods)) if len(methods) > 1 else [alone]
+    channels = list(zip(*map(to_rgb, palette), strict=True))
+    return {
+        method.name: to_hex([float(numpy.interp(place, range(len(palette)), channel)) for channel in channels])
+        for method, place in zip(methods, places, strict=False)
+    }
 
 
 def task_label(task: str, scale: str) -> str:
@@ -127,19 +215,39 @@ def forgetting_label(scale: str) -> str:
     return "Forgetting average" + (" (demo)" if scale == "demo" else "")
 
 
+def need_label(need: str, learning_task: str, scale: str) -> str:
+    """What stands at the axis of a need, in a setting whose learning task is `learning_task`."""
+    if need == "forgetting":
+        return forgetting_label(scale)
+    if need in SCORES:
+        return SCORES[need] + (" (demo)" if scale == "demo" else "")
+    return task_label(learning_task if need == "learning" else need, scale)
+
+
+def need_title(need: str) -> str:
+    """`learning`, `forgetting`, `MMLU`, `language understanding`: what stands over a column of panels."""
+    return TASKS.get(need, need.replace("_", " "))
+
+
+def meanings(needs: Sequence[str]) -> list[str]:
+    """Notes on those needs that are no accuracy of one task."""
+    return [MEANINGS[need] for need in needs if need in MEANINGS]
+
+
 def amount(label: str, unit: str) -> str:
     """`128K tokens`, `1 epoch`."""
     return f"{label} {unit.removesuffix('s') if label == '1' else unit}"
 
 
-def limits(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """Axis limits for accuracies: all values and bars, room around them, nothing far below 0 or above 1."""
+def limits(estimates: Sequence[Estimate], need: str = "") -> tuple[float, float]:
+    """Axis limits for a need: all values and bars, room around them, nothing far beyond what it can be."""
+    least, most = ENDS.get(need, (0.0, 1.0))
     low, high = min(e.low for e in estimates), max(e.high for e in estimates)
     span = max(high - low, 0.04)
     middle = (low + high) / 2
     low, high = middle - 0.58 * span, middle + 0.58 * span
-    # A sliver beyond 0 and 1 keeps a marker that lies there whole.
-    return max(low, -0.04 * span), min(high, 1 + 0.04 * span)
+    # A sliver beyond the ends keeps a marker that lies there whole.
+    return max(low, least - 0.04 * span), min(high, most + 0.04 * span)
 
 
 def value_axis(axis: Any) -> None:
@@ -157,6 +265,16 @@ def duration_axis(ax: Axes, durations: Sequence[Duration], unit: str) -> None:
     turned: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if unit in TURNED else {}
     ax.set_xticklabels([duration.label for duration in durations], **turned)
     ax.set_xlabel(UNITS.get(unit, unit))
+
+
+def score_axis(ax: Axes, panel: Panel, need: str, estimates: Sequence[Estimate], scale: str) -> None:
+    """A need up a panel: limits that hold `estimates` and the base model, which is drawn too, and its label."""
+    base = panel.base.get(need)
+    if base:
+        base_level(ax, base)
+    ax.set_ylim(*limits([*estimates, *([base] if base else [])], need))
+    value_axis(ax.yaxis)
+    ax.set_ylabel(need_label(need, panel.learning_task, scale))
 
 
 def marker(colour: str, trained: bool) -> dict[str, Any]:
@@ -185,9 +303,10 @@ def marker_size(value: float, among: Sequence[float]) -> float:
     return SMALL + (LARGE - SMALL) * math.log(value / first) / math.log(last / first)
 
 
-def curve(ax: Axes, colour: str, name: str, series: Sequence[tuple[float, Estimate]]) -> None:
+def curve(ax: Axes, colour: str, name: str, series: Sequence[tuple[float, Estimate]], dashes: Any = DASHES[0]) -> None:
     """A method's estimates, each at its x: a line, bars and markers."""
-    ax.plot([x for x, _ in series], [y.value for _, y in series], color=colour, linewidth=LINE, zorder=3, gid=name)
+    line: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": LINE}
+    ax.plot([x for x, _ in series], [y.value for _, y in series], zorder=3, gid=name, **line)
     for x, y in series:
         bar(ax, x, y, colour)
         mark(ax, x, y.value, colour, y.trained)
@@ -206,36 +325,47 @@ def base_level_handle() -> Line2D:
     return Line2D([], [], color=BASE, linestyle="--", linewidth=1.4, label="base model")
 
 
-def plane(ax: Axes, panel: Panel, scale: str) -> None:
-    """The axes of a trade-off: x the forgetting average, so that right forgets less; y the learning task.
+def plane(ax: Axes, panel: Panel, scale: str, needs: tuple[str, str] = PLANE) -> None:
+    """The axes of a trade-off: x what may be forgotten, so that right forgets less; y the learning task.
 
     The base model is a star. The limits hold every cell of the panel.
     """
+    x, y = needs
     shown = [cell.estimates for cell in panel.cells]
-    if set(PLANE) <= set(panel.base):
+    if set(needs) <= set(panel.base):
         shown.append(panel.base)
-        ax.plot(*([panel.base[need].value] for need in PLANE), zorder=3.5, gid="base model", clip_on=False, **STAR)
-    ax.set_xlim(*limits([estimates["forgetting"] for estimates in shown]))
-    ax.set_ylim(*limits([estimates["learning"] for estimates in shown]))
+        ax.plot(*([panel.base[need].value] for need in needs), zorder=3.5, gid="base model", clip_on=False, **STAR)
+    ax.set_xlim(*limits([estimates[x] for estimates in shown], x))
+    ax.set_ylim(*limits([estimates[y] for estimates in shown], y))
     value_axis(ax.xaxis)
     value_axis(ax.yaxis)
-    ax.set_xlabel(f"{forgetting_label(scale)}, forgets less \N{RIGHTWARDS ARROW}")
-    ax.set_ylabel(f"{task_label(panel.learning_task, scale)} \N{RIGHTWARDS ARROW}")
+    across, up = (need_label(need, panel.learning_task, scale) for need in needs)
+    ax.set_xlabel(f"{across}{', forgets less' if needs == PLANE else ''} \N{RIGHTWARDS ARROW}")
+    ax.set_ylabel(f"{up} \N{RIGHTWARDS ARROW}")
 
 
-def path(ax: Axes, colour: str, name: str, cells: Sequence[Cell], sizes: Sequence[float]) -> None:
+def path(
+    ax: Axes,
+    colour: str,
+    name: str,
+    cells: Sequence[Cell],
+    sizes: Sequence[float],
+    needs: tuple[str, str] = PLANE,
+    dashes: Any = DASHES[0],
+) -> None:
     """A method's cells on a plane, joined in their order, each a marker of its size with bars both ways."""
-    places = [tuple(cell.estimates[need] for need in PLANE) for cell in cells]
-    ax.plot([x.value for x, _ in places], [y.value for _, y in places], color=colour, linewidth=1.5, zorder=3, gid=name)
+    places = [tuple(cell.estimates[need] for need in needs) for cell in cells]
+    line: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.5}
+    ax.plot([x.value for x, _ in places], [y.value for _, y in places], zorder=3, gid=name, **line)
     for (x, y), size in zip(places, sizes, strict=True):
         bar(ax, x.value, y, colour)
         bar(ax, y.value, x, colour, horizontal=True)
         mark(ax, x.value, y.value, colour, x.trained and y.trained, size)
 
 
-def star_handle(points: Points) -> Line2D | None:
+def star_handle(points: Points, needs: tuple[str, str] = PLANE) -> Line2D | None:
     """The legend entry of the star, where a panel has one."""
-    based = any(set(PLANE) <= set(panel.base) for panel in points.panels)
+    based = any(set(needs) <= set(panel.base) for panel in points.panels)
     return Line2D([], [], label="base model", **STAR) if based else None
 
 
@@ -251,8 +381,15 @@ def legend_handles(points: Points, base: Line2D | None) -> list[Line2D]:
     ours = "trained" in points.sources
     handles = [
         Line2D(
-            [], [], color=look.colour, linewidth=LINE, markersize=MARKER, label=look.label, **marker(look.colour, ours)
-        )
+            [],
+            [],
+            color=look.colour,
+            linestyle=look.dashes,
+            linewidth=LINE,
+            markersize=MARKER,
+            label=look.label,
+            **marker(look.colour, ours),
+        )  # fmt: skip
         for look in looks(points.methods).values()
     ]
     if base:
@@ -264,8 +401,24 @@ def legend_handles(points: Points, base: Line2D | None) -> list[Line2D]:
     return handles
 
 
-def sources_note(points: Points) -> str:
+def views(needs: Sequence[str], draw: Callable[[Axes, Panel, str], None]) -> list[View]:
+    """A view for each need, with the need's title where there are several."""
+
+    def view(need: str) -> View:
+        return View(lambda ax, panel: draw(ax, panel, need), need_title(need) if len(needs) > 1 else "")
+
+    return [view(need) for need in needs]
+
+
+def below(points: Points) -> float:
+    """The room that labels of durations take under a panel, in inches."""
+    return BELOW_TURNED if any(panel.unit in TURNED for panel in points.panels) else BELOW
+
+
+def sources_note(points: Origin) -> str:
     """Where the points come from: `all points trained here`, or how many come from each source."""
+    if not points.sources:
+        return "computed, without any training" if not points.missing else "nothing is there yet"
     if len(points.sources) == 1:
         note = f"all points {SOURCES[next(iter(points.sources))]}"
     else:
@@ -290,7 +443,7 @@ def bars_note(points: Points) -> str:
     return ". ".join(notes)
 
 
-def provenance(artifact: Artifact, points: Points, commit: str) -> dict[str, str]:
+def provenance(artifact: Artifact, points: Origin, commit: str) -> dict[str, str]:
     """What a footer and a file's metadata say about where a figure comes from."""
     return {
         "artifact": f"{artifact.name} ({artifact.edition})",
@@ -303,7 +456,7 @@ def provenance(artifact: Artifact, points: Points, commit: str) -> dict[str, str
     }
 
 
-def footer(artifact: Artifact, points: Points, commit: str) -> tuple[str, str]:
+def footer(artifact: Artifact, points: Origin, commit: str) -> tuple[str, str]:
     """Two statements: what was studied, and where the numbers and the drawing come from."""
     facts = provenance(artifact, points, commit)
     what = f"{facts['artifact']} · study: {facts['study']} · model: {facts['model']}"
@@ -323,25 +476,47 @@ def page(
     notes: Sequence[str] = (),
     reading: str = "",
 ) -> Figure:
-    """A whole figure: title, one panel per setting and view, the `legends` one under the other, footer.
+    """A whole figure of scores: one panel per setting and view; see `sheet`.
 
     With one view columns are regimes and rows are domains, as in the paper, and one or two panels stand in one
-    line. With several each setting has a row and each view a column. `below` is the room for tick and axis labels
-    under a panel, in inches; `notes` are remarks without a full stop; `reading` says over the panels how to read them.
+    line. With several each setting has a row and each view a column.
     """
     places = _places(points.panels) if len(views) == 1 else [(row, 0) for row in range(len(points.panels))]
+
+    def slot(panel: Panel, view: View, row: int, column: int) -> Slot:
+        title = view.title or REGIMES.get(panel.regime, panel.regime)
+        return Slot(row, column, lambda ax: view.draw(ax, panel), panel.label, title, panel.setting)
+
     slots = [
-        (panel, view, row, column + place)
+        slot(panel, view, row, column + place)
         for panel, (row, column) in zip(points.panels, places, strict=True)
         for place, view in enumerate(views)
     ]
-    shape = (1 + max(row for _, _, row, _ in slots), 1 + max(column for _, _, _, column in slots))
+    return sheet(artifact, points, commit, slots, legends, below, [bars_note(points), *notes], reading)
+
+
+def sheet(
+    artifact: Artifact,
+    origin: Origin,
+    commit: str,
+    slots: Sequence[Slot],
+    legends: Sequence[Sequence[Line2D]],
+    below: float,
+    notes: Sequence[str] = (),
+    reading: str = "",
+) -> Figure:
+    """A whole figure: title, panels, the `legends` one under the other, footer.
+
+    `below` is the room for tick and axis labels under a panel, in inches; `notes` are remarks without a full stop;
+    `reading` says over the panels how to read them.
+    """
+    shape = (1 + max(slot.row for slot in slots), 1 + max(slot.column for slot in slots))
 
     width = WIDTH if shape[1] > 1 else WIDTH_OF_ONE
-    subtitle = _wrap(f"{points.study_title} · {points.model}", 9.5, width - 2 * EDGE)
+    subtitle = _wrap(f"{origin.study_title} · {origin.model}", 9.5, width - 2 * EDGE)
     guide = _wrap(reading, 9, width - 2 * EDGE)
-    remarks = ". ".join(note for note in (bars_note(points), *notes) if note)
-    statements = (f"{remarks}." if remarks else "", *footer(artifact, points, commit))
+    remarks = ". ".join(note for note in notes if note)
+    statements = (f"{remarks}." if remarks else "", *footer(artifact, origin, commit))
     small = [line for statement in statements for line in _wrap(statement, 7.5, width - 2 * EDGE)]
     legend_lines = [line for handles in legends for line in _legend_lines(handles, width - 2 * EDGE)]
     top = 0.62 + 0.19 * len(subtitle) + (0.1 + 0.18 * len(guide) if guide else 0) + TITLE
@@ -350,16 +525,15 @@ def page(
     panel_width = (width - LEFT - RIGHT - (shape[1] - 1) * GAP) / shape[1]
     figure = Figure(figsize=(width, height), facecolor="white")
 
-    for letter, (panel, view, row, column) in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", slots, strict=False):
-        left = LEFT + column * (panel_width + GAP)
-        low = height - top - row * (PANEL + below + TITLE) - PANEL
-        ax = figure.add_axes((left / width, low / height, panel_width / width, PANEL / height), label=panel.setting)
+    for letter, slot in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", slots, strict=False):
+        left = LEFT + slot.column * (panel_width + GAP)
+        low = height - top - slot.row * (PANEL + below + TITLE) - PANEL
+        ax = figure.add_axes((left / width, low / height, panel_width / width, PANEL / height), label=slot.name)
         over: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
         ax.annotate(letter, (0, 1), (0, 8), fontsize=13, fontweight="bold", **over)
-        ax.annotate(panel.label, (0, 1), (19, 8), fontsize=11, **over)
-        title = view.title or REGIMES.get(panel.regime, panel.regime)
-        ax.annotate(title, (1, 1), (0, 8), fontsize=9, color=QUIET, ha="right", **over)
-        view.draw(ax, panel)
+        ax.annotate(slot.label, (0, 1), (19, 8), fontsize=11, **over)
+        ax.annotate(slot.title, (1, 1), (0, 8), fontsize=9, color=QUIET, ha="right", **over)
+        slot.draw(ax)
 
     def text(x: float, y: float, content: str, **options: Any) -> None:
         figure.text(x / width, y / height, content, **options)
@@ -370,7 +544,7 @@ def page(
     for line, content in enumerate(guide):
         below_subtitle = height - 0.78 - 0.19 * len(subtitle)
         text(EDGE, below_subtitle - 0.18 * line, content, fontsize=9, va="baseline", gid="reading")
-    if points.scale == "demo":
+    if origin.scale == "demo":
         text(width - EDGE - 0.06, height - 0.39, DEMO_NOTE, fontsize=8.5, fontweight="bold", color="#6b4a00",
              ha="right", va="center", bbox=BADGE)  # fmt: skip
     for line, content in enumerate(reversed(small)):

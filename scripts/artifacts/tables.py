@@ -3,10 +3,15 @@
 A table's texts are plain; each of the two forms escapes what it must.
 """
 
+import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas
+
+from scripts.study.errors import UserError
 
 BASE = "base model"
 MISSING = "\N{EM DASH}"
@@ -41,7 +46,7 @@ class Table:
     """A whole table: `warning` stands before the caption, `notes` below the rows.
 
     `number` is how the paper counts it, such as `S1`; `corner` says what the columns are; `base` is the base
-    model's one value, which belongs to every column.
+    model's one value, which belongs to every column. `has_base` says whether the table has a row for it at all.
     """
 
     number: str
@@ -54,6 +59,26 @@ class Table:
     base: Entry | None
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    has_base: bool = True
+
+
+def read_cells(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table's CSV, every cell as text.
+
+    Raises UserError, in one sentence, where the file cannot be read, lacks one of `columns`, or has no rows.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            rows, known = list(reader), reader.fieldnames or ()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    lacking = [column for column in columns if column not in known]
+    if lacking:
+        raise UserError(f"{path}: lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}")
+    if not rows:
+        raise UserError(f"{path}: has a header but no rows")
+    return rows
 
 
 def markdown(table: Table) -> str:
@@ -61,8 +86,8 @@ def markdown(table: Table) -> str:
 
     No cell can span columns, so the base model's value is repeated.
     """
-    base = Row(BASE, (table.base,) * len(table.columns))
-    lines = [[row.label, *map(_text, row.entries)] for row in (base, *table.rows)]
+    base = (Row(BASE, (table.base,) * len(table.columns)),) if table.has_base else ()
+    lines = [[row.label, *map(_text, row.entries)] for row in (*base, *table.rows)]
     frame = pandas.DataFrame(
         [[_markdown(text) for text in line] for line in lines],
         columns=[_markdown(text) for text in (table.corner, *table.columns)],
@@ -87,6 +112,10 @@ def latex(table: Table) -> str:
     An uncertainty stands in smaller type below its value, so that the paper's eight durations fit on a page.
     """
     warning = f"\\textbf{{{_latex(table.warning)}}} " if table.warning else ""
+    base = (
+        f"{BASE} & \\multicolumn{{{len(table.columns)}}}{{c}}{{{_latex(_text(table.base))}}} \\\\",
+        r"\midrule",
+    )
     return "\n".join([
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
@@ -99,8 +128,7 @@ def latex(table: Table) -> str:
         r"\toprule",
         _line([table.corner, *table.columns]),
         r"\midrule",
-        f"{BASE} & \\multicolumn{{{len(table.columns)}}}{{c}}{{{_latex(_text(table.base))}}} \\\\",
-        r"\midrule",
+        *(base if table.has_base else ()),
         "\n\\addlinespace\n".join("\n".join(_latex_row(row)) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",

@@ -1,4 +1,4 @@
-"""Learning against forgetting, one panel per setting (figure 3)."""
+"""Learning against what may be forgotten, a panel per setting and need (figure 3, v1's figures 4 and S5)."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +10,8 @@ from scripts.study.registry import Artifact
 
 
 def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
-    """The figure: x the forgetting average, so that right forgets less; y the learning task."""
+    """The figure: y the learning task; x every other need of the artifact in turn, so that right forgets less."""
+    across = [need for need in artifact.needs if need != "learning"]
     looks = style.looks(points.methods)
     durations = {
         unit: sorted({d for p in points.panels if p.unit == unit for d in p.durations}, key=lambda d: d.value)
@@ -18,12 +19,12 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     }
     values = {unit: [duration.value for duration in those] for unit, those in durations.items()}
 
-    def panel_of(ax: Axes, panel: Panel) -> None:
-        style.plane(ax, panel, points.scale)
+    def panel_of(ax: Axes, panel: Panel, need: str) -> None:
+        style.plane(ax, panel, points.scale, (need, "learning"))
         for method in points.methods:
-            series = panel.series(method)
+            look, series = looks[method.name], panel.series(method)
             sizes = [style.marker_size(cell.duration.value, values[panel.unit]) for cell in series]
-            style.path(ax, looks[method.name].colour, method.name, series, sizes)
+            style.path(ax, look.colour, method.name, series, sizes, (need, "learning"), look.dashes)
 
     sizes = [
         [
@@ -32,5 +33,8 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         ]
         for unit, those in durations.items()
     ]
-    legends = [style.legend_handles(points, style.star_handle(points)), *sizes]
-    return style.page(artifact, points, commit, [style.View(panel_of)], legends, style.BELOW, [style.AVERAGE])
+    stars = (style.star_handle(points, (need, "learning")) for need in across)
+    star = next((handle for handle in stars if handle), None)
+    notes = [style.AVERAGE] if "forgetting" in across else []
+    legends = [style.legend_handles(points, star), *sizes]
+    return style.page(artifact, points, commit, style.views(across, panel_of), legends, style.BELOW, notes)

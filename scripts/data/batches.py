@@ -8,6 +8,8 @@ A directory of rows has a meta.json and, by regime,
           prompt_lengths.npy [examples] how many of its tokens are prompt
           row_examples.npy   the example ids of all rows of all epochs, one row after the other
           row_offsets.npy    [epochs * steps_per_epoch * batch_rows + 1] where each row starts in it
+          row_cuts.npy       [rows of all epochs] where examples are cut into rows (packing: concat): how many tokens
+                             of a row's first example stand in the row before
 
 Token ids are uint16 when the vocabulary has fewer than 65536 entries, else uint32; all else is int64.
 """
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.data.packing import Epoch, Layout, check_groups, compose_epoch, shuffled
+from scripts.data.packing import PACKINGS, Epoch, Layout, check_groups, compose_epoch, shuffled
 from scripts.study.errors import UserError
 
 IGNORED = -100
@@ -93,21 +95,25 @@ def write_ift_rows(
     sequence_length: int,
     batch_rows: int,
     group_rows: int,
-    packing_ratio: float,
     max_epochs: int,
     eos: int,
     pad: int,
     vocab_size: int,
     seed: int,
+    packing: str = "foundry",
+    packing_ratio: float = 1,
 ) -> dict[str, Any]:
     """Write tokenized (prompt, response) pairs, and who shares a row with whom in each epoch, to `out`.
 
+    `packing` is one of `scripts.data.packing`; `packing_ratio` belongs to foundry alone.
     Epoch e is the same whatever `max_epochs` is: a shorter run reads the first epochs of a longer one.
     Examples are read once and never held in memory together. Returns the counts that meta.json keeps; in
     every item of "per_epoch", in examples as in tokens (with eos),
     all = trained + dropped_too_long + dropped_incomplete_step + dropped_left_over.
-    Raises UserError when the examples that fit into a row do not fill one step.
+    Raises UserError for an unknown packing, and when the examples that fit into a row do not fill one step.
     """
+    if packing not in PACKINGS:
+        raise UserError(f"the packing {packing!r} is unknown; allowed are {', '.join(PACKINGS)}")
     layout = Layout(sequence_length, batch_rows, group_rows, packing_ratio)
     prompt_lengths = array("q")
 
@@ -119,28 +125,29 @@ def write_ift_rows(
     spill = out / "examples.tmp"
     offsets = _append_all(sequences(), spill, vocab_size)
     lengths = np.diff(offsets)
-    fitting = int(np.count_nonzero(lengths <= sequence_length))
-    steps = layout.steps_per_epoch(fitting)
-    if steps == 0:
-        raise UserError(
-            f"{fitting} of {len(lengths)} examples fit into a row of {sequence_length} tokens, "
-            f"but one step needs {layout.examples_per_step}"
-        )
+    row_examples, row_sizes, row_cuts = array("q"), array("q"), array("q")
+    per_epoch = []
+    for number in range(max_epochs):
+        epoch = compose_epoch(lengths, layout, seed=seed, epoch=number, packing=packing)
+        if not epoch.rows:
+            fitting = int(np.count_nonzero(lengths <= sequence_length))
+            raise UserError(
+                f"{fitting} of {len(lengths)} examples fit into a row of {sequence_length} tokens; "
+                f"packed as {packing!r} they do not fill the {batch_rows} rows of one step"
+            )
+        for row in epoch.rows:
+            row_examples.extend(row)
+            row_sizes.append(len(row))
+        row_cuts.extend(epoch.cuts or [])
+        per_epoch.append(_epoch_counts(epoch, lengths, sequence_length))
     np.save(out / "tokens.npy", np.memmap(spill, dtype=_token_type(vocab_size), mode="r"))
     spill.unlink()
     np.save(out / "offsets.npy", offsets)
     np.save(out / "prompt_lengths.npy", np.array(prompt_lengths, dtype=np.int64))
-
-    row_examples, row_sizes = array("q"), array("q")
-    per_epoch = []
-    for number in range(max_epochs):
-        epoch = compose_epoch(lengths, layout, seed=seed, epoch=number)
-        for row in epoch.rows:
-            row_examples.extend(row)
-            row_sizes.append(len(row))
-        per_epoch.append(_epoch_counts(epoch, lengths))
     np.save(out / "row_examples.npy", np.array(row_examples, dtype=np.int64))
     np.save(out / "row_offsets.npy", _starts(row_sizes))
+    if row_cuts:
+        np.save(out / "row_cuts.npy", np.array(row_cuts, dtype=np.int64))
     counts = {"examples": len(lengths), "tokens": int(offsets[-1]), "per_epoch": per_epoch}
     _write_meta(
         out,
@@ -148,8 +155,8 @@ def write_ift_rows(
         sequence_length=sequence_length,
         batch_rows=batch_rows,
         group_rows=group_rows,
-        packing_ratio=packing_ratio,
-        steps_per_epoch=steps,
+        **({"packing_ratio": packing_ratio} if packing == "foundry" else {"packing": packing}),
+        steps_per_epoch=len(row_sizes) // (batch_rows * max_epochs),
         epochs=max_epochs,
         eos=eos,
         pad=pad,
@@ -176,8 +183,11 @@ class Batches:
         self.epochs: int | None = meta.get("epochs")
         self.counts: dict[str, Any] = meta["counts"]
         self._pad: int = meta["pad"]
+        self._eos: int = meta["eos"]
         names = ["rows"] if self.regime == "cpt" else _IFT_ARRAYS
         self._arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in names}
+        cuts = directory / "row_cuts.npy"
+        self._cuts: NDArray[np.int64] | None = np.load(cuts, mmap_mode="r") if cuts.exists() else None
 
     def batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(input_ids, labels) of a step counted from 0, both int64 [batch_rows, sequence_length].
@@ -186,33 +196,64 @@ class Batches:
         row follows the last. ift: padding (at the right, so a causal model needs no mask), prompts and the
         first token of every example do not count. Raises IndexError for a step that was never composed.
         """
-        if step < 0:
-            raise IndexError(f"step {step} is negative")
-        first = step * self.batch_rows
-        if self.steps_per_epoch is None or self.epochs is None:
-            rows = self._arrays["rows"]
-            input_ids = rows[np.arange(first, first + self.batch_rows) % len(rows)].astype(np.int64)
+        first = self._first_row(step)
+        if self.regime == "cpt":
+            input_ids = self._cpt_rows(first)
             return input_ids, input_ids.copy()
-        if step >= self.steps_per_epoch * self.epochs:
-            raise IndexError(f"step {step} lies behind epoch {self.epochs} of {self.steps_per_epoch} steps")
         input_ids = np.full((self.batch_rows, self.sequence_length), self._pad, dtype=np.int64)
         labels = np.full_like(input_ids, IGNORED)
         for row in range(self.batch_rows):
-            self._fill(first + row, input_ids[row], labels[row])
+            for example, cut, begin, end in self._pieces(first + row):
+                ids = self._arrays["tokens"][self._arrays["offsets"][example] + cut :][: end - begin]
+                # What stands before an example belongs to another one, so its first token is never a target.
+                silent = min(max(1, int(self._arrays["prompt_lengths"][example]) - cut), end - begin)
+                input_ids[row, begin:end] = ids
+                labels[row, begin + silent : end] = ids[silent:]
         return input_ids, labels
 
-    def _fill(self, row: int, input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
-        """Put the examples of a row of the composition into one row of a batch."""
-        tokens, offsets = self._arrays["tokens"], self._arrays["offsets"]
+    def segments(self, step: int) -> NDArray[np.int64]:
+        """Which example or document a position of a batch belongs to, int64 [batch_rows, sequence_length].
+
+        Counted from 0 in every row; eos belongs to the document that it ends. ift: padding is a segment of its own.
+        cpt: rows are cut without regard to documents, so a row's first and last segment may be parts of one.
+        Raises IndexError as `batch` does.
+        """
+        first = self._first_row(step)
+        if self.regime == "cpt":
+            ends: NDArray[np.int64] = (self._cpt_rows(first) == self._eos).astype(np.int64)
+            return ends.cumsum(axis=1, dtype=np.int64) - ends
+        numbers = np.empty((self.batch_rows, self.sequence_length), dtype=np.int64)
+        for row in range(self.batch_rows):
+            number = 0
+            for *_, begin, end in self._pieces(first + row):
+                numbers[row, begin:end] = number
+                number += 1
+            numbers[row, end:] = number
+        return numbers
+
+    def _first_row(self, step: int) -> int:
+        if step < 0:
+            raise IndexError(f"step {step} is negative")
+        if self.steps_per_epoch is not None and self.epochs is not None and step >= self.steps_per_epoch * self.epochs:
+            raise IndexError(f"step {step} lies behind epoch {self.epochs} of {self.steps_per_epoch} steps")
+        return step * self.batch_rows
+
+    def _cpt_rows(self, first: int) -> NDArray[np.int64]:
+        rows = self._arrays["rows"]
+        taken: NDArray[np.int64] = rows[np.arange(first, first + self.batch_rows) % len(rows)].astype(np.int64)
+        return taken
+
+    def _pieces(self, row: int) -> Iterator[tuple[int, int, int, int]]:
+        """What stands in a row of the composition, from left to right: (example, its tokens before, begin, end)."""
+        offsets = self._arrays["offsets"]
         begin, end = self._arrays["row_offsets"][row : row + 2]
+        cut = 0 if self._cuts is None else int(self._cuts[row])
         position = 0
-        for example in self._arrays["row_examples"][begin:end]:
-            ids = tokens[offsets[example] : offsets[example + 1]]
-            # The token before an example belongs to another one, so its first token is never a target.
-            silent = max(1, int(self._arrays["prompt_lengths"][example]))
-            input_ids[position : position + ids.size] = ids
-            labels[position + silent : position + ids.size] = ids[silent:]
-            position += ids.size
+        for example in self._arrays["row_examples"][begin:end].tolist():
+            size = int(offsets[example + 1] - offsets[example]) - cut
+            stop = min(position + size, self.sequence_length)
+            yield example, cut, position, stop
+            position, cut = stop, 0
 
 
 _IFT_ARRAYS = ["tokens", "offsets", "prompt_lengths", "row_examples", "row_offsets"]
@@ -240,10 +281,10 @@ def _starts(sizes: "array[int]") -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sizes, dtype=np.int64))])
 
 
-def _epoch_counts(epoch: Epoch, lengths: NDArray[np.int64]) -> dict[str, int]:
+def _epoch_counts(epoch: Epoch, lengths: NDArray[np.int64], sequence_length: int) -> dict[str, int]:
     """How many examples and tokens an epoch trains on, and how many it drops for which reason."""
     parts = {
-        "trained": [example for row in epoch.rows for example in row],
+        "trained": {example for row in epoch.rows for example in row},
         "dropped_too_long": epoch.too_long,
         "dropped_incomplete_step": epoch.incomplete_step,
         "dropped_left_over": epoch.left_over,
@@ -251,7 +292,12 @@ def _epoch_counts(epoch: Epoch, lengths: NDArray[np.int64]) -> dict[str, int]:
     counts = {}
     for name, members in parts.items():
         counts[f"{name}_examples"] = len(members)
-        counts[f"{name}_tokens"] = int(lengths[np.array(members, dtype=np.int64)].sum())
+        counts[f"{name}_tokens"] = int(lengths[np.array([*members], dtype=np.int64)].sum())
+    if epoch.cuts is not None:
+        # The last example may go on behind the last row: it counts as trained, but that end of it does not.
+        behind = counts["trained_tokens"] - len(epoch.rows) * sequence_length
+        counts["trained_tokens"] -= behind
+        counts["dropped_incomplete_step_tokens"] += behind
     return counts
 
 

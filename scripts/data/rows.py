@@ -3,7 +3,7 @@
 python -m scripts.data.rows KEY
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,46 +30,56 @@ def builder(launch: Launch, product: Product) -> Build:
 
         from scripts.data import batches
         from scripts.data.products import data_bytes
-        from scripts.data.tokenizer import EOS, PAD
+        from scripts.data.tokenizer import EOS, PAD, PLAIN
 
         records, tokenizer_directory = (data_bytes(launch, key) for key in product.inputs)
         tokenizer = Tokenizer.from_file(str(tokenizer_directory / "tokenizer.json"))
         tokenizer.encode_special_tokens = True  # a text that contains "</s>" is text
+        eos, pad = tokenizer.token_to_id(EOS), tokenizer.token_to_id(PAD)
+        if eos is None:
+            raise UserError(f"{tokenizer_directory}: the tokenizer has no token {EOS!r}")
         layout = {
             **{key: spec[key] for key in ("sequence_length", "batch_rows", "group_rows", "seed")},
-            "eos": tokenizer.token_to_id(EOS),
-            "pad": tokenizer.token_to_id(PAD),
+            "eos": eos,
+            "pad": eos if pad is None else pad,  # Llama 2 has no pad token, and what is masked may be any
             "vocab_size": tokenizer.get_vocab_size(),
         }
         if spec["regime"] == "cpt":
             return batches.write_cpt_rows(_documents(records, tokenizer), out, **layout)
-        ift = {key: spec[key] for key in ("packing_ratio", "max_epochs")}
-        return batches.write_ift_rows(_examples(records, tokenizer), out, **layout, **ift)
+        ift = {key: spec[key] for key in ("packing", "packing_ratio", "max_epochs") if key in spec}
+        examples = _examples(records, tokenizer, spec.get("template", PLAIN))
+        return batches.write_ift_rows(examples, out, **layout, **ift)
 
     return write
 
 
 def _documents(directory: Path, tokenizer: "Tokenizer") -> Iterator[list[int]]:
-    for (text,) in _encoded(directory, ("text",), tokenizer):
+    for (text,) in _encoded(directory, {"text": str}, tokenizer):
         yield text
 
 
-def _examples(directory: Path, tokenizer: "Tokenizer") -> Iterator[tuple[list[int], list[int]]]:
-    for example in _encoded(directory, ("instruction", "response"), tokenizer):
+def _examples(directory: Path, tokenizer: "Tokenizer", template: str) -> Iterator[tuple[list[int], list[int]]]:
+    from scripts.data.tokenizer import prompt_text, response_text
+
+    frame = {
+        "instruction": lambda text: prompt_text(text, template),
+        "response": lambda text: response_text(text, template),
+    }
+    for example in _encoded(directory, frame, tokenizer):
         yield example[0], example[1]
 
 
-def _encoded(directory: Path, fields: tuple[str, ...], tokenizer: "Tokenizer") -> Iterator[tuple[list[int], ...]]:
-    from scripts.data.tokenizer import prompt_text, response_text
-
-    frame: dict[str, Callable[[str], str]] = {"text": str, "instruction": prompt_text, "response": response_text}
+def _encoded(
+    directory: Path, frame: Mapping[str, Callable[[str], str]], tokenizer: "Tokenizer"
+) -> Iterator[tuple[list[int], ...]]:
+    """The token ids of some fields of every record; `frame` says which, and what text is made of each."""
     lines = read_records(directory)
     while some := list(islice(lines, _RECORDS_AT_ONCE)):
         columns = []
-        for field in fields:
+        for field, text_of in frame.items():
             if any(not isinstance(record.get(field), str) for record in some):
                 raise UserError(f"{directory}: every record must have the text field {field!r}")
-            texts = [frame[field](record[field]) for record in some]
+            texts = [text_of(record[field]) for record in some]
             columns.append([encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)])
         yield from zip(*columns, strict=True)
 

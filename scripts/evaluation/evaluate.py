@@ -58,7 +58,8 @@ class _Once:
             tasks, records, shots = {}, {}, {}
             for evaluation in self._evaluations:
                 label = _label(evaluation)
-                tasks[label] = {key: value for key, value in evaluation.spec.items() if key not in _NOT_SETTINGS}
+                settings = {key: value for key, value in evaluation.spec.items() if key not in _NOT_SETTINGS}
+                tasks[label] = settings | judge_variables(self._launch, settings)
                 items, *examples = _inputs(evaluation, "data/records/")
                 records[label] = data_bytes(self._launch, items) / FILE
                 if examples:
@@ -67,6 +68,26 @@ class _Once:
             seed = self._evaluations[0].spec["seed"]
             self._harness = Harness(tasks, records, base, seed=seed, shots=shots)
         return self._harness
+
+
+def judge_variables(launch: Launch, settings: dict[str, Any]) -> dict[str, Any]:
+    """The judge of conversations, with the environment variables through which the study reaches it.
+
+    They stand in no spec: by which way a judge is reached changes nothing of what it says.
+
+    Raises:
+        UserError: the study of this launch names no judge.
+    """
+    if "judge" not in settings:
+        return {}
+    task = launch.grid.study.evaluation.tasks.mt_bench
+    if task is None:
+        raise UserError(
+            f"study {launch.grid.name!r} has no evaluation.tasks.mt_bench, which names the environment variables "
+            "through which the judge of this evaluation is reached"
+        )
+    variables = {"url_variable": task.judge.url_variable, "key_variable": task.judge.key_variable}
+    return {"judge": settings["judge"] | variables}
 
 
 def _label(evaluation: Product) -> str:

@@ -1,20 +1,23 @@
-"""Scores models on the benchmarks and held-out records of a study, through lm-eval and, for programs, the sandbox.
+"""Scores models on the benchmarks and held-out records of a study, through lm-eval, for programs with the sandbox, and
+for conversations with a judge.
 
 What a task asks and how an answer is scored stands in ``config/evaluations``; how much of it, in the study.
 """
 
+import hashlib
 import json
 import logging
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
-from scripts.evaluation.scores import mean_and_stderr, pass_at_k, ratio_and_stderr
-from scripts.evaluation.tasks import LOSS_FIELDS, read, response_continuation
+from scripts.evaluation import mt_bench
+from scripts.evaluation.scores import mean_and_stderr, pass_at_k, ratio_and_stderr, subject_mean_and_stderr
+from scripts.evaluation.tasks import LETTERS, LOSS_FIELDS, read, response_continuation
 from scripts.study.errors import UserError
 
 # Everything is a local file; the libraries read this when they are imported.
@@ -28,16 +31,28 @@ METRICS = {
     "hellaswag": ("acc_norm", "acc"),
     "arc_challenge": ("acc_norm", "acc"),
     "winogrande": ("acc",),
+    "mmlu": ("acc",),
+    "lambada": ("acc",),
+    "winograd": ("acc",),
+    "mt_bench": ("score",),
     "source_loss": ("bits_per_byte",),
     "target_loss": ("bits_per_byte",),
 }
-"""What is recorded for each task; the first is the task's value. Higher is better, except for losses."""
+"""What is recorded for each task (for pass_at_k see `metrics_of`); the first is the task's value. Higher is better,
+except for losses.
+"""
+
+PROGRAMS = ("humaneval", "pass_at_k")
+"""The tasks whose answers are programs."""
 
 LOSSES = ("source_loss", "target_loss")
 """The tasks whose records are not a benchmark's, but held out from what models are trained on."""
 
 BATCH_SIZE = 128
 """Sequences in one forward pass. A constant, because sampled programs depend on it."""
+
+JUDGED_AT_ONCE = 4096
+"""Programs that are handed to the sandbox together: hundreds for each problem would stand in memory several times."""
 
 Progress = Callable[[str, int, int], None]
 """Told the label that starts, how many are done, and how many there are."""
@@ -48,9 +63,10 @@ class Result(TypedDict):
 
     metric: str
     value: float
-    stderr: float  # over items, see `scripts.evaluation.scores`
+    stderr: float  # over items (mt_bench: over the grades of both turns), see `scripts.evaluation.scores`
     items: int
     metrics: dict[str, float]  # every recorded metric, `metric` among them
+    errors: NotRequired[dict[str, float]]  # of pass_at_k: the standard error of each metric
     samples: list[dict[str, Any]]  # one for each item, in the order of the records
 
 
@@ -76,8 +92,9 @@ class Harness:
 
     Args:
         tasks: for each label the name of its task, as `task`, and the settings, as under `evaluation.tasks` in a study.
-        records: for each label its items, JSON lines: of a benchmark in the format of the real set, of a loss
-            documents (`text`) or instructions (`instruction`, `response`).
+        records: for each label its items, JSON lines: of a benchmark in the format of the real set (of MMLU with the
+            `subject` beside question, choices and answer), of a loss documents (`text`) or instructions
+            (`instruction`, `response`).
         base: the base model's directory, with its tokenizer.
         seed: decides the sampled programs and which shots an item gets.
         shots: for each label with `shots` above 0, the records that they are drawn from.
@@ -87,7 +104,7 @@ class Harness:
     Raises:
         UserError: a task has too few items or no records for its shots, asks for more tokens than the model
             can hold, or needs a sandbox where there is none; the records of a loss lack a field, or one has a
-            response that the model cannot hold.
+            response that the model cannot hold; those of MMLU or MT-bench have another form, or too few for a subject.
     """
 
     def __init__(
@@ -108,11 +125,12 @@ class Harness:
         self.workers = workers
         self._settings = {label: dict(settings) for label, settings in tasks.items()}
         self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        files = {label: _task_file(settings["task"], records[label]) for label, settings in tasks.items()}
+        files = {label: _task_file(settings, records[label]) for label, settings in tasks.items()}
         self._check(files, records, shots or {})
-        asks_programs = any(settings["task"] == "humaneval" for settings in tasks.values())
+        asks_programs = any(settings["task"] in PROGRAMS for settings in tasks.values())
         self._judge = judge or (_sandbox() if asks_programs else None)
-        self._outcomes: defaultdict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+        self._outcomes: defaultdict[str, dict[bytes, str]] = defaultdict(dict)
+        self._conversations = {label: read(records[label]) for label, file in files.items() if file == "mt_bench"}
         self._loaded: tuple[Path | None, str | None, Any] | None = None
         with _quiet():
             self._tasks = _load_tasks(files, self._settings, records, shots or {})
@@ -127,7 +145,13 @@ class Harness:
         """Scores the model that `run` and `method_kind` name, as in `load_model`; None is the base model.
 
         The result of a label depends on the model, the task, its records and the seed, not on the other labels.
+
+        Raises:
+            UserError: a label needs a judge of conversations and there is none, or it does not do its work.
         """
+        for label in labels:
+            if label in self._conversations:
+                mt_bench.Grader.from_environment(self._settings[label]["judge"])  # before a model is loaded for nothing
         return self.score_lm(self._load(run, method_kind), labels, progress)
 
     def score_lm(self, lm: Any, labels: Sequence[str], progress: Progress | None = None) -> dict[str, Result]:
@@ -162,49 +186,97 @@ class Harness:
         import torch
         from lm_eval import evaluate
 
+        if label in self._conversations:
+            return self._graded(lm, label)
         name, task = self._settings[label]["task"], self._tasks[label]
+        metrics = metrics_of(self._settings[label])
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             task.set_fewshot_seed(self.seed)
             logged = evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label]
-        if name == "humaneval":
-            samples = self._judged(label, logged)
+        if name in PROGRAMS:
+            samples = self._judged(label, logged, metrics)
         elif name == "gsm8k":
             samples = [_answer_sample(sample) for sample in logged]
         elif name in LOSSES:
             samples = [_loss_sample(sample) for sample in logged]
+        elif name == "lambada":
+            samples = [_word_sample(sample) for sample in logged]
+        elif name == "mmlu":
+            samples = [{**_choice_sample(sample, metrics), "subject": sample["doc"]["subject"]} for sample in logged]
         else:
-            samples = [_choice_sample(sample, METRICS[name]) for sample in logged]
-        return _result(METRICS[name], samples)
+            samples = [_choice_sample(sample, metrics) for sample in logged]
+        return _result(metrics, samples, errors=name == "pass_at_k")
 
-    def _judged(self, label: str, logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _judged(self, label: str, logged: list[dict[str, Any]], metrics: Sequence[str]) -> list[dict[str, Any]]:
         """One sample for each problem. A program is judged once, whichever models wrote it how often."""
         settings, known = self._settings[label], self._outcomes[label]
-        pairs = [[(program, item["target"]) for program in item["filtered_resps"][0]] for item in logged]
-        unknown = list(dict.fromkeys(pair for row in pairs for pair in row if pair not in known))
-        if unknown:
+        rows = [[_digest(program, item["target"]) for program in item["filtered_resps"][0]] for item in logged]
+        unknown = {
+            digest: (program, item["target"])
+            for item, row in zip(logged, rows, strict=True)
+            for digest, program in zip(row, item["filtered_resps"][0], strict=True)
+            if digest not in known
+        }
+        digests = list(unknown)
+        for start in range(0, len(digests), JUDGED_AT_ONCE):
             assert self._judge is not None
+            chunk = digests[start : start + JUDGED_AT_ONCE]
             verdicts = self._judge.judge(
-                unknown,
+                [unknown[digest] for digest in chunk],
                 timeout_seconds=settings["timeout_seconds"],
                 memory_mb=settings["memory_mb"],
                 workers=self.workers,
             )
-            for pair, verdict in zip(unknown, verdicts, strict=True):
-                known[pair] = verdict.outcome
+            known.update(zip(chunk, (verdict.outcome for verdict in verdicts), strict=True))
         samples = []
-        for item, row in zip(logged, pairs, strict=True):
-            outcomes = [known[pair] for pair in row]
+        for item, row in zip(logged, rows, strict=True):
+            outcomes = [known[digest] for digest in row]
+            passed = outcomes.count("passed")
             samples.append(
                 {
                     "item": item["doc_id"],
                     "prompt_sha256": item["prompt_hash"],
                     "outputs": item["resps"][0],
                     "outcomes": outcomes,
-                    "pass@1": pass_at_k(len(outcomes), outcomes.count("passed"), 1),
+                    **{metric: pass_at_k(len(outcomes), passed, _k(metric)) for metric in metrics},
                 }
             )
         return samples
+
+    def _graded(self, lm: Any, label: str) -> Result:
+        """Both turns of every question, written greedily and graded. The second turn sees the model's first answer."""
+        from lm_eval.api.instance import Instance
+
+        settings, items = self._settings[label], self._conversations[label]
+        grader = mt_bench.Grader.from_environment(settings["judge"])
+        arguments = {"until": list(mt_bench.STOP), "do_sample": False, "max_gen_toks": settings["max_new_tokens"]}
+        conversations: list[list[mt_bench.Turn]] = [[] for _ in items]
+        samples: list[dict[str, Any]] = [
+            {"item": number, "question_id": item["question_id"], "category": item["category"]}
+            | {"prompt_sha256": [], "outputs": [], "scores": [], "judgements": []}
+            for number, item in enumerate(items)
+        ]
+        for turn in range(mt_bench.TURNS):
+            prompts = [
+                mt_bench.prompt(earlier, item["turns"][turn])
+                for earlier, item in zip(conversations, items, strict=True)
+            ]
+            answers = lm.generate_until([Instance("generate_until", {}, (text, {**arguments}), 0) for text in prompts])
+            for number, (text, answer) in enumerate(zip(prompts, answers, strict=True)):
+                conversations[number].append((items[number]["turns"][turn], answer.strip()))
+                samples[number]["prompt_sha256"].append(hashlib.sha256(text.encode()).hexdigest())
+                samples[number]["outputs"].append(answer)
+        graded = [turns[: count + 1] for turns in conversations for count in range(mt_bench.TURNS)]
+        grades = grader.grade(graded)
+        for number, grade in enumerate(grades):
+            sample = samples[number // mt_bench.TURNS]
+            sample["scores"].append(grade.score)
+            sample["judgements"].append(grade.judgement)
+        value, stderr = mean_and_stderr([grade.score for grade in grades])
+        return Result(
+            metric="score", value=value, stderr=stderr, items=len(items), metrics={"score": value}, samples=samples
+        )
 
     def _check(self, files: Mapping[str, str], records: Mapping[str, Path], shots: Mapping[str, Path]) -> None:
         positions = json.loads((self.base / "config.json").read_text())["max_position_embeddings"]
@@ -222,6 +294,10 @@ class Harness:
                     f"{key}.max_new_tokens: must be less than the {positions} tokens that the model can hold, "
                     f"prompt included; it is {new_tokens}"
                 )
+            if settings["task"] == "mmlu":
+                _check_subjects(records[label], shots.get(label), shot_count)
+            if settings["task"] == "mt_bench":
+                _check_conversations(records[label])
             # A prompt can lose its beginning where the model has no room for it, a response cannot.
             if files[label] == "response_loss" and (longest := self._longest_response(records[label])) > positions:
                 raise UserError(
@@ -241,8 +317,75 @@ def _sandbox() -> Judge:
     return Sandbox.find()
 
 
-def _task_file(task: str, records: Path) -> str:
-    """The name of the task file; a loss has one for documents and one for responses."""
+def metrics_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is recorded for a task with these settings; the first is its value.
+
+    Of pass_at_k that is pass@1, pass@2, pass@4, ... up to its number of samples.
+    """
+    if settings["task"] == "pass_at_k":
+        return tuple(f"pass@{2**power}" for power in range(settings["samples"].bit_length()))
+    return METRICS[settings["task"]]
+
+
+def _k(metric: str) -> int:
+    return int(metric.removeprefix("pass@"))
+
+
+def _digest(program: str, check: str) -> bytes:
+    """Stands for a program with its check, which for all models of a family would take hundreds of megabytes."""
+    return hashlib.sha256(json.dumps([program, check]).encode()).digest()
+
+
+def _check_subjects(records: Path, shots: Path | None, shot_count: int) -> None:
+    """Raises UserError where MMLU's records have another form, or a subject has too few."""
+    items, examples = read(records), read(shots) if shots else []
+    for path, found in ((records, items), (shots, examples)):
+        for line, item in enumerate(found, 1):
+            texts = [item.get("subject"), item.get("question"), *(_list(item, "choices"))]
+            right = item.get("answer")
+            if len(texts) != 2 + len(LETTERS) or not all(isinstance(text, str) for text in texts):
+                right = None
+            if not isinstance(right, int) or not 0 <= right < len(LETTERS):
+                raise UserError(
+                    f"{path}: line {line} is no item of mmlu, which has the texts subject and question, "
+                    f"{len(LETTERS)} texts as choices, and as answer the number of the right one, from 0"
+                )
+    counts, solved = Counter(item["subject"] for item in items), Counter(item["subject"] for item in examples)
+    for subject, count in counts.items():
+        if count < 2:
+            raise UserError(f"{records}: mmlu needs at least two items of each subject, {subject!r} has {count}")
+        if shot_count > solved[subject]:
+            raise UserError(
+                f"{shots}: {shot_count} shots need as many records of {subject!r}, it has {solved[subject]}"
+            )
+
+
+def _check_conversations(records: Path) -> None:
+    """Raises UserError where MT-bench's records have another form."""
+    for line, item in enumerate(read(records), 1):
+        turns = _list(item, "turns")
+        well_formed = len(turns) == mt_bench.TURNS and all(isinstance(turn, str) and turn for turn in turns)
+        if not well_formed or "question_id" not in item or not isinstance(item.get("category"), str):
+            raise UserError(
+                f"{records}: line {line} is no item of mt_bench, which has a question_id, the text category, and "
+                f"{mt_bench.TURNS} texts as turns"
+            )
+
+
+def _list(item: Mapping[str, Any], field: str) -> list[Any]:
+    value = item.get(field)
+    return value if isinstance(value, list) else []
+
+
+def _task_file(settings: Mapping[str, Any], records: Path) -> str:
+    """The name of the task file. A loss has one for documents and one for responses, mmlu one for letters and one for
+    texts; mt_bench has none.
+    """
+    task: str = settings["task"]
+    if task == "pass_at_k":
+        return "humaneval"
+    if task == "mmlu" and settings.get("answers") == "texts":
+        return "mmlu_texts"
     if task not in LOSSES:
         return task
     items = read(records)
@@ -270,11 +413,18 @@ def _load_tasks(
     manager = TaskManager(include_path=str(TASK_FILES), include_defaults=False)
     tasks: dict[str, Any] = {}
     for label, chosen in settings.items():
-        splits = {"test": str(records[label])} | ({"train": str(shots[label])} if label in shots else {})
+        if files[label] == "mt_bench":
+            continue
+        splits: dict[str, Any] = {"test": str(records[label])} | (
+            {"train": str(shots[label])} if label in shots else {}
+        )
+        if by_subject := chosen["task"] == "mmlu":
+            splits["shots"] = chosen["shots"]
         # The members of a group take overrides, a task by itself does not.
         member = {"task": files[label], "dataset_kwargs": splits}
         (task,) = manager.load([{"group": "study", "task": [member]}])["tasks"].values()
-        task.set_config("num_fewshot", chosen.get("shots", 0))
+        if not by_subject:
+            task.set_config("num_fewshot", chosen.get("shots", 0))
         if "max_new_tokens" in chosen:
             generation = {"max_gen_toks": chosen["max_new_tokens"]}
             if "samples" in chosen:
@@ -292,6 +442,16 @@ def _answer_sample(logged: Mapping[str, Any]) -> dict[str, Any]:
         "outputs": logged["resps"][0],
         "answer": logged["filtered_resps"][0],
         "exact_match": float(logged["exact_match"]),
+    }
+
+
+def _word_sample(logged: Mapping[str, Any]) -> dict[str, Any]:
+    ((loglikelihood, _),) = logged["filtered_resps"]
+    return {
+        "item": logged["doc_id"],
+        "prompt_sha256": logged["prompt_hash"],
+        "loglikelihood": loglikelihood,
+        "acc": float(logged["acc"]),
     }
 
 
@@ -315,10 +475,11 @@ def _loss_sample(logged: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _result(metrics: Sequence[str], samples: list[dict[str, Any]]) -> Result:
+def _result(metrics: Sequence[str], samples: list[dict[str, Any]], errors: bool = False) -> Result:
+    """`errors`: whether every metric's standard error is recorded, not only that of the first."""
     scores = {metric: _score(metric, samples) for metric in metrics}
     value, stderr = scores[metrics[0]]
-    return Result(
+    result = Result(
         metric=metrics[0],
         value=value,
         stderr=stderr,
@@ -326,17 +487,24 @@ def _result(metrics: Sequence[str], samples: list[dict[str, Any]]) -> Result:
         metrics={metric: score for metric, (score, _) in scores.items()},
         samples=samples,
     )
+    if errors:
+        result["errors"] = {metric: error for metric, (_, error) in scores.items()}
+    return result
 
 
 def _score(metric: str, samples: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """The value of a metric over all samples, and its standard error.
 
-    Bits per byte are those of lm-eval: of all texts together, not the mean of theirs.
+    Bits per byte are those of lm-eval: of all texts together, not the mean of theirs. Where items have subjects, every
+    subject counts once.
     """
     if metric == "bits_per_byte":
         bits = [-sample["loglikelihood"] / math.log(2) for sample in samples]
         return ratio_and_stderr(bits, [sample["bytes"] for sample in samples])
-    return mean_and_stderr([sample[metric] for sample in samples])
+    values = [sample[metric] for sample in samples]
+    if "subject" in samples[0]:
+        return subject_mean_and_stderr(values, [sample["subject"] for sample in samples])
+    return mean_and_stderr(values)
 
 
 @contextmanager

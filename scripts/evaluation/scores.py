@@ -1,10 +1,13 @@
 """Scores from outcomes: plain functions of numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 SAMPLES = "samples.jsonl"
 """The file of an evaluation: a line for each item, with what the model said and its score."""
+
+LANGUAGE_UNDERSTANDING = {"lambada": 0.0, "hellaswag": 0.25, "winograd": 0.5, "winogrande": 0.5}
+"""The tasks of the composite that figure S2 shows, and the accuracy of a guess in each (llm-foundry, gauntlet v0.2)."""
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
@@ -69,3 +72,42 @@ def plain_average(values: Sequence[float], stderrs: Sequence[float]) -> tuple[fl
     if len(values) != len(stderrs):
         raise ValueError(f"there are {len(values)} values and {len(stderrs)} standard errors")
     return math.fsum(values) / len(values), math.sqrt(math.fsum(e * e for e in stderrs)) / len(values)
+
+
+def subject_mean_and_stderr(values: Sequence[float], subjects: Sequence[Hashable]) -> tuple[float, float]:
+    """The unweighted mean over subjects of the mean over a subject's items, and its standard error.
+
+    A subject counts once however many items it has (paper, figure S5b: the mean of MMLU's 57 subjects). The items are
+    independent draws within fixed subjects.
+
+    Raises:
+        ValueError: no values, not one subject for each, or a subject with fewer than two of them.
+    """
+    if len(values) != len(subjects):
+        raise ValueError(f"there are {len(values)} values and {len(subjects)} subjects")
+    by_subject: dict[Hashable, list[float]] = {}
+    for value, subject in zip(values, subjects, strict=True):
+        by_subject.setdefault(subject, []).append(value)
+    scores = [mean_and_stderr(items) for items in by_subject.values()]
+    return plain_average([mean for mean, _ in scores], [stderr for _, stderr in scores])
+
+
+def language_understanding(values: Mapping[str, float], stderrs: Mapping[str, float]) -> tuple[float, float]:
+    """The composite of figure S2 (right) and its standard error: 0 is guessing, 1 is all right.
+
+    The unweighted mean of (accuracy - guess) / (1 - guess) over the tasks of `LANGUAGE_UNDERSTANDING`, as llm-foundry's
+    evaluation gauntlet computes it; a task below the guess counts below 0. The tasks' items are independent draws.
+
+    Args:
+        values: accuracy of each task; others are ignored.
+        stderrs: standard error of each task's accuracy.
+
+    Raises:
+        ValueError: a task is missing.
+    """
+    if missing := [task for task in LANGUAGE_UNDERSTANDING if task not in values or task not in stderrs]:
+        raise ValueError(f"language understanding needs a value and a standard error of {', '.join(missing)}")
+    return plain_average(
+        [(values[task] - guess) / (1 - guess) for task, guess in LANGUAGE_UNDERSTANDING.items()],
+        [stderrs[task] / (1 - guess) for task, guess in LANGUAGE_UNDERSTANDING.items()],
+    )

@@ -2,7 +2,7 @@
 
 from scripts.models.pretrain import SHIPPED
 from scripts.study.grid import Grid, Product
-from scripts.study.schema import GeneratedDataset, InstructionFinetuning
+from scripts.study.schema import GeneratedDataset, HubDataset, InstructionFinetuning, PretrainedModel
 
 
 def seconds(grid: Grid, product: Product, made: set[str]) -> float:
@@ -16,25 +16,28 @@ def seconds(grid: Grid, product: Product, made: set[str]) -> float:
         count = sum(key not in made for key in product.members) or 1
         share = resources.evaluation_seconds / (1 + len(grid.study.evaluation.forgetting))
         return resources.startup_seconds + count * share
-    if product.kind == "model" and not (SHIPPED / f"{product.key}.json").exists():
-        pretraining = grid.study.model.pretraining
-        return resources.startup_seconds + pretraining.tokens / resources.tokens_per_second
+    model = grid.study.model
+    if product.kind == "model" and isinstance(model, PretrainedModel):
+        shipped = (SHIPPED / f"{product.key}.json").exists()
+        return resources.startup_seconds + (0 if shipped else model.pretraining.tokens / resources.tokens_per_second)
     return 1.0
 
 
 def _training_tokens(grid: Grid, product: Product) -> float:
     """Tokens that a leg or run trains on, after the leg that it starts from."""
     spec = product.spec
-    if "trunk" in spec:
-        start = next((grid.products[key].spec["batches"] for key in product.inputs if key.startswith("legs/")), 0)
+    unit = "batches" if "batches" in spec else "epochs"
+    start = next((grid.products[key].spec[unit] for key in product.inputs if key.startswith("legs/")), 0)
+    amount = float(spec[unit] - start)
+    if unit == "batches":
         rows = _rows(grid, product).spec
-        return float((spec["batches"] - start) * rows["batch_rows"] * rows["sequence_length"])
+        return amount * float(rows["batch_rows"] * rows["sequence_length"])
     setting = grid.study.settings[product.key.split("/")[1]]
     dataset = grid.study.datasets[setting.dataset]
     assert isinstance(setting, InstructionFinetuning)
-    # how many records an outside file has is known only once it is read; its progress has no estimate
-    examples = dataset.records if isinstance(dataset, GeneratedDataset) else 0
-    return examples / setting.packing_ratio * setting.sequence_length * float(spec["epochs"])
+    # how many records a file of one's own has is known only once it is read; its progress has no estimate
+    examples = (dataset.records or 0) if isinstance(dataset, GeneratedDataset | HubDataset) else 0
+    return amount * examples / (setting.packing_ratio or 1.0) * setting.sequence_length
 
 
 def _rows(grid: Grid, product: Product) -> Product:

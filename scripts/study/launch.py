@@ -7,12 +7,13 @@ into one environment variable. Jobs read that and never the YAML.
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from scripts.study import datalock
 from scripts.study.codelock import code_hash, current_hashes, read_code_lock
 from scripts.study.errors import UserError
 from scripts.study.fingerprint import canonical
@@ -22,7 +23,6 @@ from scripts.study.schema import Study
 from scripts.study.store import Store
 
 VARIABLE = "FORGETTING_LAUNCH"
-DATA_LOCK = Path("config/data.lock")
 CONFIG = Path("config/config.yaml")
 
 
@@ -34,7 +34,7 @@ class Launch:
     study: dict[str, Any]
     code: dict[str, dict[str, Any]]
     """Code version to its integer (`version`), its `modules` and the `hash` they had at the launch."""
-    data_lock: dict[str, dict[str, str]]
+    data_lock: dict[str, dict[str, Any]]
     store_root: str
     head: int
     """Process id of the head; a job that runs below it ends with it."""
@@ -51,6 +51,24 @@ class Launch:
     def freeze(self) -> None:
         """Puts the launch where this process's children find it."""
         os.environ[VARIABLE] = canonical(asdict(self))
+
+    def require_locked(self, keys: Iterable[str]) -> None:
+        """Ends a launch that would need what nobody has said the identity of.
+
+        Args:
+            keys: of the products that are to be made, or the ends of their keys.
+
+        Raises:
+            UserError: one of them comes from outside and has no entry in ``config/data.lock``.
+        """
+        fingerprints = {key[-12:] for key in keys}
+        names = sorted({name for key, name in self.grid.unlocked.items() if key[-12:] in fingerprints})
+        if names:
+            more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
+            raise UserError(
+                f"config/data.lock: {names[0]}{more} not locked; run `python -m scripts.data.lock --study {self.name}` "
+                "where the network is, and commit the file"
+            )
 
     def code_of(self, product: Product) -> dict[str, Any]:
         """The code versions in a product's spec with their hashes, after checking the code as it is now.
@@ -81,22 +99,6 @@ def _versions_in(spec: Mapping[str, Any]) -> list[str]:
     return sorted(inner.get("versions", {}))
 
 
-def read_data_lock(path: Path = DATA_LOCK) -> dict[str, dict[str, str]]:
-    """Dataset name to ``{path, sha256}``, as `scripts.data.lock` wrote it.
-
-    Raises:
-        UserError: the file has another shape.
-    """
-    lock = read_yaml(path)
-    if lock is None:
-        return {}
-    if not isinstance(lock, dict) or not all(
-        isinstance(entry, dict) and set(entry) == {"path", "sha256"} for entry in lock.values()
-    ):
-        raise UserError(f"{path}: every dataset must have a path and a sha256, and nothing else")
-    return lock
-
-
 def new_launch(study: str, store: str) -> Launch:
     """A launch of a study as its files are now, its names all computed (so every mistake shows here).
 
@@ -110,7 +112,7 @@ def new_launch(study: str, store: str) -> Launch:
         name=study,
         study=load_study(study).model_dump(mode="json"),
         code=code,
-        data_lock=read_data_lock(),
+        data_lock=datalock.read(),
         store_root=store,
         head=os.getpid(),
     )

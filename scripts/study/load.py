@@ -47,7 +47,8 @@ def read_yaml(path: Path) -> Any:
 def load_study(name: str, directory: Path = STUDIES) -> Study:
     """The study ``<directory>/<name>.yaml``, validated.
 
-    A study may extend another (`extends: demo`): keys inside keys are merged, lists and values replaced. The learning
+    A study may extend another (`extends: demo`): keys inside keys are merged, lists and values replaced, and a key that
+    is null (`~`) is left out. The learning
     rates that a sweep chose lie in a file of their own beside the study; see `accepted_path`.
 
     Raises:
@@ -94,7 +95,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         key: _merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
         for key, value in over.items()
     }
-    return {**base, **both}
+    return {key: value for key, value in {**base, **both}.items() if value is not None}
 
 
 def _with_accepted_rates(data: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -140,9 +141,9 @@ def _sentence(error: ValidationError) -> str:
     details = error.errors(include_url=False)
     first = details[0]
     # pydantic puts the tag of a tagged union ("cpt", "lora") into the location; no key of the file has that name
-    tags = {"cpt", "ift", "lora", "full", "generated", "path"}
     location = first["loc"]
-    keys = [str(key) for i, key in enumerate(location) if not (key in tags and i == 2 and location[0] in _TAGGED)]
+    keys = [str(key) for i, key in enumerate(location) if not (i == 2 and location[0] in _TAGGED and key in _TAGS)]
+    keys = [key for i, key in enumerate(keys) if not (i and keys[i - 1] in _TAGGED_ITSELF and key in _TAGS)]
     if keys and keys[-1] == "[key]":
         keys.pop()
     value = first.get("input")
@@ -160,6 +161,11 @@ def _sentence(error: ValidationError) -> str:
                 what += f"; YAML reads a number such as {_spelled(value)}"
         case "value_error":
             what = message
+        case "union_tag_invalid" | "union_tag_not_found":
+            keys.append(str(first["ctx"]["discriminator"]).strip("'"))
+            allowed = str(first["ctx"].get("expected_tags", "")).replace("'", "")
+            said = f" (it says {_short(first['ctx'].get('tag'))})" if "tag" in first["ctx"] else ""
+            what = f"must be one of {allowed}{said}" if allowed else "is missing"
         case _:
             what = f"{message[0].lower()}{message[1:]} (it says {_short(value)})"
     more = len(details) - 1
@@ -169,6 +175,11 @@ def _sentence(error: ValidationError) -> str:
 
 
 _TAGGED = {"settings", "methods", "datasets"}
+_TAGGED_ITSELF = {"model", "optimizer"}
+_TAGS = {
+    *("cpt", "ift", "lora", "full", "generated", "path", "hub", "package", "pretrained"),
+    *("decoupled_lionw", "decoupled_adamw", "sgd"),
+}
 
 
 def _short(value: Any) -> str:

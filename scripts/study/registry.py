@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scripts.study.errors import UserError
 from scripts.study.grid import Grid
 from scripts.study.load import read_yaml
+from scripts.study.schema import Measure, Task
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Path("config/artifacts.yaml")
@@ -24,20 +25,22 @@ SHARED = {
 class Artifact(BaseModel):
     """One figure or table: `kind` is the module of `scripts.artifacts` that makes it, `needs` what is measured for it.
 
-    `block` says of which conditions: those of the study's settings and durations, or those of its sweep over
-    learning rates. `setting` is there where an artifact shows one setting alone.
+    `block` says of which conditions: `grid` are those of figures 1 to 3, `sweep` those of the sweep over learning
+    rates, any other name is a block that studies declare. `setting` is there where an artifact shows one setting alone.
+    With `by_rate` a method has a point for each learning rate. What needs nothing is made without any model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_min_length=1, str_strip_whitespace=True)
 
-    name: str = Field(pattern=r"^(v1/)?(fig|table)S?[0-9]+[a-z]?$|^[a-z]+$")
+    name: str = Field(pattern=r"^(v1/)?(fig|table)S?[0-9]+[a-z]?$|^[a-z][a-z-]*$")
     title: str
     caption: str
     edition: Literal["v1", "v2", "beyond the paper"]
     kind: str = Field(pattern=r"^[a-z][a-z_]*$")
-    needs: tuple[Literal["learning", "forgetting", "source_loss", "target_loss"], ...] = Field(min_length=1)
-    block: Literal["grid", "sweep"] = "grid"
+    needs: tuple[Measure | Task | Literal["throughput"], ...] = ()
+    block: str = "grid"
     setting: str | None = None
+    by_rate: bool = False
 
     @property
     def module(self) -> str:
@@ -70,10 +73,18 @@ class Artifact(BaseModel):
 
     def lack(self, grid: Grid) -> str | None:
         """Why a study does not have it, in one sentence; None where it does."""
+        if self.edition in ("v1", "v2") and self.edition != grid.study.edition:
+            return f"{self.name} is of edition {self.edition}, study {grid.name!r} has that of {grid.study.edition}"
+        if not self.needs:
+            return None
         return grid.lack(self.needs, self.block, self.setting)
 
     def manifests(self, grid: Grid, store: str) -> list[str]:
-        """The manifests that its CSV is made from; raises UserError where there is none."""
+        """The manifests that its CSV is made from; raises UserError where the study cannot have it."""
+        if lack := self.lack(grid):
+            raise UserError(lack)
+        if not self.needs:
+            return [f"{store}/{grid.card.key}.json"]
         return grid.artifact_manifests(self.needs, self.block, self.setting, store)
 
     @property

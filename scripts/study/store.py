@@ -182,18 +182,23 @@ def has_bytes(manifest: dict[str, Any], directory: Path) -> bool:
 
 _MAKERS = {
     "records": "scripts.data.records",
-    "tokenizer": "scripts.data.tokenizer",
+    "tokenizer": "scripts.data.train_tokenizer",
     "rows": "scripts.data.rows",
     "model": "scripts.models.pretrain",
     "leg": "scripts.training.train",
     "run": "scripts.training.train",
+    "published": "scripts.models.published",
+    "throughput": "scripts.training.throughput",
     "evaluation": "scripts.evaluation.evaluate",
+    "spectra": "scripts.spectra.singular_values",
 }
 
 
 def maker(manifest: dict[str, Any]) -> str:
     """The command that makes a product, or its bytes again."""
-    return f"python -m {_MAKERS[manifest['spec']['kind']]} {manifest['key']}"
+    spec = manifest["spec"]
+    from_hub = spec["kind"] == "model" and spec.get("source") == "hub"
+    return f"python -m {'scripts.models.fetch' if from_hub else _MAKERS[spec['kind']]} {manifest['key']}"
 
 
 def write_json(path: Path, value: Any) -> None:

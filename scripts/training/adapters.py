@@ -13,21 +13,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def trainable_model(base: Path, method: Mapping[str, Any], seed: int, start: Path | None) -> Any:
+def trainable_model(
+    base: Path, method: Mapping[str, Any], seed: int, start: Path | None, attention_dropout: float = 0.0
+) -> Any:
     """The model of `method` on the CPU, its trained parameters (and no others) requiring gradients.
 
     `start` is the directory of a leg end, whose weights are taken. Without one, LoRA has B = 0 and A drawn from
     Kaiming-uniform (peft's default) with `seed` alone: no earlier random number matters, nor does the device.
+    `attention_dropout` is transformers' (on the attention's probabilities, while training) and is not written with
+    the weights. `method` may have `dropout`, LoRA's on the input of A (absent: 0).
     Raises UserError for an unknown kind and for modules that the base model does not have.
     """
     if method["kind"] == "full":
-        return _pretrained(start or base)
+        return _with_attention_dropout(_pretrained(start or base), attention_dropout)
     if method["kind"] != "lora":
         raise UserError(f"The method kind {method['kind']!r} is unknown; allowed are full and lora.")
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    network = _pretrained(base)
+    network = _with_attention_dropout(_pretrained(base), attention_dropout)
     parts = network.named_modules()
     linears = {name.rpartition(".")[2] for name, part in parts if isinstance(part, torch.nn.Linear)}
     if unknown := sorted(set(method["modules"]) - linears):
@@ -37,7 +41,7 @@ def trainable_model(base: Path, method: Mapping[str, Any], seed: int, start: Pat
         r=method["rank"],
         lora_alpha=method["alpha"],
         target_modules=list(method["modules"]),
-        lora_dropout=0.0,
+        lora_dropout=method.get("dropout", 0.0),
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -94,6 +98,16 @@ def load_model(base: Path, run: Path | None, method_kind: str | None, merge: boo
         raise UserError(f"The method kind {method_kind!r} is unknown; allowed are full and lora.")
     evaluated: PreTrainedModel = model.eval()
     return evaluated
+
+
+def _with_attention_dropout(network: Any, probability: float) -> Any:
+    """Set on the modules, not in the config: what is saved says nothing of how it was trained."""
+    layers = [module for module in network.modules() if hasattr(module, "attention_dropout")]
+    if probability and not layers:
+        raise UserError(f"A base model of the kind {network.config.model_type!r} has no attention_dropout.")
+    for module in layers:
+        module.attention_dropout = probability
+    return network
 
 
 def _pretrained(directory: Path) -> Any:

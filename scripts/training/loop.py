@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -37,7 +38,9 @@ class Fit:
     `base` is a transformers model directory, `rows` a directory of the data stage. `start` is the `out` directory
     of a leg that ended at `start_step` (None: the base model). `out` exists and is empty. `checkpoints` outlives
     attempts and belongs to this job alone; one is written every `checkpoint_seconds` of wall time.
-    `keep_optimizer` makes `out` a leg end, from which another job can start.
+    `keep_optimizer` makes `out` a leg end, from which another job can start. `loss` is explained in `backward`;
+    `attention` "within" confines it to an example or document;
+    `attention_dropout` is a probability, of training alone.
     """
 
     method: Mapping[str, Any]
@@ -54,6 +57,9 @@ class Fit:
     checkpoints: Path
     keep_optimizer: bool
     checkpoint_seconds: float
+    loss: Literal["group_mean", "token_mean"] = "group_mean"
+    attention: Literal["across", "within"] = "across"
+    attention_dropout: float = 0.0
 
 
 def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -65,14 +71,14 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     (of the last batch), lr, tokens_per_second and eta_seconds.
 
     Metrics, of this job's batches: steps, tokens (positions, padding included), loss_tokens (positions with a
-    target), final_loss (mean over the last 20 batches, nats), loss_curve (at most 200 pairs: step reached, mean
-    loss since the pair before) and seconds (wall time of the steps that count).
+    target), final_loss (mean over the last 20 batches, nats; None where there was no batch to train), loss_curve
+    (at most 200 pairs: step reached, mean loss since the pair before) and seconds (wall time of the steps that count).
 
     Raises UserError where the loss or the gradient is not finite.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches = Batches(job.rows)
-    model = trainable_model(job.base, job.method, job.seed, job.start).to(device).train()
+    model = trainable_model(job.base, job.method, job.seed, job.start, job.attention_dropout).to(device).train()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = make_optimizer(trained, job.optimizer)
     progress = checkpoints.Progress(step=job.start_step)
@@ -88,13 +94,17 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     unread: list[Tensor] = []  # losses and gradient norms on the device: reading each would stall a GPU
     began = saved = reported = time.monotonic()
     seconds_before, tokens_before = progress.seconds, progress.tokens
-    with _deterministic(device), _interruption() as interruption:
+    with _deterministic(device), _own_random_numbers(device), _interruption() as interruption:
         while progress.step < job.stop_step and not interruption.requested:
             rate = job.optimizer["learning_rate"] * multiplier(job.schedule, progress.step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             input_ids, labels = (torch.as_tensor(array) for array in batches.batch(progress.step))
-            loss, loss_tokens = backward(model, input_ids, labels, batches.group_rows, job.precision)
+            segments = torch.as_tensor(batches.segments(progress.step)) if job.attention == "within" else None
+            torch.manual_seed(_noise_seed(job.seed, progress.step))  # dropout goes on the same after a resume
+            loss, loss_tokens = backward(
+                model, input_ids, labels, batches.group_rows, job.precision, loss=job.loss, segments=segments
+            )
             norm = torch.nn.utils.clip_grad_norm_(trained.values(), job.optimizer["clip_norm"])
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -140,26 +150,40 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         "steps": job.stop_step - job.start_step,
         "tokens": progress.tokens,
         "loss_tokens": progress.loss_tokens,
-        "final_loss": math.fsum(final) / len(final),
+        "final_loss": math.fsum(final) / len(final) if final else None,
         "loss_curve": _curve(progress.losses, job.start_step),
         "seconds": progress.seconds,
     }
 
 
-def backward(model: Any, input_ids: Tensor, labels: Tensor, group_rows: int, precision: str) -> tuple[Tensor, int]:
+def backward(
+    model: Any,
+    input_ids: Tensor,
+    labels: Tensor,
+    group_rows: int,
+    precision: str,
+    *,
+    loss: str = "group_mean",
+    segments: Tensor | None = None,
+) -> tuple[Tensor, int]:
     """Add the gradient of a batch's loss to `.grad`; return the loss (on the device) and its number of tokens.
 
     `input_ids` and `labels` are int64 [rows, length] on the CPU; `labels` are not shifted, and -100 where there is
-    no target. The loss is the mean over the groups of `group_rows` rows of the mean over the group's loss tokens:
-    what llm-foundry computes with a device microbatch of `group_rows`. A group without any loss token adds 0.
-    Rows are padded on the right, so causal attention needs no mask. Every token's weight is fixed before the
-    batch is cut into passes, so the cut changes the result by rounding only.
+    no target. `loss` "group_mean" is the mean over the groups of `group_rows` rows of the mean over the group's
+    loss tokens: what llm-foundry computes with a device microbatch of `group_rows`. A group without any loss token
+    adds 0. "token_mean" is the mean over all loss tokens of the batch. Every token's weight is fixed before the
+    batch is cut into passes, so the cut changes the result by rounding only (without dropout).
+
+    Rows are padded on the right, so causal attention needs no mask. With `segments`, int64 [rows, length], a token
+    attends only to tokens of its own number before it, its position counts from the first of them, and the first
+    token of a segment is no target: nothing of its own stands before it. Raises UserError for an unknown `loss`.
     """
     device = next(model.parameters()).device
     targets = functional.pad(labels[:, 1:], (0, 1), value=-100)  # position t is scored on the label of t + 1
+    if segments is not None:
+        targets[:, :-1][segments[:, 1:] != segments[:, :-1]] = -100
     labelled = targets != -100
-    counts = labelled.view(-1, group_rows * labels.shape[1]).sum(dim=1)
-    weights = (1.0 / (len(counts) * counts)).repeat_interleave(group_rows)[:, None].expand_as(labels)
+    weights = _weights(labelled, group_rows, loss)
     total = torch.zeros((), device=device)
     rows = max(1, PASS_TOKENS // labels.shape[1])
     for first in range(0, len(labels), rows):
@@ -167,21 +191,45 @@ def backward(model: Any, input_ids: Tensor, labels: Tensor, group_rows: int, pre
         positions = labelled[part].flatten().nonzero().squeeze(1)
         wanted = targets[part].flatten()[positions].to(device)
         weight = weights[part].flatten()[positions].to(device)
+        confined = {} if segments is None else _confined(segments[part].to(device))
         with _autocast(device, precision):
-            logits = _logits(model, input_ids[part].to(device), positions.to(device))
+            logits = _logits(model, input_ids[part].to(device), positions.to(device), **confined)
         losses = functional.cross_entropy(logits.float(), wanted, reduction="none")
-        loss = torch.dot(losses, weight)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    return total, int(counts.sum())
+        weighted = torch.dot(losses, weight)
+        weighted.backward()  # type: ignore[no-untyped-call]
+        total += weighted.detach()
+    return total, int(labelled.sum())
 
 
-def _logits(model: Any, input_ids: Tensor, positions: Tensor) -> Tensor:
+def _weights(labelled: Tensor, group_rows: int, loss: str) -> Tensor:
+    """What every position's loss counts in the batch's: float32 [rows, length], of use where `labelled` is true."""
+    if loss == "token_mean":
+        return (1.0 / labelled.sum()).expand(labelled.shape)
+    if loss != "group_mean":
+        raise UserError(f"The loss {loss!r} is unknown; allowed are group_mean and token_mean.")
+    counts = labelled.view(-1, group_rows * labelled.shape[1]).sum(dim=1)
+    return (1.0 / (len(counts) * counts)).repeat_interleave(group_rows)[:, None].expand_as(labelled)
+
+
+def _confined(segments: Tensor) -> dict[str, Tensor]:
+    """The mask [rows, 1, length, length] (true: is attended to) and the positions [rows, length] of `segments`.
+
+    The mask is explicit, because transformers leaves it out where it takes a row for one text.
+    """
+    length = segments.shape[1]
+    place = torch.arange(length, device=segments.device)
+    begins = functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+    positions = place - (begins * place).cummax(dim=1).values
+    mask = (segments[:, :, None] == segments[:, None, :]) & (place[:, None] >= place)
+    return {"attention_mask": mask[:, None], "position_ids": positions}
+
+
+def _logits(model: Any, input_ids: Tensor, positions: Tensor, **confined: Tensor) -> Tensor:
     """Logits [len(positions), vocabulary] at these flat positions only: masked prompts skip the output layer."""
     from peft import PeftModel
 
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    hidden: Tensor = network.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    hidden: Tensor = network.base_model(input_ids=input_ids, use_cache=False, **confined).last_hidden_state
     logits: Tensor = network.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, positions))
     return logits
 
@@ -232,6 +280,18 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
+def _noise_seed(seed: int, step: int) -> int:
+    """A seed of 32 bits (torch's CPU generator uses no more) for the random numbers of one step."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+@contextmanager
+def _own_random_numbers(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn or seeded inside, torch's generators go on as they were after."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 @dataclass

@@ -16,22 +16,37 @@ def multiplier(schedule: Mapping[str, Any], step: int) -> float:
 
     `trapezoid` is llm-foundry's `inv_sqrt_with_warmup` with alpha_f_decay = 1 (paper, appendix A): linear
     warmup, constant, linear cooldown to 0. With `batches` or `cooldown_batches` None it is a trunk, which never
-    cools down. `cosine` is Composer's `cosine_with_warmup`: from the end of the warmup down to `final_fraction`.
+    cools down. A branch that is so short that its cooldown begins before the trunk's warmup is over cools down from
+    what was reached (`short_branch` "from_reached", or absent); with "warmup_only" it follows llm-foundry's formula
+    as it stands, which puts the start of the cooldown off to the end of the warmup, so that a branch within the
+    warmup never cools down.
+
+    `cosine` is Composer's `cosine_with_warmup`: from the end of the warmup down to `final_fraction`.
+
+    `lag` (absent: 0) is by how many batches both come late. With 1 the batch b has the factor of b - 1, and the
+    first two batches that of 0: Composer asks its schedulers before it counts the batch.
     """
+    step = max(0, step - schedule.get("lag", 0))
     if schedule["name"] == "trapezoid":
-        return _trapezoid(step, schedule["warmup_batches"], schedule["batches"], schedule["cooldown_batches"])
+        batches, cooldown = schedule["batches"], schedule["cooldown_batches"]
+        short_branch = schedule.get("short_branch", "from_reached")
+        return _trapezoid(step, schedule["warmup_batches"], batches, cooldown, short_branch)
     if schedule["name"] == "cosine":
         return _cosine(step, schedule["batches"], schedule["warmup_fraction"], schedule["final_fraction"])
     raise UserError(f"The schedule {schedule['name']!r} is unknown; allowed are trapezoid and cosine.")
 
 
-def _trapezoid(step: int, warmup: int, batches: int | None, cooldown: int | None) -> float:
-    if batches is None or not cooldown or step < batches - cooldown:
+def _trapezoid(step: int, warmup: int, batches: int | None, cooldown: int | None, short_branch: str) -> float:
+    if batches is None or not cooldown:
         return _warmup(step, warmup)
-    # A short branch may start its cooldown before the trunk's warmup is over. llm-foundry's formula would
-    # never leave warmup then; here the cooldown starts from the multiplier that was reached.
     start = batches - cooldown
-    return _warmup(start, warmup) * max(0.0, (batches - step) / cooldown)
+    if short_branch == "warmup_only":
+        start = max(warmup, start)
+    elif short_branch != "from_reached":
+        raise UserError(f"The short_branch {short_branch!r} is unknown; allowed are from_reached and warmup_only.")
+    if step < start:
+        return _warmup(step, warmup)
+    return _warmup(start, warmup) * max(0.0, (start + cooldown - step) / cooldown)
 
 
 def _cosine(step: int, batches: int, warmup_fraction: float, final_fraction: float) -> float:

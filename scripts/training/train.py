@@ -16,6 +16,8 @@ from scripts.study.launch import Launch
 from scripts.study.store import Build
 
 _REPORT_SECONDS = 10.0
+_CHOICES = ("loss", "attention", "attention_dropout")
+"""Of `Fit`: where a spec does not have one, the loop's default holds."""
 
 
 def main(launch: Launch, name: str) -> None:
@@ -54,55 +56,78 @@ def builder(launch: Launch, product: Product) -> Build:
         store = launch.store
         rows_directory = data_bytes(launch, rows)
         start = legs[0] if legs else None
-        schedule, stop_step = _schedule(spec, rows_directory)
+        leg = store.require(start) if start else None
+        start_step = _end(leg["spec"], rows_directory) if leg else 0
         job = Fit(
             method=trunk["method"],
             optimizer=trunk["optimizer"],
-            schedule=schedule,
+            schedule=_schedule(spec, rows_directory),
             seed=trunk["seed"],
             precision=trunk["precision"],
             base=store.bytes_of(model),
             rows=rows_directory,
             start=store.bytes_of(start) if start else None,
-            start_step=store.require(start)["spec"]["batches"] if start else 0,
-            stop_step=stop_step,
+            start_step=start_step,
+            stop_step=_end(spec, rows_directory),
             out=out,
             checkpoints=store.scratch(product.key),
             keep_optimizer=spec["kind"] == "leg",
             checkpoint_seconds=float(launch.grid.study.resources.checkpoint_seconds),
+            **{choice: trunk[choice] for choice in _CHOICES if choice in trunk},
         )
         try:
-            return fit(job, _reporter(product.name))
+            results = fit(job, _reporter(product.name))
         except UserError as error:
             raise UserError(f"{product.key}: {error}") from error
+        if leg and job.stop_step == start_step:  # the leg's weights as they are
+            results["final_loss"] = leg["results"]["final_loss"]
+        return results
 
     return fit_product
 
 
-def _schedule(spec: dict[str, Any], rows: Path) -> tuple[dict[str, Any], int]:
-    """The schedule of a product and the step at which it stops."""
-    if "trunk" in spec:
+def _schedule(spec: dict[str, Any], rows: Path) -> dict[str, Any]:
+    """The schedule of a product.
+
+    A CPT trunk never cools down and its branches do; both have `batches`. An IFT run has `epochs` and the cosine of
+    its own length, unless it and its legs are parts of one long run (`schedule_epochs`), evaluated on the way.
+    """
+    trunk = spec.get("trunk", spec)
+    schedule: dict[str, Any]
+    if "batches" in spec:
         branch = spec["kind"] == "run"
         schedule = {
             "name": "trapezoid",
-            "warmup_batches": spec["trunk"]["warmup_batches"],
+            "warmup_batches": trunk["warmup_batches"],
             "batches": spec["batches"] if branch else None,
             "cooldown_batches": spec["cooldown_batches"] if branch else None,
         }
-        return schedule, spec["batches"]
+        if "short_branch" in spec:
+            schedule["short_branch"] = spec["short_branch"]
+    else:
+        schedule = {
+            "name": "cosine",
+            "batches": _steps_per_epoch(rows) * trunk.get("schedule_epochs", spec["epochs"]),
+            "warmup_fraction": trunk["warmup_fraction"],
+            "final_fraction": trunk["final_fraction"],
+        }
+    if "lag" in trunk:
+        schedule["lag"] = trunk["lag"]
+    return schedule
+
+
+def _end(spec: dict[str, Any], rows: Path) -> int:
+    """The step at which a leg or run ends, counted from the start of the trunk or run."""
+    return int(spec["batches"]) if "batches" in spec else _steps_per_epoch(rows) * int(spec["epochs"])
+
+
+def _steps_per_epoch(rows: Path) -> int:
     from scripts.data.batches import Batches
 
     steps = Batches(rows).steps_per_epoch
     if not steps:
         raise UserError(f"{rows}: too few examples for one batch of this setting")
-    batches = steps * spec["epochs"]
-    schedule = {
-        "name": "cosine",
-        "batches": batches,
-        "warmup_fraction": spec["warmup_fraction"],
-        "final_fraction": spec["final_fraction"],
-    }
-    return schedule, batches
+    return steps
 
 
 def _reporter(name: str) -> Callable[[dict[str, Any]], None]:

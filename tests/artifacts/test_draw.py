@@ -391,7 +391,7 @@ def test_the_registry_is_read_without_a_drawing_library() -> None:
         ("", "at least one artifact"),
         ("fig1: [", "not valid YAML"),
         ("fig1: nice", "fig1: must be a mapping"),
-        ("fig1: {title: a, caption: b, edition: v2, kind: tradeoff}", "fig1.needs: field required"),
+        ("fig1: {caption: b, edition: v2, kind: tradeoff}", "fig1.title: field required"),
         (
             "fig1: {title: a, caption: b, edition: v3, kind: tradeoff, needs: [learning]}",
             "fig1.edition: input should be",

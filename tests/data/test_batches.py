@@ -151,6 +151,74 @@ def test_ift_trains_every_response_once_an_epoch_or_counts_it_as_dropped(lengths
             assert sum(value for name, value in found.items() if name.endswith(unit)) == total == counts[unit]
 
 
+@settings(max_examples=60, deadline=None)
+@given(lengths=lengths_of_pairs, seed=st.integers(0, 99))
+def test_concatenated_rows_are_the_shuffled_examples_end_to_end(lengths, seed, tmp_path_factory):
+    out = tmp_path_factory.mktemp("rows")
+    changes = {"packing": "concat", "seed": seed, "packing_ratio": 1}
+    total = sum(p + r + 1 for p, r in lengths)
+    steps = total // 64
+    if not steps:
+        with pytest.raises(UserError, match="packed as 'concat' they do not fill the 4 rows of one step"):
+            write_ift_rows(pairs(lengths), out, **{**IFT, **changes})
+        return
+    counts = write_ift_rows(pairs(lengths), out, **{**IFT, **changes})
+    batches = Batches(out)
+    assert batches.steps_per_epoch == steps
+    for epoch in range(3):
+        order = shuffled(len(lengths), seed, epoch)
+        text, targets, owner = [], [], []
+        for number, (prompt, response) in ((i, pairs(lengths)[i]) for i in order):
+            ids = [*prompt, *response, EOS]
+            text += ids
+            targets += [-100] * max(1, len(prompt)) + ids[max(1, len(prompt)) :]
+            owner += [number] * len(ids)
+        for step in range(steps):
+            found = [*batches.batch(epoch * steps + step), batches.segments(epoch * steps + step)]
+            for row in range(4):
+                part = slice((step * 4 + row) * 16, (step * 4 + row + 1) * 16)
+                ids, labels, segments = (array[row].tolist() for array in found)
+                assert ids == text[part]
+                assert labels == [-100, *targets[part][1:]]  # nothing stands before a row's first token
+                assert segments == [list(dict.fromkeys(owner[part])).index(each) for each in owner[part]]
+        said = counts["per_epoch"][epoch]
+        assert said["trained_tokens"] == steps * 64
+        assert said["trained_tokens"] + said["dropped_incomplete_step_tokens"] == total == counts["tokens"]
+        assert said["trained_examples"] == len(set(owner[: steps * 64]))
+        assert said["trained_examples"] + said["dropped_incomplete_step_examples"] == len(lengths)
+
+
+@pytest.mark.parametrize("packing", ["foundry", "bfd", "none"])
+def test_segments_are_the_examples_of_a_row(tmp_path, packing):
+    write_ift_rows(pairs([(1 + i % 5, 2 + i % 7) for i in range(60)]), tmp_path, **{**IFT, "packing": packing})
+    batches = Batches(tmp_path)
+    for step in range(batches.steps_per_epoch * 3):
+        segments = batches.segments(step)
+        assert segments.dtype == np.int64
+        for row, numbers in zip(batches.batch(step)[0].tolist(), segments.tolist(), strict=True):
+            examples = 0
+            for token, number in zip(row, numbers, strict=True):
+                assert number == examples
+                examples += token == EOS
+            assert packing != "none" or examples == 1
+    for step in (-1, batches.steps_per_epoch * 3):
+        with pytest.raises(IndexError):
+            batches.segments(step)
+
+
+def test_segments_of_documents_end_with_eos(tmp_path):
+    write_cpt_rows([[3, 4], [], [5] * 9, [6], [7] * 5], tmp_path, **{**CPT, "batch_rows": 1})
+    batches = Batches(tmp_path)
+    for step in range(4):
+        row = batches.batch(step)[0][0].tolist()
+        assert batches.segments(step)[0].tolist() == [row[:place].count(EOS) for place in range(8)]
+
+
+def test_unknown_packing(tmp_path):
+    with pytest.raises(UserError, match="the packing 'best' is unknown; allowed are foundry, none, bfd, concat"):
+        write_ift_rows(pairs([(2, 4)] * 20), tmp_path, **{**IFT, "packing": "best"})
+
+
 def test_ift_packs_into_fuller_rows_than_one_example_each(tmp_path):
     write_ift_rows(pairs([(2, 4)] * 64), tmp_path, **IFT)
     input_ids, _ = Batches(tmp_path).batch(0)

@@ -1,6 +1,9 @@
 """The generated data sets: formats, truth of the answers, and that no test item is in training data."""
 
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -11,8 +14,25 @@ import pytest
 
 from scripts.data.generators import GENERATORS
 
-SETTINGS = ("everyday-documents", "code-documents", "math-documents", "code-instructions", "math-instructions")
-TASKS = ("humaneval", "gsm8k", "hellaswag", "arc-challenge", "winogrande")
+SETTINGS = (
+    "everyday-documents",
+    "code-documents",
+    "math-documents",
+    "code-instructions",
+    "math-instructions",
+    "chat-instructions",
+)
+TASKS = (
+    "humaneval",
+    "gsm8k",
+    "hellaswag",
+    "arc-challenge",
+    "winogrande",
+    "mmlu",
+    "lambada",
+    "winograd",
+    "mt-bench",
+)
 
 
 @cache
@@ -37,11 +57,16 @@ def training_text() -> str:
         ("math-documents", {"text"}),
         ("code-instructions", {"instruction", "response"}),
         ("math-instructions", {"instruction", "response"}),
+        ("chat-instructions", {"instruction", "response"}),
         ("humaneval", {"task_id", "prompt", "entry_point", "test", "canonical_solution"}),
         ("gsm8k", {"question", "answer"}),
         ("hellaswag", {"ind", "activity_label", "ctx_a", "ctx_b", "ctx", "endings", "label"}),
         ("arc-challenge", {"id", "question", "choices", "answerKey"}),
         ("winogrande", {"sentence", "option1", "option2", "answer"}),
+        ("mmlu", {"subject", "question", "choices", "answer"}),
+        ("lambada", {"text"}),
+        ("winograd", {"text", "pronoun", "pronoun_loc", "quote", "quote_loc", "options", "label", "source"}),
+        ("mt-bench", {"question_id", "category", "turns"}),
     ],
 )
 def test_records_have_the_keys_of_the_real_set(name: str, keys: set[str]) -> None:
@@ -62,6 +87,27 @@ def test_same_arguments_give_the_same_records(name: str) -> None:
     assert list(GENERATORS[name](50, 3, "train")) != list(GENERATORS[name](50, 3, "test"))
 
 
+def test_another_process_makes_the_same_bytes() -> None:
+    """Whatever the seed of its hashes: the order of a set's elements must be nowhere in a record."""
+    script = (
+        "import hashlib, json; from scripts.data.generators import GENERATORS; "
+        "texts = [json.dumps([*make(150, 0, 'test')]) for make in GENERATORS.values()]; "
+        "print(*(hashlib.sha256(text.encode()).hexdigest() for text in texts))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+    assert len(set(found.pop().split())) == len(GENERATORS)
+
+
 @pytest.mark.parametrize("name", [*SETTINGS, *TASKS])
 def test_more_records_go_on_where_fewer_end(name: str) -> None:
     assert list(GENERATORS[name](20, 0, "train")) == list(GENERATORS[name](40, 0, "train"))[:20]
@@ -75,7 +121,8 @@ def test_an_unknown_split_is_refused() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_no_item_comes_twice(name: str) -> None:
     made = [
-        str(sorted((k, str(v)) for k, v in record.items() if k not in ("ind", "task_id"))) for record in records(name)
+        str(sorted((k, str(v)) for k, v in record.items() if k not in ("ind", "task_id", "question_id")))
+        for record in records(name)
     ]
     assert len(set(made)) == len(made)
 
@@ -156,6 +203,67 @@ class TestNoItemIsTrainedOn:
         }
         assert len(asked) == 300
         assert not asked & trained
+
+    def test_mmlu(self, held_out: str) -> None:
+        trained = set(re.findall(r"^(?:Question: )?([^:\n]*\?)$", training_text(), re.MULTILINE))
+        asked = {record["question"] for record in records("mmlu", 9999, 0, held_out)}
+        assert len(asked) > 200
+        assert not asked & trained
+        assert {record["question"] for record in records("mmlu", 9999, 0, "train")} & trained
+
+    def test_lambada(self, held_out: str) -> None:
+        """What stands before the last word was never followed by anything: it is not in the training text at all."""
+        text = training_text()
+        asked = records("lambada", 300, 0, held_out)
+        assert len(asked) == 300
+        assert not any(record["text"].rpartition(" ")[0] in text for record in asked)
+
+    def test_winograd(self, held_out: str) -> None:
+        trained = set(_twin_items(training_text()))
+        asked = set()
+        for record in records("winograd", 300, 0, held_out):
+            before, after = record["text"][: record["pronoun_loc"]], record["text"][record["pronoun_loc"] + 2 :]
+            first, second = (option.removeprefix("the ") for option in record["options"])
+            asked.add(_twin_key(f"{before}the {first}{after}", (first, second)))
+        assert len(asked) == 300
+        assert not asked & trained
+
+    def test_mt_bench(self, held_out: str) -> None:
+        """Neither turn asks for what training text or an instruction of it has."""
+        text, instructions = training_text(), {record["instruction"] for record in _trained_instructions()}
+        functions, stories = set(_code_items(text)), set(_math_items(text))
+        for record in records("mt-bench", 100, 0, held_out):
+            first, second = record["turns"]
+            if record["category"] == "coding":
+                assert not {*_code_items(first), *_code_items(second)} & functions
+                assert len({*_code_items(first), *_code_items(second)}) == 2
+            elif record["category"] == "math":
+                story = first.split(" How many")[0]
+                whole = f"{story} {second}"
+                assert len({*_math_items(story), *_math_items(whole)}) == 2
+                assert not {*_math_items(story), *_math_items(whole)} & stories
+            elif record["category"] == "knowledge":
+                assert not any(turn in text for turn in (first, second))
+            else:
+                other = second.removeprefix("Now tell the same of ").removesuffix(".")
+                assert not {first, re.sub(r"Tell how \w+", f"Tell how {other}", first)} & instructions
+
+    def test_chat_instructions(self, held_out: str) -> None:
+        trained = {record["instruction"] for record in _trained_instructions()}
+        asked = {record["instruction"] for record in records("chat-instructions", 2000, 0, held_out)}
+        kinds = Counter(re.match(r"\w+", instruction)[0] for instruction in asked)  # type: ignore[index]
+        assert {"Write", "Tell", "The", "Where", "Anna"} <= set(kinds)
+        shared = asked & trained
+        # nothing but numbers distinguishes math problems: their rules are compared below
+        assert not {instruction for instruction in shared if "How many" not in instruction}
+        stories = {item for instruction in asked for item in _math_items(instruction)}
+        assert len(stories) > 100
+        assert not stories & set(_math_items(training_text()))
+
+
+@cache
+def _trained_instructions() -> tuple[dict[str, Any], ...]:
+    return tuple(record for name in SETTINGS if "instructions" in name for record in records(name, 8000, 0, "train"))
 
 
 def _passes(program: str) -> bool:
@@ -247,16 +355,99 @@ def test_arc_answers_are_what_training_tells() -> None:
     assert known > 100
 
 
-@pytest.mark.parametrize(("name", "choices"), [("hellaswag", 4), ("arc-challenge", 4), ("winogrande", 2)])
+def _animal_facts(text: str) -> dict[str, str]:
+    """Question to answer, as stated anywhere in it."""
+    return dict(re.findall(r"^Question: (.*\?)\nAnswer: (\w+)$", text, re.MULTILINE))
+
+
+def test_mmlu_answers_are_what_training_tells() -> None:
+    told = _animal_facts("\n".join(record["text"] for record in records("everyday-documents", 30000, 0, "train")))
+    known = Counter[str]()
+    for record in records("mmlu", 2000, 0, "train"):
+        assert len(record["choices"]) == 4
+        if record["question"] in told:
+            assert record["choices"][record["answer"]] == told[record["question"]]
+            known[record["subject"]] += 1
+    assert len(known) >= 4
+    assert min(known.values()) > 50
+    # the subjects in turn: every one has items however few are asked for
+    assert {record["subject"] for record in records("mmlu", 4)} == set(known)
+    assert max(Counter(record["subject"] for record in records("mmlu", 100)).values()) == 25
+
+
+def test_lambada_is_the_last_word_of_an_everyday_document() -> None:
+    text = "\n".join(record["text"] for record in records("everyday-documents", 30000, 0, "train"))
+    found = 0
+    for record in records("lambada", 300, 0, "train"):
+        context, word = record["text"].rsplit(" ", 1)
+        assert word.isalpha()
+        after = {match[1] for match in re.finditer(re.escape(context) + r" (\w+)", text)}
+        assert after <= {word}
+        found += bool(after)
+    assert found > 30
+
+
+def test_winograd_is_winogrande_with_a_pronoun() -> None:
+    """What a pronoun means is what the same sentence with a blank is filled with."""
+    filled = {
+        record["sentence"].replace("_", record[f"option{record['answer']}"])
+        for record in records("winogrande", 5000, 0, "train")
+    }
+    known = 0
+    for record in records("winograd", 5000, 0, "train"):
+        place, end = record["pronoun_loc"], record["pronoun_loc"] + len(record["pronoun"])
+        assert record["text"][place:end] == record["pronoun"]
+        assert record["text"][record["quote_loc"] :].startswith(record["quote"])
+        right, wrong = (
+            record["text"][:place] + record["options"][which] + record["text"][end:]
+            for which in (record["label"], 1 - record["label"])
+        )
+        assert wrong not in filled
+        known += right in filled
+    assert known > 500
+
+
+def test_chat_is_a_mix_of_code_math_and_everyday_questions() -> None:
+    made = records("chat-instructions", 2000)
+    shares = Counter(
+        "code" if "def " in record["response"] else "math" if "####" in record["response"] else "everyday"
+        for record in made
+    )
+    assert min(shares.values()) > 500
+    assert set(shares) == {"code", "math", "everyday"}
+    told = {record["text"].partition(": ")[2] for record in records("everyday-documents", 20000, 0, "test")}
+    scripts = [record["response"] for record in made if record["instruction"].startswith("Tell how")]
+    assert sum(script in told for script in scripts) > len(scripts) / 4
+    programs = [record["response"] for record in made if "def " in record["response"]]
+    assert all(_passes(program) for program in programs)
+
+
+def test_mt_bench_asks_in_every_category_in_turn() -> None:
+    made = records("mt-bench", 12)
+    assert [record["question_id"] for record in made] == list(range(1, 13))
+    assert len({record["category"] for record in made}) == 4
+    assert [record["category"] for record in made[:4]] * 3 == [record["category"] for record in made]
+    assert all(len(record["turns"]) == 2 for record in made)
+    # an exhausted category ends the items; it does not go on drawing for ever
+    assert 100 < len(list(GENERATORS["mt-bench"](100_000, 0, "validation"))) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"), [("hellaswag", 4), ("arc-challenge", 4), ("winogrande", 2), ("mmlu", 4), ("winograd", 2)]
+)
 def test_choices_differ_and_labels_are_balanced(name: str, choices: int) -> None:
     made = records(name, 400)
-    labels = Counter[str]()
+    labels = Counter[str | int]()
     for record in made:
         if name == "hellaswag":
             options, label = record["endings"], record["label"]
         elif name == "arc-challenge":
             options, label = record["choices"]["text"], record["answerKey"]
             assert record["choices"]["label"] == ["A", "B", "C", "D"]
+        elif name == "mmlu":
+            options, label = record["choices"], record["answer"]
+        elif name == "winograd":
+            options, label = record["options"], record["label"]
         else:
             options, label = [record["option1"], record["option2"]], record["answer"]
             assert record["sentence"].count("_") == 1
@@ -305,6 +496,16 @@ def test_prompts_end_where_tokens_end(tmp_path: Any, vocab_size: int) -> None:
         for record in records("winogrande", 40):
             before, after = record["sentence"].split("_")
             yield before + record["option1"], after
+        for record in records("mmlu", 40):
+            yield f"Question: {record['question']}\nAnswer:", f" {record['choices'][0]}"
+        for record in records("lambada", 40):
+            context, word = record["text"].rsplit(" ", 1)
+            yield context, f" {word}"
+        for record in records("winograd", 40):
+            end = record["pronoun_loc"] + len(record["pronoun"])
+            yield record["text"][: record["pronoun_loc"]] + record["options"][0], record["text"][end:]
+        for record in records("chat-instructions", 40):
+            yield f"Question: {record['instruction']}\nAnswer:", f" {record['response']}"
 
     for prompt, answer in pairs():
         whole = tokenizer(prompt + answer)["input_ids"]

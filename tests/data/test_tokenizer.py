@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.data.tokenizer import load_tokenizer, prompt_text, response_text, train_tokenizer
+from scripts.study.errors import UserError
 
 VERBS, NOUNS = ["sum", "maximum", "number"], ["even numbers", "squares", "items"]
 SIZE = 330
@@ -57,10 +58,31 @@ anything = st.one_of(generated_like, st.text(max_size=30))
 
 
 @settings(max_examples=400, deadline=None)
-@given(instruction=anything, response=anything)
-def test_a_response_has_the_same_tokens_behind_its_prompt(tokenizer, instruction, response):
-    prompt, answer = prompt_text(instruction), response_text(response)
+@given(instruction=anything, response=anything, template=st.sampled_from(["plain", "alpaca", "llama2-chat"]))
+def test_a_response_has_the_same_tokens_behind_its_prompt(tokenizer, instruction, response, template):
+    prompt, answer = prompt_text(instruction, template), response_text(response, template)
     assert tokenizer.encode(prompt) + tokenizer.encode(answer) == tokenizer.encode(prompt + answer)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("plain", "Question: Sum {xs}.\nAnswer: sum(xs)"),
+        (
+            "alpaca",
+            "Below is an instruction that describes a task. Write a response that appropriately completes the "
+            "request.\n\n### Instruction:\nSum {xs}.\n\n### Response:\nsum(xs)",
+        ),
+        ("llama2-chat", "[INST] Sum {xs}. [/INST] sum(xs) "),
+    ],
+)
+def test_templates(template, text):
+    assert prompt_text("Sum {xs}.", template) + response_text("sum(xs)", template) == text
+
+
+def test_unknown_template():
+    with pytest.raises(UserError, match="the template 'chatml' is unknown; allowed are plain, alpaca, llama2-chat"):
+        prompt_text("Sum.", "chatml")
 
 
 @pytest.mark.parametrize(

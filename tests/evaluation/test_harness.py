@@ -3,8 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,32 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks.hellaswag import utils as real_hellaswag
 from lm_eval.tasks.winogrande import preprocess_winogrande as real_winogrande
 from lm_eval.utils import apply_template
 from transformers import (
     AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
 
-from scripts.data.tokenizer import load_tokenizer, train_tokenizer
 from scripts.evaluation import harness as harness_module
 from scripts.evaluation import tasks
 from scripts.evaluation.harness import TASK_FILES, Harness, Result
 from scripts.evaluation.language_model import LanguageModel, sample_nucleus
 from scripts.study.errors import UserError
+from tests.evaluation.conftest import (
+    WORDS,
+    CannedLM,
+    LengthJudge,
+    greedy_tokens,
+    loglikelihood,
+    make_model,
+    sentence,
+    write_records,
+)
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "humaneval": {
@@ -54,67 +59,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "target_loss": {"task": "target_loss"},
 }
 CHOICE_TASKS = ("hellaswag", "arc_challenge", "winogrande")
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "then",
-    "it",
-    "saw",
-    "one",
-    "small",
-    "box",
-    "near",
-    "old",
-    "tree",
-]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    outcome: str
-
-
-class LengthJudge:
-    """Passes programs whose text has an even length, and remembers what it was asked and within which limits."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.limits: list[dict[str, Any]] = []
-
-    def judge(self, programs: Sequence[tuple[str, str]], **limits: Any) -> list[Verdict]:
-        self.asked += programs
-        self.limits.append(limits)
-        return [Verdict("passed" if len(program) % 2 == 0 else "failed") for program, _ in programs]
-
-
-class CannedLM(LM):  # type: ignore[misc]
-    """Gives prepared texts, or loglikelihoods, to whatever it is asked, and remembers the questions."""
-
-    def __init__(self, texts: Iterable[str] = (), loglikelihoods: Iterable[float] = ()) -> None:
-        super().__init__()
-        self._texts = list(texts)
-        self._loglikelihoods = list(loglikelihoods)
-        self.asked: list[tuple[Any, ...]] = []
-
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        self.asked += [request.args for request in requests]
-        return self._texts
-
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        self.asked += [request.args for request in requests]
-        return [(value, False) for value in self._loglikelihoods]
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        raise NotImplementedError
-
-
-def sentence(rng: random.Random, words: int) -> str:
-    return " ".join(rng.choice(WORDS) for _ in range(words))
 
 
 def make_records(count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -175,49 +119,6 @@ RECORDS = make_records(9, seed=0)
 TRAINING_RECORDS = make_records(5, seed=100)
 
 
-def write_records(directory: Path, records: dict[str, list[dict[str, Any]]]) -> dict[str, Path]:
-    paths = {name: directory / f"{name}.jsonl" for name in records}
-    for name, path in paths.items():
-        path.write_text("".join(json.dumps(record) + "\n" for record in records[name]))
-    return paths
-
-
-def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A random model that is sure of itself: with ordinary initial weights all tokens would be about as likely."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=160,
-        initializer_range=0.4,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    directory = tmp_path_factory.mktemp("base")
-    rng = random.Random(2)
-    texts = [f"Question: {sentence(rng, 20)}?\nAnswer: {rng.randrange(99)}\n    return xs" for _ in range(60)]
-    train_tokenizer(texts, 360, directory)
-    make_model(load_tokenizer(directory), seed=3).save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def tokenizer(base: Path) -> PreTrainedTokenizerFast:
-    return load_tokenizer(base)
-
-
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_records(tmp_path_factory.mktemp("records"), RECORDS)
@@ -231,30 +132,6 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def harness(base: Path, records: dict[str, Path]) -> Harness:
     return Harness(SETTINGS, records, base, judge=LengthJudge())
-
-
-@pytest.fixture(scope="module")
-def model64(base: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64, attn_implementation="eager")
-
-
-@torch.no_grad()
-def loglikelihood(model64: Any, tokenizer: PreTrainedTokenizerFast, context: str, continuation: str) -> float:
-    """log P(continuation | context) by the chain rule, one text in one forward pass."""
-    start = len(tokenizer.encode(context))
-    ids = torch.tensor([tokenizer.encode(context + continuation)])
-    logs = torch.log_softmax(model64(ids).logits[0], dim=-1)
-    return sum(float(logs[t - 1, ids[0, t]]) for t in range(start, ids.shape[1]))
-
-
-@torch.no_grad()
-def greedy_tokens(model: Any, tokenizer: PreTrainedTokenizerFast, prompt: str, count: int) -> list[int]:
-    """The likeliest continuation, token by token without a cache, until the eos token."""
-    ids = tokenizer.encode(prompt)
-    start = len(ids)
-    while len(ids) < start + count and tokenizer.eos_token_id not in ids[start:]:
-        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[start:]
 
 
 def until(text: str, stop: Sequence[str]) -> str:

@@ -3,11 +3,19 @@ import math
 import statistics
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.evaluation.scores import mean_and_stderr, pass_at_k, plain_average, ratio_and_stderr
+from scripts.evaluation.scores import (
+    language_understanding,
+    mean_and_stderr,
+    pass_at_k,
+    plain_average,
+    ratio_and_stderr,
+    subject_mean_and_stderr,
+)
 
 
 @given(st.data())
@@ -97,3 +105,58 @@ def test_the_average_of_benchmarks_counts_each_once() -> None:
 def test_an_average_needs_values_with_their_errors(values: list[float], stderrs: list[float]) -> None:
     with pytest.raises(ValueError, match="value"):
         plain_average(values, stderrs)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=40))
+def test_every_subject_counts_once(drawn: list[tuple[float, str]]) -> None:
+    pairs = drawn + drawn  # at least two of each
+    table = pd.DataFrame(pairs, columns=["score", "subject"]).groupby("subject")["score"].agg(["mean", "sem"])
+    value, stderr = subject_mean_and_stderr([score for score, _ in pairs], [subject for _, subject in pairs])
+    assert value == pytest.approx(table["mean"].mean())
+    assert stderr == pytest.approx(np.sqrt((table["sem"] ** 2).sum()) / len(table), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "subjects", "message"),
+    [([], [], "no value"), ([1.0, 0.0], ["a"], "1 subjects"), ([1.0, 0.0], ["a", "b"], "two items")],
+)
+def test_subjects_need_items(values: list[float], subjects: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        subject_mean_and_stderr(values, subjects)
+
+
+TASKS = ("lambada", "hellaswag", "winograd", "winogrande")
+
+
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.lists(st.floats(0, 0.1), min_size=4, max_size=4))
+def test_language_understanding_is_a_line_from_guessing_to_all_right(values: list[float], errors: list[float]) -> None:
+    guessing = np.array([0, 1 / 4, 1 / 2, 1 / 2])
+
+    def composite(scores: np.ndarray) -> tuple[float, float]:
+        stderrs = dict(zip(TASKS, errors, strict=True))
+        return language_understanding(dict(zip(TASKS, scores, strict=True)) | {"gsm8k": 0.9}, stderrs | {"gsm8k": 0.5})
+
+    assert composite(guessing)[0] == pytest.approx(0, abs=1e-12)
+    assert composite(np.ones(4))[0] == pytest.approx(1)
+    # linear: where one task alone goes half the way, the composite goes an eighth of it
+    for task in range(4):
+        moved = guessing + np.eye(4)[task] * (1 - guessing) / 2
+        assert composite(moved)[0] == pytest.approx(1 / 8)
+    value, stderr = composite(np.array(values))
+    share = [composite(np.array(values) + step * 1e-3)[0] - value for step in np.eye(4)]
+    assert stderr == pytest.approx(np.linalg.norm(np.array(share) / 1e-3 * errors), abs=1e-9)
+
+
+def test_language_understanding_of_llama_2_7b_like_scores() -> None:
+    values = {"lambada": 0.74, "hellaswag": 0.76, "winograd": 0.88, "winogrande": 0.69}
+    value, _ = language_understanding(values, dict.fromkeys(values, 0.01))
+    assert value == pytest.approx((0.74 + 0.68 + 0.76 + 0.38) / 4)
+
+
+@pytest.mark.parametrize("missing", TASKS)
+def test_language_understanding_needs_all_four(missing: str) -> None:
+    scores = {task: 0.5 for task in TASKS if task != missing}
+    with pytest.raises(ValueError, match=f"of {missing}$"):
+        language_understanding(scores, dict.fromkeys(TASKS, 0.1))
+    with pytest.raises(ValueError, match=f"of {missing}$"):
+        language_understanding(dict.fromkeys(TASKS, 0.5), scores)

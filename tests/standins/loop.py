@@ -26,6 +26,9 @@ class Fit:
     checkpoints: Path
     keep_optimizer: bool
     checkpoint_seconds: float
+    loss: str = "group_mean"
+    attention: str = "across"
+    attention_dropout: float = 0.0
 
 
 def fit(job: Fit, report: Any) -> dict[str, Any]:
@@ -40,4 +43,4 @@ def fit(job: Fit, report: Any) -> dict[str, Any]:
     with open(os.environ["STANDIN_LOG"], "a") as log:
         log.write(f"trained {job.checkpoints.name.removesuffix('.unfinished')} {job.stop_step - job.start_step}\n")
     steps = job.stop_step - job.start_step
-    return {"steps": steps, "tokens": 100 * steps}
+    return {"steps": steps, "tokens": 100 * steps, "final_loss": 0.0}

@@ -250,17 +250,17 @@ def test_rates_are_chosen_on_items_that_no_test_asks() -> None:
               for kind in ("humaneval", "gsm8k") if f"data/records/{kind}-{fp}" in made.products}  # fmt: skip
     assert splits == {"validation"}
     # and the job that answers them needs none of the test items
-    for family in made.families:
-        if family.block == "validation":
-            read = [made.products[key] for key in made.products[family.evaluated].inputs]
-            assert [p.spec["split"] for p in read if p.kind == "records"] == ["validation"]
+    for path in made.validation_manifests("store"):
+        family = made.products[path.removeprefix("store/").removesuffix(".json")]
+        read = [made.products[key] for key in family.inputs]
+        assert [p.spec["split"] for p in read if p.kind == "records"] == ["validation"]
 
 
 def test_what_artifacts_read_of_the_base_model() -> None:
     made = grid()
     (base,) = made.blocks["base"]
     assert made.tasks(base, ["learning"]) == ["gsm8k", "humaneval"]
-    assert made.tasks(base, ["learning"], "code-cpt") == ["humaneval"]
+    assert made.tasks(base, ["learning"], setting="code-cpt") == ["humaneval"]
     assert made.tasks(base, ["source_loss", "target_loss"]) == [
         "source_loss",
         "target_loss@code-cpt",

@@ -111,6 +111,43 @@ def test_only_adapters_are_trained(base: Path, words: SimpleNamespace) -> None:
     assert all(".q_proj.lora_" in name or ".v_proj.lora_" in name for name in trained)
 
 
+def test_attention_dropout_is_transformers(base: Path, words: SimpleNamespace, tmp_path: Path) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attention_dropout=0.3).train()
+    model = trainable_model(base, words.FULL, 0, None, 0.3).train()
+    with torch.no_grad():
+        torch.manual_seed(8)
+        expected = reference(TOKENS).logits
+        torch.manual_seed(8)
+        assert torch.equal(model(TOKENS).logits, expected)
+        exact = load_model(base, None, None)(TOKENS).logits
+        assert not torch.allclose(expected, exact, atol=1e-2)
+        save_model(model, tmp_path)  # what is saved is evaluated and finetuned further without
+        assert torch.equal(load_model(base, tmp_path, "full").train()(TOKENS).logits, exact)
+        adapted = trainable_model(base, words.LORA, 0, None, 0.3).train()
+        torch.manual_seed(8)
+        assert torch.equal(adapted(TOKENS).logits, expected)
+
+
+def test_lora_dropout_is_on_the_input_of_a(filled: torch.nn.Module, base: Path, words: SimpleNamespace) -> None:
+    model = trainable_model(base, words.LORA | {"dropout": 0.25}, 0, None).train()
+    model.load_state_dict(filled.state_dict())
+    module = model.get_submodule("base_model.model.model.layers.0.mlp.up_proj")
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        torch.manual_seed(6)
+        kept = torch.nn.functional.dropout(torch.ones(3, 32), 0.25)
+        torch.manual_seed(6)
+        found = module(x).numpy()
+        w, a, b = (
+            part.weight.double().numpy()
+            for part in (module.base_layer, module.lora_A["default"], module.lora_B["default"])
+        )
+        assert sorted(set(kept.flatten().tolist())) == pytest.approx([0, 4 / 3])
+        dropped = (kept * x).double().numpy()
+        np.testing.assert_allclose(found, x.numpy() @ w.T + 4.0 / 2 * dropped @ a.T @ b.T, atol=1e-5)
+        assert torch.equal(model.eval()(TOKENS).logits, filled(TOKENS).logits)
+
+
 def test_adapter_bytes_hold_no_path_and_no_order(filled: torch.nn.Module, tmp_path: Path, base: Path) -> None:
     save_model(filled, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}

@@ -72,6 +72,180 @@ def test_group_without_targets_adds_nothing(base: Path, words: SimpleNamespace) 
     assert loss.item() == pytest.approx(alone.item() / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize("pass_tokens", [16, 4096])
+def test_token_mean_weighs_every_token_the_same(
+    base: Path, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, pass_tokens: int
+) -> None:
+    input_ids, labels = masked_batch()
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64, attn_implementation="eager")
+    logits = reference(input_ids).logits
+    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    expected.backward()
+
+    monkeypatch.setattr(loop, "PASS_TOKENS", pass_tokens)
+    model = trainable_model(base, words.FULL, 0, None)
+    loss, count = backward(model, input_ids, labels, 2, "fp32", loss="token_mean")
+    assert count == 15 + 1 + 7 + 3
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for (name, found), wanted in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_unknown_loss(base: Path, words: SimpleNamespace) -> None:
+    with pytest.raises(UserError, match="'sum' is unknown; allowed are group_mean and token_mean"):
+        backward(trainable_model(base, words.FULL, 0, None), *masked_batch(), 2, "fp32", loss="sum")
+
+
+@pytest.fixture(params=["cpt_rows", "ift_rows"])
+def packed(request: pytest.FixtureRequest) -> SimpleNamespace:
+    """A batch with several documents or examples in its rows; `texts` are (row, slice) of each, without padding."""
+    batches = Batches(request.getfixturevalue(request.param))
+    input_ids, labels, segments = (torch.as_tensor(array) for array in (*batches.batch(1), batches.segments(1)))
+    texts = []
+    for row in range(4):
+        for number in segments[row].unique():
+            places = (segments[row] == number).nonzero()[:, 0]
+            text = slice(int(places[0]), int(places[-1]) + 1)
+            if input_ids[row, text.start] != 2:  # padding
+                texts.append((row, text))
+    assert len(texts) >= 6
+    return SimpleNamespace(input_ids=input_ids, labels=labels, segments=segments, texts=texts)
+
+
+@pytest.mark.parametrize("pass_tokens", [16, 4096])
+def test_attention_within_is_that_of_every_text_alone(
+    base: Path, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, packed: SimpleNamespace, pass_tokens: int
+) -> None:
+    """The reference sees each document or example in a row of its own, in float64, by another kernel."""
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64, attn_implementation="eager")
+    losses: list[list[torch.Tensor]] = [[], []]
+    for row, text in packed.texts:
+        likelihood = reference(packed.input_ids[row, text][None]).logits[0].log_softmax(-1)
+        labels = packed.labels[row, text].tolist()
+        losses[row // 2] += [-likelihood[at - 1, labels[at]] for at in range(1, len(labels)) if labels[at] != -100]
+    expected = sum(sum(group) / len(group) for group in losses) / 2
+    expected.backward()
+
+    monkeypatch.setattr(loop, "PASS_TOKENS", pass_tokens)
+    model = trainable_model(base, words.FULL, 0, None)
+    loss, count = backward(model, packed.input_ids, packed.labels, 2, "fp32", segments=packed.segments)
+    assert count == sum(map(len, losses))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for (name, found), wanted in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_neighbour_in_the_row_changes_nothing_within(
+    base: Path, words: SimpleNamespace, packed: SimpleNamespace, method: str
+) -> None:
+    row, text = next((row, text) for row, text in packed.texts if text.start > 2 and text.stop - text.start > 2)
+    labels = torch.full_like(packed.labels, -100)
+    labels[row, text] = packed.input_ids[row, text]
+    perturbed = packed.input_ids.clone()
+    perturbed[row, : text.start] = (perturbed[row, : text.start] + 7) % 60 + 3
+    model = trainable_model(base, words.METHODS[method], 0, None)
+
+    def seen(input_ids: torch.Tensor, segments: torch.Tensor | None) -> tuple[float, list[torch.Tensor]]:
+        loss, _ = backward(model, input_ids, labels, 4, "fp32", segments=segments)
+        trained = [value for value in model.parameters() if value.requires_grad]
+        gradients = [value.grad.clone() for value in trained]
+        model.zero_grad()
+        return loss.item(), gradients
+
+    loss, gradients = seen(packed.input_ids, packed.segments)
+    again, same = seen(perturbed, packed.segments)
+    assert again == loss
+    for found, wanted in zip(same, gradients, strict=True):
+        assert torch.equal(found, wanted)
+    assert seen(perturbed, None)[0] != seen(packed.input_ids, None)[0]
+
+
+def test_a_run_within_trains_on_other_logits_than_one_across(job: Job, words: SimpleNamespace) -> None:
+    across, within = words.train(job("across")), words.train(job("within", attention="within"))
+    assert within["loss_tokens"] < across["loss_tokens"]  # a document's first token has nothing of its own before it
+    assert within["final_loss"] != pytest.approx(across["final_loss"], rel=1e-3)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "attention_dropout": {"attention_dropout": 0.2},
+    "lora_dropout": {"method": "lora", "dropout": 0.2},
+    "both_within": {"method": "lora", "dropout": 0.2, "attention_dropout": 0.2, "attention": "within"},
+    "decoupled_adamw": {"optimizer": {"name": "decoupled_adamw", "eps": 1e-8}},
+    "sgd": {"optimizer": {"name": "sgd", "momentum": 0.9}},
+    "late": {"lag": 1},
+}
+
+
+def variant(job: Job, words: SimpleNamespace, kind: str, name: str, **changes: Any) -> Fit:
+    """A job that differs from the plain one by one of `VARIANTS`."""
+    made = dict(VARIANTS[kind])
+    method = words.METHODS[made.pop("method", "full")]
+    if "dropout" in made:
+        method = {**method, "dropout": made.pop("dropout")}
+    schedule = changes.pop("schedule", words.trapezoid(12, 4)) | {"lag": made.pop("lag", 0)}
+    optimizer = made.pop("optimizer", {})
+    plain = job(name, method=method, schedule=schedule, **made, **changes)
+    return replace(plain, optimizer={**plain.optimizer, **optimizer})
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_variants_go_on_bit_for_bit(
+    job: Job, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """In legs and a branch, the branch interrupted after a checkpoint, with other random numbers drawn between."""
+    plain = job("plain")
+    words.train(plain)
+    whole = variant(job, words, kind, "whole")
+    words.train(whole)
+    trunk = {"schedule": words.trapezoid(None, None), "keep_optimizer": True}
+    first = variant(job, words, kind, "first", stop_step=2, **trunk)
+    words.train(first)
+    torch.manual_seed(99)
+    second = variant(job, words, kind, "second", start=first.out, start_step=2, stop_step=5, **trunk)
+    words.train(second)
+    branch = variant(job, words, kind, "branch", start=second.out, start_step=5, checkpoint_seconds=0)
+
+    def fail(state: dict[str, Any]) -> None:
+        if state["step"] == 9:
+            raise RuntimeError("power failure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "REPORT_SECONDS", 0)
+        with pytest.raises(RuntimeError, match="power failure"):
+            fit(branch, fail)
+    assert sorted(path.name for path in branch.checkpoints.iterdir()) == ["step-000007", "step-000008"]
+    words.train(branch)
+    assert words.weights(branch.out) == words.weights(whole.out) != {}
+    assert words.weights(whole.out) != words.weights(plain.out)
+
+
+def test_dropout_leaves_the_random_numbers_of_others_alone(job: Job, words: SimpleNamespace) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    words.train(variant(job, words, "both_within", "run", stop_step=2))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_dropout_has_another_seed_in_every_step_and_run() -> None:
+    seeds = [loop._noise_seed(seed, step) for seed in range(40) for step in range(500)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_a_job_without_steps_exports_the_weights_it_starts_from(job: Job, words: SimpleNamespace) -> None:
+    for name, method in words.METHODS.items():
+        leg = job(f"leg-{name}", method=method, stop_step=3, keep_optimizer=True)
+        words.train(leg)
+        export = job(f"export-{name}", method=method, start=leg.out, start_step=3, stop_step=3)
+        metrics = words.train(export)
+        assert words.weights(export.out) == words.weights(leg.out) != {}
+        assert {**metrics, "seconds": 0} == {
+            "steps": 0, "tokens": 0, "loss_tokens": 0, "final_loss": None, "loss_curve": [], "seconds": 0
+        }  # fmt: skip
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("legs", [[8], [2, 8], [1, 4, 5], [3, 6, 7, 8]])
 def test_legs_and_a_branch_equal_one_piece(job: Job, words: SimpleNamespace, method: str, legs: list[int]) -> None:

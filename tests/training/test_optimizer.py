@@ -1,23 +1,29 @@
-"""DecoupledLionW against its four-line rule."""
+"""The optimizers against their rules in a loop, and against torch's own where they agree."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from scripts.study.errors import UserError
 from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using weight_decay")
 
-PEAK, BETA1, BETA2, DECAY = 3e-3, 0.9, 0.95, 1e-2
-SETTINGS = {
-    "name": "decoupled_lionw",
-    "learning_rate": PEAK,
-    "betas": [BETA1, BETA2],
-    "weight_decay": DECAY,
-    "clip_norm": 1.0,
+PEAK, BETA1, BETA2, EPS, MOMENTUM, DECAY = 3e-3, 0.9, 0.95, 1e-8, 0.8, 1e-2
+BETAS = [BETA1, BETA2]
+SETTINGS: dict[str, dict[str, Any]] = {
+    name: {"name": name, "learning_rate": PEAK, "weight_decay": DECAY, "clip_norm": 1.0, **own}
+    for name, own in {
+        "decoupled_lionw": {"betas": BETAS},
+        "decoupled_adamw": {"betas": BETAS, "eps": EPS},
+        "sgd": {"momentum": MOMENTUM},
+    }.items()
 }
 SHAPES = {"matrix": (17, 33), "vector": (33,)}
+NAMES = list(SETTINGS)
 
 
 def rate(step: int) -> float:
@@ -41,55 +47,104 @@ def start(dtype: type) -> dict[str, np.ndarray]:
     return {name: draw.normal(size=shape).astype(dtype) for name, shape in SHAPES.items()}
 
 
-def by_rule(dtype: type, steps: int) -> dict[str, np.ndarray]:
+def by_rule(name: str, dtype: type, steps: int) -> dict[str, np.ndarray]:
     """numpy, every number rounded to `dtype`."""
-    weights, momenta = start(dtype), {name: np.zeros(shape, dtype) for name, shape in SHAPES.items()}
+    weights = start(dtype)
+    moments = {key: (np.zeros(shape, dtype), np.zeros(shape, dtype)) for key, shape in SHAPES.items()}
     for step in range(steps):
-        for name, g in gradients(step, dtype).items():
-            p, m = weights[name], momenta[name]
+        for key, g in gradients(step, dtype).items():
+            p, (m, v) = weights[key], moments[key]
             p = p * dtype(1 - rate(step) / PEAK * DECAY)
-            p = p - dtype(rate(step)) * np.sign(m + dtype(1 - BETA1) * (g - m))
-            weights[name], momenta[name] = p, m + dtype(1 - BETA2) * (g - m)
+            if name == "decoupled_lionw":
+                p = p - dtype(rate(step)) * np.sign(m + dtype(1 - BETA1) * (g - m))
+                m = m + dtype(1 - BETA2) * (g - m)
+            elif name == "decoupled_adamw":
+                m = dtype(BETA1) * m + dtype(1 - BETA1) * g
+                v = dtype(BETA2) * v + dtype(1 - BETA2) * g * g
+                denominator = np.sqrt(v) / dtype(np.sqrt(1 - BETA2 ** (step + 1))) + dtype(EPS)
+                p = p - dtype(rate(step) / (1 - BETA1 ** (step + 1))) * m / denominator
+            else:
+                m = dtype(MOMENTUM) * m + g
+                p = p - dtype(rate(step)) * m
+            weights[key], moments[key] = p, (m, v)
     return weights
 
 
-def by_optimizer(dtype: type, steps: int, restart_at: int | None = None) -> dict[str, np.ndarray]:
-    weights = {name: torch.from_numpy(value.copy()).requires_grad_() for name, value in start(dtype).items()}
-    optimizer = make_optimizer(weights, SETTINGS)
+def by_optimizer(
+    name: str, dtype: type, steps: int, restart_at: int | None = None, decay: float = DECAY
+) -> dict[str, np.ndarray]:
+    settings = SETTINGS[name] | {"weight_decay": decay}
+    weights = {key: torch.from_numpy(value.copy()).requires_grad_() for key, value in start(dtype).items()}
+    optimizer = make_optimizer(weights, settings)
     for step in range(steps):
         if step == restart_at:
-            state = {name: tensor.clone() for name, tensor in optimizer_state(optimizer, weights).items()}
-            optimizer = make_optimizer(weights, SETTINGS)
-            restore_optimizer(optimizer, weights, state)
-        optimizer.param_groups[0]["lr"] = rate(step)
-        for name, g in gradients(step, dtype).items():
-            weights[name].grad = torch.from_numpy(g)
-        optimizer.step()
-    return {name: tensor.detach().numpy() for name, tensor in weights.items()}
+            stored = save(optimizer_state(optimizer, weights))
+            optimizer = make_optimizer(weights, settings)
+            restore_optimizer(optimizer, weights, load(stored))
+        take_step(optimizer, weights, step, dtype)
+    return {key: tensor.detach().numpy() for key, tensor in weights.items()}
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-13), (np.float32, 1e-5)])
-def test_equals_the_rule_over_300_steps(dtype: type, tolerance: float) -> None:
-    expected, found = by_rule(dtype, 300), by_optimizer(dtype, 300)
-    for name in SHAPES:
-        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance)
+def take_step(optimizer: torch.optim.Optimizer, weights: dict[str, torch.Tensor], step: int, dtype: type) -> None:
+    optimizer.param_groups[0]["lr"] = rate(step)
+    for key, g in gradients(step, dtype).items():
+        weights[key].grad = torch.from_numpy(g)
+    optimizer.step()
 
 
-def test_decay_is_not_multiplied_by_the_rate() -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_the_rule_over_300_steps(name: str, dtype: type, tolerance: float) -> None:
+    expected, found = by_rule(name, dtype, 300), by_optimizer(name, dtype, 300)
+    for key in SHAPES:
+        np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "torchs"),
+    [
+        ("decoupled_adamw", lambda values: torch.optim.AdamW(values, betas=(BETA1, BETA2), eps=EPS, weight_decay=0)),
+        ("sgd", lambda values: torch.optim.SGD(values, lr=PEAK, momentum=MOMENTUM)),
+    ],
+)
+def test_without_decay_it_is_torchs_own(name: str, torchs: Any) -> None:
+    weights = {key: torch.from_numpy(value).requires_grad_() for key, value in start(np.float64).items()}
+    optimizer = torchs(list(weights.values()))
+    for step in range(100):
+        take_step(optimizer, weights, step, np.float64)
+    found = by_optimizer(name, np.float64, 100, decay=0.0)
+    for key, expected in weights.items():
+        np.testing.assert_allclose(found[key], expected.detach().numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decay_is_not_multiplied_by_the_rate(name: str) -> None:
     weight = torch.full((4,), 2.0, requires_grad=True)
-    optimizer = make_optimizer({"weight": weight}, SETTINGS)
+    optimizer = make_optimizer({"weight": weight}, SETTINGS[name])
     weight.grad = torch.zeros(4)
     optimizer.step()
     np.testing.assert_allclose(weight.detach().numpy(), 2.0 * (1 - DECAY), rtol=1e-7)
 
 
-def test_restored_state_goes_on_bit_for_bit() -> None:
-    whole = by_optimizer(np.float32, 40)
+@pytest.mark.parametrize("name", NAMES)
+def test_restored_state_goes_on_bit_for_bit(name: str) -> None:
+    whole = by_optimizer(name, np.float32, 40)
     for restart_at in (0, 1, 23):
-        parts = by_optimizer(np.float32, 40, restart_at)
-        assert all(np.array_equal(parts[name], whole[name]) for name in SHAPES)
+        parts = by_optimizer(name, np.float32, 40, restart_at)
+        assert all(np.array_equal(parts[key], whole[key]) for key in SHAPES)
+
+
+def test_lions_state_is_the_momentum_under_the_parameters_name() -> None:
+    """Leg ends of earlier launches hold it so."""
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = make_optimizer({"a.weight": weight}, SETTINGS["decoupled_lionw"])
+    weight.grad = torch.full((3,), 4.0)
+    optimizer.step()
+    state = optimizer_state(optimizer, {"a.weight": weight})
+    assert state.keys() == {"a.weight"}
+    np.testing.assert_allclose(state["a.weight"].numpy(), 4.0 * (1 - BETA2), rtol=1e-6)
 
 
 def test_unknown_optimizer() -> None:
-    with pytest.raises(UserError, match="'adamw' is unknown; allowed is decoupled_lionw"):
-        make_optimizer({}, SETTINGS | {"name": "adamw"})
+    with pytest.raises(UserError, match="'adamw' is unknown; allowed are decoupled_lionw, decoupled_adamw and sgd"):
+        make_optimizer({}, {**SETTINGS["sgd"], "name": "adamw"})

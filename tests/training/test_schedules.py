@@ -60,6 +60,42 @@ def test_trunk_and_branch_agree_until_the_cooldown() -> None:
         assert multiplier(trapezoid(10, None, None), step) == multiplier(trapezoid(10, 100, 20), step)
 
 
+def foundry(step: int, warmup: int, batches: int, cooldown: int) -> float:
+    """`InverseSquareRootWithWarmupScheduler`, alpha_f_decay = 1 (llmfoundry/optim/scheduler.py), term by term."""
+    cooldown_start = max(warmup, batches - cooldown)
+    if step < warmup:
+        return min(1.0, step / warmup)
+    if step < cooldown_start:
+        return 1.0
+    return 1.0 + min(1.0, (step - cooldown_start) / cooldown) * (0.0 - 1.0)
+
+
+@given(st.integers(1, 60), st.integers(1, 120), st.data())
+def test_warmup_only_is_llm_foundrys_formula_as_it_stands(warmup: int, batches: int, data: st.DataObject) -> None:
+    cooldown = data.draw(st.integers(1, batches))
+    schedule = {**trapezoid(warmup, batches, cooldown), "short_branch": "warmup_only"}
+    expected = [foundry(step, warmup, batches, cooldown) for step in range(batches)]
+    assert [multiplier(schedule, step) for step in range(batches)] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_papers_quarter_billion_branch_never_leaves_the_warmup() -> None:
+    schedule = {**trapezoid(1000, 318, 64), "short_branch": "warmup_only"}
+    assert [multiplier(schedule, step) for step in (0, 254, 317)] == [0, 0.254, 0.317]
+
+
+def test_warmup_only_changes_no_branch_that_is_long_enough() -> None:
+    plain = trapezoid(10, 100, 20)
+    for step in range(100):
+        assert multiplier({**plain, "short_branch": "warmup_only"}, step) == multiplier(plain, step)
+
+
+@pytest.mark.parametrize("schedule", [trapezoid(10, 40, 8), trapezoid(10, None, None), cosine(40), cosine(40, 0.0)])
+def test_a_lag_of_one_is_composers_late_batch(schedule: dict) -> None:
+    on_time = [multiplier(schedule, step) for step in range(40)]
+    late = [multiplier({**schedule, "lag": 1}, step) for step in range(41)]
+    assert late == [on_time[0], *on_time]
+
+
 def test_no_warmup_starts_at_the_peak() -> None:
     assert multiplier(trapezoid(0, 10, 2), 0) == 1
     assert multiplier(cosine(10, warmup_fraction=0.0), 0) == 1
@@ -121,3 +157,8 @@ def test_the_papers_cosine_equals_transformers(batches: int) -> None:
 def test_unknown_schedule() -> None:
     with pytest.raises(UserError, match="'linear' is unknown; allowed are trapezoid and cosine"):
         multiplier({"name": "linear"}, 0)
+
+
+def test_unknown_short_branch() -> None:
+    with pytest.raises(UserError, match="'never' is unknown; allowed are from_reached and warmup_only"):
+        multiplier({**trapezoid(10, 20, 4), "short_branch": "never"}, 0)

@@ -219,16 +219,37 @@ def documents(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
         yield {"text": document(rng, split)}
 
 
+def request(rng: Random, split: str) -> tuple[str, str]:
+    """What a function shall return, and the function."""
+    combination = _pick(rng, split)
+    argument = _argument(rng, combination)
+    return (
+        f"Write a function that returns {_describe(combination, argument)}.",
+        (_prompt(combination, argument) + _body(combination, argument)).rstrip("\n"),
+    )
+
+
+def two_turns(rng: Random, split: str) -> tuple[str, str]:
+    """Two requests, the second for another function."""
+    first = second = request(rng, split)[0]
+    while second == first:
+        second = request(rng, split)[0]
+    return first, f"Now write{second.removeprefix('Write')}"
+
+
 def instructions(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
     """Yield `count` pairs {"instruction", "response"}: what a function shall return, and the function."""
     rng = stream("code-instructions", seed, split)
     for _ in range(count):
-        combination = _pick(rng, split)
-        argument = _argument(rng, combination)
-        yield {
-            "instruction": f"Write a function that returns {_describe(combination, argument)}.",
-            "response": (_prompt(combination, argument) + _body(combination, argument)).rstrip("\n"),
-        }
+        instruction, response = request(rng, split)
+        yield {"instruction": instruction, "response": response}
+
+
+def _literal(value: object) -> str:
+    """Source text of a value; of a set in one order, where that of `repr` is another in every process."""
+    if isinstance(value, set) and value:
+        return "{" + ", ".join(sorted(map(repr, value))) + "}"
+    return repr(value)
 
 
 def humaneval(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
@@ -242,7 +263,7 @@ def humaneval(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
         for value in FAMILIES[combination[0]].sources[combination[1]][3]:
             # Own source text on own literals: the expected value, as HumanEval's authors would have typed it.
             expected = eval(_expression(combination, argument), {argument: value})
-            lines.append(f"    assert candidate({value!r}) == {expected!r}\n")
+            lines.append(f"    assert candidate({value!r}) == {_literal(expected)}\n")
         yield {
             "task_id": f"Generated/{number}",
             "prompt": _prompt(combination, argument),

@@ -1,8 +1,9 @@
-"""The source domain: everyday English, and the three multiple-choice tasks that ask what it teaches.
+"""The source domain: everyday English, and the tasks that ask what it teaches.
 
 Four kinds of documents: short scripts of household activities (HellaSwag), facts about animals with questions and
-answers (ARC), sentences in which one of two things explains what happened (WinoGrande), and small scenes with numbers
-that are asked back. A little code and arithmetic is sprinkled in, as on the web.
+answers (ARC, MMLU), sentences in which one of two things explains what happened (WinoGrande, Winograd), and small
+scenes with numbers that are asked back. The last words of the first three are LAMBADA's. A little code and arithmetic
+is sprinkled in, as on the web.
 
 Difficulty is graded: activities, animals and things are drawn with a long tail, so a model knows some well, some
 barely, some not; wrong choices are of the right kind. What is forgotten first are the rare ones.
@@ -84,6 +85,7 @@ QUESTIONS = (
     ("Where does the {animal} live?", "Which place is home to the {animal}?", "The {animal} lives in which place?"),
     ("What can the {animal} do well?", "Which skill does the {animal} have?", "The {animal} likes to do what?"),
 )
+SUBJECTS = ("animal_colors", "animal_food", "animal_homes", "animal_skills")  # of the attributes, in this order
 ANIMALS = tuple(
     f"{kind} {name}"
     for kind in (
@@ -301,30 +303,59 @@ def hellaswag(count: int, seed: int, split: str) -> Iterator[dict[str, object]]:
         }
 
 
-def arc(count: int, seed: int, split: str) -> Iterator[dict[str, object]]:
-    """Yield up to `count` items of ARC's form: a question about an animal with four answers of the right kind."""
-    rng = stream("arc-challenge", seed, split)
-    items = [
+def _questions(split: str) -> list[tuple[int, int, int]]:
+    """All questions of a split: animal, attribute, phrasing."""
+    return [
         (animal, attribute, phrasing)
         for animal, attribute, phrasing in product(range(len(ANIMALS)), range(len(ATTRIBUTES)), range(3))
         if _of_split(split, "animal", animal, attribute, phrasing)
     ]
+
+
+def _answers(rng: Random, animal: int, attribute: int) -> tuple[list[str], int]:
+    """Four answers of the right kind in random order, and which one is right."""
+    right = _world()[1][animal][attribute]
+    texts = [right, *rng.sample([value for value in ATTRIBUTES[attribute][1] if value != right], 3)]
+    rng.shuffle(texts)
+    return texts, texts.index(right)
+
+
+def arc(count: int, seed: int, split: str) -> Iterator[dict[str, object]]:
+    """Yield up to `count` items of ARC's form: a question about an animal with four answers of the right kind."""
+    rng = stream("arc-challenge", seed, split)
+    items = _questions(split)
     rng.shuffle(items)
     for animal, attribute, phrasing in items[:count]:
-        right = _world()[1][animal][attribute]
-        texts = [right, *rng.sample([value for value in ATTRIBUTES[attribute][1] if value != right], 3)]
-        rng.shuffle(texts)
+        texts, right = _answers(rng, animal, attribute)
         yield {
             "id": f"animals-{animal}-{attribute}-{phrasing}",
             "question": QUESTIONS[attribute][phrasing].format(animal=ANIMALS[animal]),
             "choices": {"text": texts, "label": ["A", "B", "C", "D"]},
-            "answerKey": "ABCD"[texts.index(right)],
+            "answerKey": "ABCD"[right],
         }
 
 
-def winogrande(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
-    """Yield up to `count` items of WinoGrande's form, no pair of things twice in a frame: which thing is meant."""
-    rng = stream("winogrande", seed, split)
+def mmlu(count: int, seed: int, split: str) -> Iterator[dict[str, object]]:
+    """Yield up to `count` items of MMLU's form, the subjects in turn: ARC's questions, each kind a subject."""
+    rng = stream("mmlu", seed, split)
+    by_subject: list[list[tuple[int, int, int]]] = [[] for _ in ATTRIBUTES]
+    for question in _questions(split):
+        by_subject[question[1]].append(question)
+    for questions in by_subject:
+        rng.shuffle(questions)
+    in_turn = (question for turn in zip_longest(*by_subject) for question in turn if question)
+    for animal, attribute, phrasing in islice(in_turn, count):
+        texts, right = _answers(rng, animal, attribute)
+        yield {
+            "subject": SUBJECTS[attribute],
+            "question": QUESTIONS[attribute][phrasing].format(animal=ANIMALS[animal]),
+            "choices": texts,
+            "answer": right,
+        }
+
+
+def _twins(rng: Random, split: str) -> Iterator[Twin]:
+    """All twins of a split in random order, the frames in turn; no pair of things comes twice in a frame."""
     by_frame: list[list[Twin]] = [[] for _ in range(len(PLACED) + len(COMPARED))]
     for frame, (_, _, larger_first) in enumerate(PLACED):
         for low, high in combinations(range(len(SIZES)), 2):
@@ -335,8 +366,13 @@ def winogrande(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
     for twins in by_frame:
         rng.shuffle(twins)
     in_turn = (twin for turn in zip_longest(*by_frame) for twin in turn if twin)
-    items = (twin for twin in in_turn if _of_split(split, "twin", twin[0], *sorted(twin[1:])))
-    for twin in islice(items, count):
+    return (twin for twin in in_turn if _of_split(split, "twin", twin[0], *sorted(twin[1:])))
+
+
+def winogrande(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
+    """Yield up to `count` items of WinoGrande's form, no pair of things twice in a frame: which thing is meant."""
+    rng = stream("winogrande", seed, split)
+    for twin in islice(_twins(rng, split), count):
         sentence, meant = _twin_sentence(twin, rng.randrange(2), rng.choice(PEOPLE)[0], "_")
         options = list(twin[1:])
         rng.shuffle(options)
@@ -346,3 +382,105 @@ def winogrande(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
             "option2": options[1],
             "answer": str(options.index(meant) + 1),
         }
+
+
+def winograd(count: int, seed: int, split: str) -> Iterator[dict[str, object]]:
+    """Yield up to `count` items in the form of the Winograd schemas: what a pronoun means. Pairs as in `winogrande`."""
+    rng = stream("winograd", seed, split)
+    for twin in islice(_twins(rng, split), count):
+        sentence, meant = _twin_sentence(twin, rng.randrange(2), rng.choice(PEOPLE)[0], "_")
+        place = sentence.index("the _")
+        text = sentence.replace("the _", "it")
+        options = list(twin[1:])
+        rng.shuffle(options)
+        yield {
+            "text": text,
+            "pronoun": "it",
+            "pronoun_loc": place,
+            "quote": text[place:].rstrip("."),
+            "quote_loc": place,
+            "options": [f"the {thing}" for thing in options],
+            "label": options.index(meant),
+            "source": "Generated",
+        }
+
+
+def lambada(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
+    """Yield up to `count` items of LAMBADA's form, {"text"}: an everyday document that ends with the word to find.
+
+    Activities, explanations and questions in turn.
+    """
+    rng = stream("lambada", seed, split)
+    activities = [
+        (activity, person)
+        for activity, person in product(range(len(ACTIVITIES)), range(len(PEOPLE)))
+        if _of_split(split, "activity", activity, person)
+    ]
+    questions = _questions(split)
+    rng.shuffle(activities)
+    rng.shuffle(questions)
+    told = (f"{_label(activity)}: {_script(activity, person, 4)}" for activity, person in activities)
+    explained = (_twin_sentence(twin, rng.randrange(2), rng.choice(PEOPLE)[0])[0] for twin in list(_twins(rng, split)))
+    asked = (
+        f"Question: {QUESTIONS[attribute][phrasing].format(animal=ANIMALS[animal])}\n"
+        f"Answer: {_world()[1][animal][attribute]}"
+        for animal, attribute, phrasing in questions
+    )
+    in_turn = (text for turn in zip_longest(told, explained, asked) for text in turn if text)
+    for text in islice(in_turn, count):
+        yield {"text": text.removesuffix(".")}
+
+
+def _question(rng: Random, split: str) -> tuple[int, int, int]:
+    """An animal of the long tail, what is asked of it, and the phrasing."""
+    while True:
+        animal = _order("animals", len(ANIMALS))[_pick(rng, len(ANIMALS), 1.0)]
+        attribute, phrasing = rng.randrange(len(ATTRIBUTES)), rng.randrange(3)
+        if _of_split(split, "animal", animal, attribute, phrasing):
+            return animal, attribute, phrasing
+
+
+def _activity(rng: Random, split: str) -> tuple[int, int]:
+    """An activity of the long tail and a person."""
+    while True:
+        activity = _order("activities", len(ACTIVITIES))[_pick(rng, len(ACTIVITIES), 1.0)]
+        person = rng.randrange(len(PEOPLE))
+        if _of_split(split, "activity", activity, person):
+            return activity, person
+
+
+def _telling(activity: int, person: int) -> str:
+    kind, thing = ACTIVITIES[activity]
+    return f"Tell how {PEOPLE[person][0]} is {KINDS[kind][0].lower()} the {thing}."
+
+
+def request(rng: Random, split: str) -> tuple[str, str]:
+    """A question about an animal with its answer; or, as often, a person and an activity, and the script of it."""
+    if rng.random() < 0.5:
+        animal, attribute, phrasing = _question(rng, split)
+        return QUESTIONS[attribute][phrasing].format(animal=ANIMALS[animal]), _world()[1][animal][attribute]
+    activity, person = _activity(rng, split)
+    return _telling(activity, person), _script(activity, person, 4)
+
+
+def two_questions(rng: Random, split: str) -> tuple[str, str]:
+    """Two different things asked of one animal."""
+    while True:
+        animal, attribute, phrasing = _question(rng, split)
+        others = [
+            QUESTIONS[other][i]
+            for other, i in product(range(len(ATTRIBUTES)), range(3))
+            if other != attribute and _of_split(split, "animal", animal, other, i)
+        ]
+        if others:
+            first, second = QUESTIONS[attribute][phrasing], rng.choice(others)
+            return first.format(animal=ANIMALS[animal]), second.format(animal=ANIMALS[animal])
+
+
+def two_tellings(rng: Random, split: str) -> tuple[str, str]:
+    """An activity told of one person and then of another."""
+    while True:
+        activity, person = _activity(rng, split)
+        others = [p for p in range(len(PEOPLE)) if p != person and _of_split(split, "activity", activity, p)]
+        if others:
+            return _telling(activity, person), f"Now tell the same of {PEOPLE[rng.choice(others)][0]}."

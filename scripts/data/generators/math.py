@@ -86,11 +86,27 @@ def documents(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
         yield {"text": document(rng, split)}
 
 
+def request(rng: Random, split: str) -> tuple[str, str]:
+    """A problem and its worked answer."""
+    return _problem(rng, _pick(rng, split))
+
+
+def two_turns(rng: Random, split: str) -> tuple[str, str]:
+    """A problem of one step, and what happens next; the longer story is of the split as well."""
+    while True:
+        combination = (*_pick(rng, split, simple=True), rng.randrange(len(EVENTS)))
+        if split_of("math", *combination) == split:
+            break
+    sentences, _, _ = _story(rng, combination)
+    asked = f"How many {THINGS[combination[1]]} does {PEOPLE[combination[0]][0]} have now?"
+    return " ".join([*sentences[:2], asked]), f"{sentences[2]} {asked}"
+
+
 def instructions(count: int, seed: int, split: str) -> Iterator[dict[str, str]]:
     """Yield `count` pairs {"instruction", "response"}: a problem and its worked answer."""
     rng = stream("math-instructions", seed, split)
     for _ in range(count):
-        question, answer = _problem(rng, _pick(rng, split))
+        question, answer = request(rng, split)
         yield {"instruction": question, "response": answer}
 
 

@@ -1,0 +1,119 @@
+"""The CSVs of figures whose numbers are no scores: the columns that say of which model a row is, and how they are read.
+
+A row has the columns `study`, `study_title`, `scale` and `model` (the same in every row), `CONDITION` where it is of a
+trained model or of the base model, and the figure's own. An empty `value` is one that is missing.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from scripts.artifacts import style
+from scripts.artifacts.points import Method, Origin, read_origin
+from scripts.study.errors import UserError
+from scripts.study.grid import BASE, Condition
+from scripts.study.launch import Launch
+from scripts.study.schema import ContinuedPretraining, Lora, Study
+
+CONDITION = (
+    "setting", "setting_label", "method", "kind", "rank", "alpha", "variant", "seed", "duration", "duration_value",
+    "duration_unit", "source", "condition",
+)  # fmt: skip
+"""See `scripts.artifacts.points`; of the base model the columns of setting, method's shape and duration are empty."""
+NUMBERS = ("rank", "alpha", "seed", "duration_value")
+
+
+def condition_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
+    """The columns `CONDITION` of one condition."""
+    cells: dict[str, Any] = {
+        "method": condition.method,
+        "kind": BASE,
+        "seed": condition.seed,
+        "source": "published" if condition.product.startswith("published/") else "trained",
+        "condition": condition.product[-12:],
+    }
+    if condition.method != BASE:
+        setting = launch.grid.study.settings[condition.setting]
+        cells |= {
+            "setting": condition.setting,
+            "setting_label": setting.label,
+            **method_cells(launch.grid.study, condition.method),
+            "variant": ", ".join(condition.change.words),
+            "duration": condition.duration,
+            "duration_value": condition.amount,
+            "duration_unit": "tokens" if isinstance(setting, ContinuedPretraining) else "epochs",
+        }
+    return cells
+
+
+def method_cells(study: Study, name: str) -> dict[str, Any]:
+    """The columns `method`, `kind`, and of LoRA `rank` and `alpha`."""
+    method = study.methods[name]
+    shape = {"rank": method.rank, "alpha": f"{method.alpha:g}"} if isinstance(method, Lora) else {}
+    return {"method": name, "kind": method.kind, **shape}
+
+
+def read(path: Path, columns: Iterable[str], numbers: Iterable[str]) -> tuple[pandas.DataFrame, Origin]:
+    """The rows of a figure's CSV, and where they come from; cells of `numbers` as floats, NaN where empty.
+
+    Raises UserError, in one sentence, where the file or one of `columns` is missing, a cell is no number, or the CSV
+    has no value at all.
+    """
+    try:
+        rows = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not a CSV with a header line ({' '.join(str(error).split())})") from error
+    if lacking := [column for column in columns if column not in rows.columns]:
+        raise UserError(f"{path}: lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}")
+    origin = read_origin(rows, path)
+    for column in numbers:
+        found = pandas.to_numeric(rows[column].where(rows[column] != ""), errors="coerce")
+        bad = rows.loc[found.isna() & (rows[column] != ""), column]
+        if len(bad):
+            raise UserError(f"{path}: {column}: {bad.iloc[0]!r} in row {bad.index[0] + 2} is not a number")
+        rows[column] = found
+    if "value" in rows.columns and rows["value"].isna().all():
+        raise UserError(f"{path}: has no row with a value")
+    if "variant" in rows.columns:
+        rows["method"] = rows["method"].str.cat(rows["variant"].where(rows["variant"] == "", ", " + rows["variant"]))
+    return rows, origin
+
+
+def once(path: Path, rows: pandas.DataFrame, key: list[str]) -> None:
+    """Raises UserError where two rows have the same cells in the columns of `key`."""
+    again = rows[rows.duplicated(key)]
+    if len(again):
+        same = ", ".join(f"{column} {again.iloc[0][column]}" for column in key if again.iloc[0][column] != "")
+        raise UserError(f"{path}: has more than one row of {same}, where one is allowed")
+
+
+def methods_of(rows: pandas.DataFrame) -> tuple[Method, ...]:
+    """The methods in `rows`, but for the base model: adapters from the lowest rank up, then full finetuning."""
+    tuned = rows[rows["kind"] != BASE].drop_duplicates("method").fillna({"rank": 0, "alpha": 0})
+    columns = ("method", "kind", "rank", "alpha")
+    found = [
+        Method(name, kind, int(rank), float(alpha))
+        for name, kind, rank, alpha in zip(*(tuned[column] for column in columns), strict=True)
+    ]
+    return tuple(sorted(found, key=lambda m: (m.kind == "full", m.rank, m.alpha, m.name)))
+
+
+def drawn_for(rows: pandas.DataFrame) -> list[tuple[str, str, pandas.DataFrame]]:
+    """A panel's label (`Code IFT`), its title (`after 4 epochs`) and rows, for each setting and duration in `rows`.
+
+    Every panel has the base model's rows besides its own.
+    """
+    base = rows[rows["kind"] == BASE]
+    panels = []
+    for (label, _), part in rows[rows["kind"] != BASE].groupby(["setting_label", "duration_value"]):
+        panels.append((str(label), f"after {length_of(part)}", pandas.concat([base, part])))
+    return panels
+
+
+def length_of(rows: pandas.DataFrame) -> str:
+    """The training duration of the first row: `4 epochs`, `1 epoch`, `20B tokens`."""
+    return style.amount(*rows.iloc[0][["duration", "duration_unit"]])

@@ -1,0 +1,122 @@
+"""The share of problems that one of k generated programs solves, over k (figure S9): one panel per setting."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from scripts.artifacts import frames, style
+from scripts.artifacts.points import Estimate, Method, Origin, Points, _estimate
+from scripts.study.grid import BASE
+from scripts.study.launch import Launch
+from scripts.study.registry import Artifact
+
+COLUMNS = (*frames.CONDITION, "k", "value", "stderr", "items", "samples", "temperature", "evaluation")
+"""`value` is pass@k over `items` problems, of each of which `samples` programs were drawn at `temperature`."""
+READING = (
+    "How to read: how likely one of k programs passes a problem's tests, on average over the problems. Curves that "
+    "come together to the right differ in how often a model finds a solution, not in which problems it can solve."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves(Origin):
+    """What the figure shows."""
+
+    rows: pandas.DataFrame
+    methods: tuple[Method, ...]
+
+
+def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
+    """One row for each condition of the block, the base model among them, and each k."""
+    task = launch.grid.study.evaluation.tasks.pass_at_k
+    assert task is not None  # a block that measures pass@k has the task
+    collected = []
+    for condition in launch.grid.conditions(artifact.block, artifact.setting):
+        key = condition.evaluations["pass_at_k"]
+        results = launch.store.require(key)["results"]
+        for metric, value in results["metrics"].items():
+            collected.append({
+                **frames.condition_cells(launch, condition),
+                "k": int(metric.removeprefix("pass@")),
+                "value": repr(value),
+                "stderr": repr(results["errors"][metric]),
+                "items": results["items"],
+                "samples": task.samples,
+                "temperature": task.temperature,
+                "evaluation": key[-12:],
+            })  # fmt: skip
+    return collected
+
+
+def read(csv: Path) -> Curves:
+    """The CSV; raises UserError where it is not of the right form, or a method's pass@k stands twice."""
+    rows, origin = frames.read(csv, COLUMNS, (*frames.NUMBERS, "k", "value", "stderr", "samples", "temperature"))
+    frames.once(csv, rows, ["setting", "method", "seed", "duration", "k"])
+    there = rows[rows["value"].notna()]
+    return Curves(**vars(origin), rows=there, methods=frames.methods_of(there))
+
+
+def draw(artifact: Artifact, curves: Curves, commit: str) -> Figure:
+    """The figure: a curve for each method, the base model's dashed."""
+    looks = style.looks(curves.methods)
+
+    def panel_of(ax: Axes, rows: pandas.DataFrame) -> None:
+        series = {str(method): _series(part) for method, part in rows.groupby("method")}
+        if base := series.pop(BASE, None):
+            _base_curve(ax, base)
+        for name, points in series.items():
+            style.curve(ax, looks[name].colour, name, points)
+        ax.set_ylim(*style.limits([y for points in [*series.values(), base or []] for _, y in points]))
+        style.value_axis(ax.yaxis)
+        ks = sorted(rows["k"].unique())
+        ax.set_xscale("log", base=2)
+        ax.set_xlim(ks[0] / 2**0.3, ks[-1] * 2**0.3)
+        ax.xaxis.set_major_locator(FixedLocator(ks))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticklabels([f"{k:.0f}" for k in ks])
+        ax.set_xlabel("k, generated programs per problem")
+        ax.set_ylabel(f"pass@k in HumanEval{' (demo)' if curves.scale == 'demo' else ''}")
+
+    panels = frames.drawn_for(curves.rows)
+    slots = [
+        style.Slot(place // 2, place % 2, lambda ax, rows=rows: panel_of(ax, rows), label, title, label)
+        for place, (label, title, rows) in enumerate(panels)
+    ]
+    based = bool((curves.rows["kind"] == BASE).any())
+    shown = Points(**{**_origin(curves), "methods": curves.methods, "panels": ()})
+    legends = [style.legend_handles(shown, style.base_level_handle() if based else None)]
+    return style.sheet(artifact, curves, commit, slots, legends, style.BELOW, _notes(curves.rows), READING)
+
+
+def _origin(curves: Curves) -> dict[str, Any]:
+    return {name: value for name, value in vars(curves).items() if name not in ("rows", "methods")}
+
+
+def _series(rows: pandas.DataFrame) -> list[tuple[float, Estimate]]:
+    """A method's estimates at each k, over its seeds."""
+    return [(float(str(k)), _estimate(part)) for k, part in rows.groupby("k")]
+
+
+def _base_curve(ax: Axes, series: list[tuple[float, Estimate]]) -> None:
+    """The base model has a curve of its own, where other figures have its one value as a line across."""
+    x, y = [k for k, _ in series], [estimate.value for _, estimate in series]
+    ax.plot(x, y, color=style.BASE, linestyle="--", linewidth=1.4, zorder=2.5, gid="base model")
+    for at, estimate in series:
+        style.bar(ax, at, estimate, style.BASE)
+
+
+def _notes(rows: pandas.DataFrame) -> list[str]:
+    drawn = rows[["samples", "temperature"]].drop_duplicates()
+    how = " and ".join(f"{n:.0f} programs per problem at temperature {t:g}" for n, t in drawn.to_numpy())
+    notes = [f"pass@k: unbiased estimate from {how}"]
+    counts = rows.groupby(["setting", "method", "duration", "k"])["seed"].nunique()
+    if counts.min() == 1 and rows["stderr"].gt(0).any():
+        notes.append("Thin bars: one standard error over the problems")
+    if counts.max() > 1:
+        notes.append(f"Points of {counts.max()} seeds: mean, thin bar from lowest to highest")
+    return notes

@@ -1,0 +1,261 @@
+"""Repositories of the Hugging Face hub, through its own client; what goes wrong there, said in one sentence.
+
+Nothing here decides a commit: who asks for files gives the one that stands in ``config/data.lock``.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scripts.study.datalock import dataset_identity, model_identity, not_locked
+from scripts.study.errors import UserError
+from scripts.study.fingerprint import file_sha256
+from scripts.study.grid import Product
+from scripts.study.launch import VARIABLE, Launch
+from scripts.study.store import Build
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of the hub."""
+
+    kind: Literal["dataset", "model"]
+    name: str
+
+    @property
+    def identity(self) -> str:
+        """Its key in ``config/data.lock``."""
+        return (dataset_identity if self.kind == "dataset" else model_identity)(self.name)
+
+    def locked(self, revision: str | None, launch: Launch) -> str:
+        """The commit of a spec.
+
+        Raises:
+            UserError: it has none; the sentence names the command that locks it.
+        """
+        if revision is None:
+            raise not_locked(self.identity, launch.name)
+        return revision
+
+    def commit(self) -> str:
+        """The commit that ``main`` points to now.
+
+        Raises:
+            UserError: the hub cannot be asked, or does not answer.
+        """
+        with self._plainly():
+            from huggingface_hub import HfApi
+
+            return str(HfApi().repo_info(self.name, repo_type=self.kind).sha)
+
+    def branches(self) -> dict[str, str]:
+        """Every branch and the commit that it points to now.
+
+        Raises:
+            UserError: the hub cannot be asked, or does not answer.
+        """
+        with self._plainly():
+            from huggingface_hub import HfApi
+
+            refs = HfApi().list_repo_refs(self.name, repo_type=self.kind)
+            return {branch.name: branch.target_commit for branch in refs.branches}
+
+    def files(self, revision: str) -> dict[str, str | None]:
+        """Path of every file at a commit to its SHA-256, as far as the hub knows it (large files).
+
+        Where the hub is out of reach, a listing that the client has in its cache is as good: a commit never changes.
+
+        Raises:
+            UserError: neither is there.
+        """
+        with self._plainly(revision):
+            from huggingface_hub import HfApi, get_cached_repo_tree
+            from huggingface_hub.errors import CachedRepoTreeNotFoundError, OfflineModeIsEnabled
+
+            try:
+                info = HfApi().repo_info(self.name, repo_type=self.kind, revision=revision, files_metadata=True)
+            except (OfflineModeIsEnabled, _http_error()):
+                with suppress(CachedRepoTreeNotFoundError):
+                    tree = get_cached_repo_tree(self.name, repo_type=self.kind, revision=revision)
+                    return {file.path: None for file in tree}
+                raise
+            siblings = getattr(info, "siblings", None) or []
+            return {file.rfilename: file.lfs.sha256 if file.lfs else None for file in siblings}
+
+    def download(self, path: str, revision: str, sha256: str | None, cache: Path | None = None) -> Path:
+        """A file at a commit, from the hub's cache where it is in there already.
+
+        Args:
+            path: of the file in the repository.
+            sha256: what `files` says of it; a file that differs is refused.
+            cache: where to put what is not in the hub's own cache; the hub's own, if None.
+
+        Raises:
+            UserError: it cannot be had, or is not what the hub says it is.
+        """
+        with self._plainly(revision, path):
+            from huggingface_hub import hf_hub_download, try_to_load_from_cache
+            from huggingface_hub.utils.tqdm import disable_progress_bars
+
+            if not sys.stderr.isatty():
+                disable_progress_bars()  # a bar would fill the job's log
+            cached = try_to_load_from_cache(self.name, path, revision=revision, repo_type=self.kind)
+            if isinstance(cached, str):
+                cache = None
+            file = Path(hf_hub_download(self.name, path, repo_type=self.kind, revision=revision, cache_dir=cache))
+        if sha256 is not None and file_sha256(file) != sha256:
+            raise UserError(f"{file}: is not the file that the hub describes; delete it and start the command again")
+        return file
+
+    def take(self, files: Mapping[str, str | None], revision: str, out: Path, scratch: Path) -> None:
+        """Puts files at a commit into `out`, under their own names, without keeping a second copy of anything large.
+
+        What is in the hub's cache already gets a second name (a hard link; a copy where the cache lies on another
+        filesystem). The rest is downloaded into `scratch` and gets its second name there: a job that is killed finds
+        it again, and the store removes the first name when the product is complete.
+
+        Args:
+            files: those of `files` that are wanted, all in the repository's root.
+            scratch: a directory on the filesystem of `out` that survives an interrupted job.
+
+        Raises:
+            UserError: one of them cannot be had, or is not what the hub says it is.
+        """
+        found = {}
+        for number, (path, sha256) in enumerate(files.items(), start=1):
+            print(f"{self}: {path} ({number} of {len(files)})", file=sys.stderr, flush=True)
+            found[path] = self.download(path, revision, sha256, scratch).resolve()
+        for path, file in found.items():
+            try:
+                os.link(file, out / path)
+            except OSError:  # another filesystem, or one without links
+                shutil.copyfile(file, out / path)
+
+    @contextmanager
+    def _plainly(self, revision: str = "", path: str = "") -> Iterator[None]:
+        """Lets the client reach the hub; its errors become sentences."""
+        if VARIABLE in os.environ:
+            # A launch keeps its jobs from waiting for a hub (scripts.study.launch.begin). This one is here to ask it.
+            # The client reads the variable when it is imported.
+            os.environ["HF_HUB_OFFLINE"] = "0"
+        from huggingface_hub import errors
+
+        try:
+            yield
+        except errors.GatedRepoError as error:
+            raise UserError(self._gated(error.response.status_code)) from error
+        except errors.RevisionNotFoundError as error:
+            raise UserError(
+                f"{self}: the hub has no commit {revision[:12] or 'main'} of it; "
+                "lock it anew with `python -m scripts.data.lock`"
+            ) from error
+        except errors.RemoteEntryNotFoundError as error:
+            raise UserError(f"{self}: has no file {path} at the commit {revision[:12]}") from error
+        except errors.HfHubHTTPError as error:
+            raise UserError(self._refused(error.response.status_code)) from error
+        except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, _http_error()) as error:
+            cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+            if isinstance(cause, errors.HfHubHTTPError):
+                raise UserError(self._refused(cause.response.status_code)) from error
+            raise UserError(self._unreachable(revision, path, cause)) from error
+        except ValueError as error:
+            raise UserError(f"{self}: what answers for {self._page} is no hub; is HF_ENDPOINT right?") from error
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+    @property
+    def _page(self) -> str:
+        from huggingface_hub import constants
+
+        return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
+
+    @property
+    def _by_hand(self) -> str:
+        way = ", or use `source: path` with a file of your own" if self.kind == "dataset" else ""
+        return f"copy its files into the cache that HF_HOME names{way}"
+
+    def _gated(self, status: int) -> str:
+        if status == 401:
+            return (
+                f"{self}: is only for those who accept its licence; accept it at {self._page} and set HF_TOKEN to a "
+                f"token of that account, or {self._by_hand}"
+            )
+        return (
+            f"{self}: the account of the token in HF_TOKEN has not accepted its licence (or waits to be let in); "
+            f"accept it at {self._page} with that account, or {self._by_hand}"
+        )
+
+    def _refused(self, status: int) -> str:
+        from huggingface_hub import get_token
+
+        match status:
+            case 401 if get_token():
+                return (
+                    f"{self}: the hub does not accept the token in HF_TOKEN (or of `hf auth login`); "
+                    "set a valid one, or none where the repository is public"
+                )
+            case 401:
+                return (
+                    f"{self}: the hub does not show it to everybody; check the name, "
+                    "or set HF_TOKEN to a token of an account that may read it"
+                )
+            case 403:
+                return f"{self}: the token in HF_TOKEN may not read it; give the token that right at {self._page}"
+            case 404:
+                return f"{self}: the hub has no such repository; check the name in the study"
+        return f"{self}: the hub answers with HTTP status {status}; try again later"
+
+    def _unreachable(self, revision: str, path: str, cause: BaseException | None) -> str:
+        from huggingface_hub import constants
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        what = f"{path or 'the list of its files'} at the commit {revision[:12]}" if revision else "its commit"
+        missing = f"{what} is not in the cache {constants.HF_HUB_CACHE}" if revision else f"{what} cannot be asked for"
+        if isinstance(cause, OfflineModeIsEnabled):
+            return (
+                f"{self}: {missing} and HF_HUB_OFFLINE forbids to download it; unset HF_HUB_OFFLINE, or {self._by_hand}"
+            )
+        reason = f" ({cause})" if cause is not None and str(cause) else ""
+        return (
+            f"{self}: {missing} and the hub at {constants.ENDPOINT} cannot be reached{reason}; run this command where "
+            f"the network is, or {self._by_hand}"
+        )
+
+
+def _http_error() -> type[Exception]:
+    """What the client's HTTP library raises: of connections, and as `HfHubHTTPError` of answers."""
+    from huggingface_hub import errors
+
+    error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    return error
+
+
+def tokenizer_builder(launch: Launch, product: Product) -> Build:
+    """Takes a tokenizer of the hub: a spec with `repository` and `revision`."""
+    repository = Repository("model", product.spec["repository"])
+
+    def take(out: Path) -> dict[str, Any]:
+        revision = repository.locked(product.spec["revision"], launch)
+        files = repository.files(revision)
+        wanted = {name: files[name] for name in TOKENIZER_FILES if name in files}
+        if "tokenizer.json" not in wanted:
+            raise UserError(f"{repository}: has no tokenizer.json at the commit {revision[:12]}")
+        repository.take(wanted, revision, out, launch.store.scratch(product.key))
+        return {"repository": repository.name, "revision": revision}
+
+    return take

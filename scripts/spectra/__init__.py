@@ -1,0 +1,1 @@
+"""Singular values of what finetuning changed, and what is read off them."""

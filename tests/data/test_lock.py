@@ -1,0 +1,145 @@
+"""``config/data.lock``: what is outside, by what it is; a command writes it, and its reader takes nothing else."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.study import datalock
+from scripts.study.errors import UserError
+from tests.conftest import House, copy_checkout
+from tests.standins.hub import Hub, use, wheel
+
+ROOT = Path(__file__).resolve().parents[2]
+SHA, COMMIT = "0123456789abcdef" * 4, "01234567" * 5
+BRANCHES = {"0.25B-tokens": "a", "500M": "b", "1B": "c", "1B-again": "d", "main": "e"}
+REPOSITORY = "authors/starcoder-lora-rank-2-2B-tokens"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    with Hub() as hub:
+        use(hub, monkeypatch, tmp_path / "home")
+        yield hub
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """A study with one source of every kind."""
+    house = House(copy_checkout(ROOT, tmp_path / "house"))
+    (house.root / "mine.jsonl").write_text('{"text": "a"}\n')
+
+    def from_outside(study: dict[str, Any]) -> None:
+        study["datasets"]["code-documents"] = {"source": "path", "path": "mine.jsonl"}
+        study["datasets"]["hellaswag"] = {"source": "hub", "repository": "owner/set", "files": ["*.jsonl"]}
+        study["datasets"]["gsm8k"] = {
+            "source": "package",
+            "package": "some-data",
+            "version": "1.0",
+            "member": "some_data/test.jsonl",
+        }
+        cpt = study["settings"]["code-cpt"]
+        cpt["published"] = {"lora-r2": REPOSITORY}
+        cpt["durations"] = ["0.25B", "0.5B", "1B", "2B"]
+
+    house.edit(from_outside)
+    return house
+
+
+def test_every_kind_of_source_is_locked(hub: Hub, house: House, tmp_path: Path) -> None:
+    data = hub.commit("dataset", "owner/set", {"a.jsonl": b"{}"})
+    commits = {
+        branch: hub.commit("model", REPOSITORY, {"x": seed.encode()}, branch) for branch, seed in BRANCHES.items()
+    }
+    package = wheel(tmp_path / "index", "some-data", "1.0", {"some_data/test.jsonl": b"{}"})
+    path = house.root / "config/data.lock"
+    path.write_text(yaml.safe_dump({"dataset:of/another-study": {"revision": COMMIT}}))
+
+    # 1B has two branches: it stays open and is said, the rest is written
+    said = house.python("-m", "scripts.data.lock", "--study", "smoke", ok=False)
+    assert "is named after 1B; it has the branches 0.25B-tokens, 1B, 1B-again, 500M, main" in said
+    assert said.splitlines()[-1].startswith("error: config/data.lock: 1 of 4 outside sources")
+    locked = {branch: commits[branch] for branch in ("0.25B-tokens", "500M", "main")}
+    expected: dict[str, Any] = {
+        "dataset:of/another-study": {"revision": COMMIT},
+        "dataset:owner/set": {"revision": data},
+        f"model:{REPOSITORY}": {"revision": commits["main"], "branches": locked},
+        "package:some-data==1.0": {
+            "file": "some_data-1.0-py3-none-any.whl",
+            "sha256": hashlib.sha256(package.read_bytes()).hexdigest(),
+        },
+        "path:mine.jsonl": {"sha256": hashlib.sha256(b'{"text": "a"}\n').hexdigest()},
+    }
+    assert datalock.read(path) == expected
+    assert path.read_text().startswith("# ")
+
+    # a person may choose one of the two; what moved meanwhile is followed
+    locked["1B-again"] = "0" * 40
+    path.write_text(yaml.safe_dump(expected))
+    locked["1B-again"] = commits["1B-again"]
+    expected["dataset:owner/set"]["revision"] = hub.commit("dataset", "owner/set", {"a.jsonl": b"{} "})
+    said = house.python("-m", "scripts.data.lock", "--study", "smoke")
+    assert "dataset:owner/set: changed" in said
+    assert "path:mine.jsonl: as it was" in said
+    assert datalock.read(path) == expected
+
+
+def test_what_cannot_be_reached_is_left_as_it_was(hub: Hub, house: House) -> None:
+    path = house.root / "config/data.lock"
+    before = {"dataset:owner/set": {"revision": COMMIT}, "path:mine.jsonl": {"sha256": SHA}}
+    path.write_text(yaml.safe_dump(before))
+    hub.status = 503
+    said = house.python("-m", "scripts.data.lock", "--study", "smoke", ok=False)
+    lines = said.splitlines()
+    assert len([line for line in lines if line.startswith("not locked: ")]) == 3
+    assert any(line.startswith("not locked: datasets.hellaswag: dataset owner/set: ") for line in lines)
+    assert any(line.startswith("not locked: datasets.gsm8k: package some-data==1.0: ") for line in lines)
+    assert "Traceback" not in said
+    after = datalock.read(path)
+    assert after == {**before, "path:mine.jsonl": {"sha256": hashlib.sha256(b'{"text": "a"}\n').hexdigest()}}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {},
+        {"path:/data/mine.jsonl": {"sha256": SHA}},
+        {"package:some-data==1.0": {"file": "some_data-1.0-py3-none-any.whl", "sha256": SHA}},
+        {"dataset:owner/set": {"revision": COMMIT}, "model:owner/net": {"revision": COMMIT}},
+        {"model:owner/net": {"revision": COMMIT, "branches": {"0.25B": COMMIT, "main": COMMIT}}},
+    ],
+)
+def test_a_well_formed_lock_is_read(tmp_path: Path, entries: dict[str, Any]) -> None:
+    path = tmp_path / "data.lock"
+    path.write_text(yaml.safe_dump(entries) if entries else "# nothing\n")
+    assert datalock.read(path) == entries
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a", "must map identities"),
+        (f"mine: {{path: mine.jsonl, sha256: {SHA}}}", "'mine' is no identity"),  # as it was written once
+        (f"'path:': {{sha256: {SHA}}}", "is no identity"),
+        (f"package:some-data: {{file: a.whl, sha256: {SHA}}}", "package:NAME==VERSION"),
+        ("path:a: {sha256: abc}", "path:a must be {sha256: 64 hex digits}"),
+        ("dataset:a/b: {revision: main}", "40 hex digits"),
+        (f"dataset:a/b: {{revision: {COMMIT}, branches: {{}}}}", "dataset:a/b must be"),
+        (f"model:a/b: {{revision: {COMMIT}, branches: {{1B: main}}}}", "branches"),
+        ("model:a/b:", "model:a/b must be"),
+        (f"path:a: {{sha256: {SHA}}}\npath:a: {{sha256: {SHA}}}", "stands twice"),
+    ],
+)
+def test_anything_else_is_refused_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "data.lock"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        datalock.read(path)
+    assert str(caught.value).startswith(str(path))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
