@@ -19,7 +19,7 @@ include: "rules/artifacts.smk"
 rule all_figures:
     default_target: True
     input:
-        [file for name, files in TARGETS.items() if name.startswith("fig") for file in files],
+        [file for name, files in TARGETS.items() if ARTIFACTS[name].place == "figures" for file in files],
 
 
 rule all_tables:
@@ -30,9 +30,22 @@ rule all_tables:
 rule all:
     input:
         [file for files in TARGETS.values() for file in files],
-        "results/claims.md",
+        PAGES,
 
 
 rule all_published:
     input:
         lambda wildcards: asked(printed_files),
+
+
+rule list_artifacts:
+    input:
+        "config/artifacts.yaml",
+    log:
+        "results/logs/list_artifacts.log",
+    conda:
+        "envs/study.yaml"
+    message:
+        "Figures and tables, and what the study has of them"
+    shell:
+        "python -m scripts.study.registry | tee {log}"

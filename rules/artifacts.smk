@@ -3,17 +3,19 @@
 
 rule collect:
     input:
-        lambda wildcards: asked(ARTIFACTS[wildcards.name].manifests, GRID, STORE),
+        lambda wildcards: asked(artifact(wildcards).manifests, GRID, STORE),
     output:
         "results/{place}/{name}.csv",
     log:
         "results/logs/collect/{place}/{name}.log",
     conda:
         "../envs/artifacts.yaml"
+    params:
+        artifact=artifact_name,
     message:
-        "Collect the data of {wildcards.name}"
+        "Collect the data of {params.artifact}"
     shell:
-        "python -m scripts.artifacts.collect {wildcards.name} --csv {output} > {log} 2>&1"
+        "python -m scripts.artifacts.collect {params.artifact} --csv {output} > {log} 2>&1"
 
 
 rule printed:
@@ -27,17 +29,19 @@ rule printed:
         "results/logs/printed/{place}/{name}.log",
     conda:
         "../envs/artifacts.yaml"
+    params:
+        artifact=artifact_name,
     message:
-        "Collect the paper's numbers of {wildcards.name}"
+        "Collect the paper's numbers of {params.artifact}"
     shell:
-        "python -m scripts.artifacts.printed {wildcards.name} --csv {output} > {log} 2>&1"
+        "python -m scripts.artifacts.printed {params.artifact} --csv {output} > {log} 2>&1"
 
 
 rule draw:
     input:
         csv="{root}/figures/{name}.csv",
         registry="config/artifacts.yaml",
-        modules=lambda wildcards: ARTIFACTS[wildcards.name].modules,
+        modules=lambda wildcards: artifact(wildcards).modules,
     output:
         pdf="{root}/figures/{name}.pdf",
         png="{root}/figures/{name}.png",
@@ -45,10 +49,12 @@ rule draw:
         "results/logs/draw/{root}/{name}.log",
     conda:
         "../envs/artifacts.yaml"
+    params:
+        artifact=artifact_name,
     message:
-        "Draw {wildcards.name}"
+        "Draw {params.artifact}"
     shell:
-        "python -m scripts.artifacts.draw {wildcards.name} --csv {input.csv} "
+        "python -m scripts.artifacts.draw {params.artifact} --csv {input.csv} "
         "--pdf {output.pdf} --png {output.png} > {log} 2>&1"
 
 
@@ -56,7 +62,7 @@ rule tabulate:
     input:
         csv="{root}/tables/{name}.csv",
         registry="config/artifacts.yaml",
-        modules=lambda wildcards: ARTIFACTS[wildcards.name].modules,
+        modules=lambda wildcards: artifact(wildcards).modules,
     output:
         md="{root}/tables/{name}.md",
         tex="{root}/tables/{name}.tex",
@@ -64,10 +70,12 @@ rule tabulate:
         "results/logs/tabulate/{root}/{name}.log",
     conda:
         "../envs/artifacts.yaml"
+    params:
+        artifact=artifact_name,
     message:
-        "Write {wildcards.name}"
+        "Write {params.artifact}"
     shell:
-        "python -m scripts.artifacts.tabulate {wildcards.name} --csv {input.csv} "
+        "python -m scripts.artifacts.tabulate {params.artifact} --csv {input.csv} "
         "--md {output.md} --tex {output.tex} > {log} 2>&1"
 
 
@@ -86,3 +94,22 @@ rule claims:
         "Judge the paper's claims on the study's scores"
     shell:
         "python -m scripts.artifacts.claims --csv {output.csv} --md {output.md} > {log} 2>&1"
+
+
+rule comparison:
+    input:
+        manifests=ancient(evaluated_so_far()),
+        published="config/published_values.csv",
+        modules=expand("scripts/artifacts/{module}.py", module=["comparison", "printed", "style"]),
+    output:
+        csv="results/comparison.csv",
+        md="results/comparison.md",
+        pdf="results/comparison.pdf",
+    log:
+        "results/logs/comparison.log",
+    conda:
+        "../envs/artifacts.yaml"
+    message:
+        "Compare the study's numbers with the paper's"
+    shell:
+        "python -m scripts.artifacts.comparison --csv {output.csv} --md {output.md} --pdf {output.pdf} > {log} 2>&1"

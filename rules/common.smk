@@ -21,6 +21,10 @@ GRID = LAUNCH.grid
 STORE = LAUNCH.store_root
 # what this study has; an artifact that it does not have is no part of "all"
 TARGETS = {name: artifact.files for name, artifact in ARTIFACTS.items() if artifact.lack(GRID) is None}
+# claims are judged on the conditions of figures 1 to 3; only a study of the paper's scale has numbers to compare
+PAGES = ["results/claims.md"] if GRID.blocks["grid"] else []
+if GRID.study.scale == "paper":
+    PAGES.append("results/comparison.md")
 PROGRESS = Progress(
     GRID,
     LAUNCH.store,
@@ -45,9 +49,23 @@ PROGRESS = Progress(
 
 wildcard_constraints:
     key=r"[\w./-]+-[0-9a-f]{12}",
-    name="|".join(ARTIFACTS),
-    place="figures|tables",
-    root="results|results/published",
+    name="|".join({name.removeprefix("v1/"): None for name in ARTIFACTS}),
+    place="(v1/)?(figures|tables)",
+    root="results(/published)?(/v1)?",
+
+
+def artifact_name(wildcards):
+    """The artifact that a file is of: results/v1/figures/fig2.pdf is of v1/fig2."""
+    place = wildcards.get("place") or f"{wildcards.root}/"
+    return f"v1/{wildcards.name}" if "v1/" in place else wildcards.name
+
+
+def artifact(wildcards):
+    if artifact_name(wildcards) not in ARTIFACTS:
+        sys.exit(
+            f"error: {REGISTRY}: has no artifact {artifact_name(wildcards)!r}; `snakemake list_artifacts` lists them"
+        )
+    return ARTIFACTS[artifact_name(wildcards)]
 
 
 def asked(manifests, *arguments):
@@ -56,6 +74,11 @@ def asked(manifests, *arguments):
         return manifests(*arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def evaluated_so_far():
+    """What a page reads that shows whatever there is, and has nothing made for its sake."""
+    return [f"{STORE}/{key}.json" for key in (GRID.card.key, *LAUNCH.evaluated())]
 
 
 def length_of(place):

@@ -37,7 +37,8 @@ def main(launch: Launch, name: str, path: Path) -> None:
     if hasattr(kind, "collect"):
         study = launch.grid.study
         own = {"study": launch.name, "study_title": study.title, "scale": study.scale, "model": study.model.label}
-        columns, rows = (*own, *kind.COLUMNS), [{**own, **row} for row in kind.collect(launch, artifact)]
+        columns = tuple(dict.fromkeys([*own, *kind.COLUMNS]))
+        rows = [{**own, **row} for row in kind.collect(launch, artifact)]
     else:
         conditions = launch.grid.conditions(artifact.block, artifact.setting)
         columns, rows = COLUMNS, [row for condition in conditions for row in _rows(launch, condition, artifact)]

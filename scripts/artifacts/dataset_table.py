@@ -95,6 +95,11 @@ def _pass_tokens(results: dict[str, Any], is_cpt: bool) -> int | None:
     return int(results["per_epoch"][0]["trained_tokens"])
 
 
+def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of the artifact's CSV."""
+    return rows(launch)
+
+
 def table(artifact: Artifact, csv: Path, commit: str) -> Table:
     """The table: a line for each setting, with its shortest and longest duration.
 

@@ -26,7 +26,7 @@ from scripts.study.registry import Artifact
 
 COLUMNS = (*frames.CONDITION, "item", "outcome", "generations", "value", "evaluation")
 """`value` of a problem's `generations` with this `outcome` are different texts; empty where there are none."""
-PASSING, FAILING = "passing", "failing"
+OUTCOMES = PASSING, FAILING = "passing", "failing"
 BASE_COLOUR = "#9a9a9a"
 BOX, SPREAD = 0.62, 0.24
 READING = (
@@ -88,18 +88,14 @@ def draw(artifact: Artifact, programs: Programs, commit: str) -> Figure:
         ax.tick_params(axis="x", labelsize=8 if len(names) < 6 else 6.5)
         ax.set_ylabel(f"Different programs of {written}{' (demo)' if programs.scale == 'demo' else ''}")
 
-    slots = [
-        style.Slot(
-            row,
-            column,
-            lambda ax, shown=rows[rows["outcome"] == outcome]: panel_of(ax, shown),
-            label,
-            f"{outcome} programs, {title}",
-            outcome,
+    def slot(row: int, outcome: str, label: str, title: str, rows: pandas.DataFrame) -> style.Slot:
+        shown = rows[rows["outcome"] == outcome]
+        return style.Slot(
+            row, OUTCOMES.index(outcome), lambda ax: panel_of(ax, shown), label, f"{outcome} programs, {title}", outcome
         )
-        for row, (label, title, rows) in enumerate(frames.drawn_for(programs.rows))
-        for column, outcome in enumerate((PASSING, FAILING))
-    ]
+
+    panels = frames.drawn_for(programs.rows)
+    slots = [slot(row, outcome, *panel) for row, panel in enumerate(panels) for outcome in OUTCOMES]
     handles = [
         Line2D([], [], linestyle="none", marker="o", markersize=4, color=style.QUIET, label="a problem"),
         Line2D([], [], linestyle="none", marker="s", markersize=11, markerfacecolor="none", color=style.QUIET,
@@ -127,9 +123,7 @@ def _group(ax: Axes, place: int, values: pandas.Series, colour: str, name: str) 
 
 def _tick(label: str, rows: pandas.DataFrame) -> str:
     """The method, and how many of the problems (of all seeds) are there."""
-    method = (
-        "\n".join(textwrap.wrap(label.replace(" (", "\n("), 11)) if "(" not in label else label.replace(" (", "\n(")
-    )
+    method = "\n".join(textwrap.wrap(label, 11))
     return f"{method}\n{rows['value'].notna().sum()} of {len(rows)}"
 
 

@@ -18,8 +18,8 @@ from scripts.study.launch import Launch
 from scripts.study.schema import ContinuedPretraining, Lora, Study
 
 CONDITION = (
-    "setting", "setting_label", "method", "kind", "rank", "alpha", "variant", "seed", "duration", "duration_value",
-    "duration_unit", "source", "condition",
+    "setting", "setting_label", "method", "kind", "rank", "alpha", "modules", "variant", "seed",
+    "duration", "duration_value", "duration_unit", "source", "condition",
 )  # fmt: skip
 """See `scripts.artifacts.points`; of the base model the columns of setting, method's shape and duration are empty."""
 NUMBERS = ("rank", "alpha", "seed", "duration_value")
@@ -49,10 +49,14 @@ def condition_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
 
 
 def method_cells(study: Study, name: str) -> dict[str, Any]:
-    """The columns `method`, `kind`, and of LoRA `rank` and `alpha`."""
+    """The columns `method`, `kind`, and of LoRA `rank`, `alpha` and `modules`."""
+    from scripts.artifacts.collect import modules_word  # which imports the modules that import this one
+
     method = study.methods[name]
-    shape = {"rank": method.rank, "alpha": f"{method.alpha:g}"} if isinstance(method, Lora) else {}
-    return {"method": name, "kind": method.kind, **shape}
+    cells: dict[str, Any] = {"method": name, "kind": method.kind}
+    if isinstance(method, Lora):
+        cells |= {"rank": method.rank, "alpha": f"{method.alpha:g}", "modules": modules_word(method.modules)}
+    return cells
 
 
 def read(path: Path, columns: Iterable[str], numbers: Iterable[str]) -> tuple[pandas.DataFrame, Origin]:
@@ -94,10 +98,12 @@ def once(path: Path, rows: pandas.DataFrame, key: list[str]) -> None:
 def methods_of(rows: pandas.DataFrame) -> tuple[Method, ...]:
     """The methods in `rows`, but for the base model: adapters from the lowest rank up, then full finetuning."""
     tuned = rows[rows["kind"] != BASE].drop_duplicates("method").fillna({"rank": 0, "alpha": 0})
-    columns = ("method", "kind", "rank", "alpha")
+    if "variant" not in tuned.columns:
+        tuned["variant"] = ""
+    columns = ("method", "kind", "rank", "alpha", "modules", "variant")
     found = [
-        Method(name, kind, int(rank), float(alpha))
-        for name, kind, rank, alpha in zip(*(tuned[column] for column in columns), strict=True)
+        Method(name, kind, int(rank), float(alpha), modules, variant)
+        for name, kind, rank, alpha, modules, variant in zip(*(tuned[column] for column in columns), strict=True)
     ]
     return tuple(sorted(found, key=lambda m: (m.kind == "full", m.rank, m.alpha, m.name)))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from scripts.artifacts.tables import Entry, Row, Table, read_cells
 from scripts.study.errors import UserError
+from scripts.study.launch import Launch
 from scripts.study.published import PublishedValue, load_published
 from scripts.study.registry import Artifact
 
@@ -23,6 +24,8 @@ TABLES = {
     "tableS14": (7, (1, 8, 16, 32, 64)),
     "tableS15": (70, (1, 8, 16, 32, 64)),
     "tableS16": (405, (1, 8, 16, 32, 64, 128, 256)),
+    "v1/tableS1": (7, (1, 8, 16, 32, 64)),
+    "v1/tableS2": (70, (1, 8, 16, 32, 64)),
 }
 """Table to the model's parameters in 10^9, and the numbers of GPUs."""
 METHODS = {
@@ -83,6 +86,11 @@ def rows(name: str) -> list[dict[str, Any]]:
                 "note": value.note if value else "",
             })  # fmt: skip
     return made
+
+
+def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of the artifact's CSV; every study has the same."""
+    return rows(artifact.name)
 
 
 def table(artifact: Artifact, csv: Path, commit: str) -> Table:

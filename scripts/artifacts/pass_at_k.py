@@ -70,7 +70,7 @@ def draw(artifact: Artifact, curves: Curves, commit: str) -> Figure:
         if base := series.pop(BASE, None):
             _base_curve(ax, base)
         for name, points in series.items():
-            style.curve(ax, looks[name].colour, name, points)
+            style.curve(ax, looks[name].colour, name, points, looks[name].dashes)
         ax.set_ylim(*style.limits([y for points in [*series.values(), base or []] for _, y in points]))
         style.value_axis(ax.yaxis)
         ks = sorted(rows["k"].unique())
@@ -82,11 +82,10 @@ def draw(artifact: Artifact, curves: Curves, commit: str) -> Figure:
         ax.set_xlabel("k, generated programs per problem")
         ax.set_ylabel(f"pass@k in HumanEval{' (demo)' if curves.scale == 'demo' else ''}")
 
-    panels = frames.drawn_for(curves.rows)
-    slots = [
-        style.Slot(place // 2, place % 2, lambda ax, rows=rows: panel_of(ax, rows), label, title, label)
-        for place, (label, title, rows) in enumerate(panels)
-    ]
+    def slot(place: int, label: str, title: str, rows: pandas.DataFrame) -> style.Slot:
+        return style.Slot(place // 2, place % 2, lambda ax: panel_of(ax, rows), label, title, label)
+
+    slots = [slot(place, *panel) for place, panel in enumerate(frames.drawn_for(curves.rows))]
     based = bool((curves.rows["kind"] == BASE).any())
     shown = Points(**{**_origin(curves), "methods": curves.methods, "panels": ()})
     legends = [style.legend_handles(shown, style.base_level_handle() if based else None)]

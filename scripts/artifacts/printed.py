@@ -3,7 +3,8 @@
 python -m scripts.artifacts.printed fig1 --csv results/published/figures/fig1.csv
 
 The paper ran each condition once and prints no uncertainty, so every `stderr` is empty: a binomial error over the test
-items would be ours, not the paper's. It names no seed either.
+items would be ours, not the paper's. It names no seed either. An adapter whose rank it does not say is left out, for no
+line of a figure is its. Tables S14 to S16 show no scores and have the columns of `memory_table`.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.artifacts import memory_table
 from scripts.artifacts.points import COLUMNS
 from scripts.study.errors import UserError, run
 from scripts.study.fingerprint import fingerprint
@@ -22,11 +24,18 @@ from scripts.study.store import atomic_path
 
 STUDY = {"study": "published", "study_title": "The paper's printed numbers", "scale": "paper", "source": "printed"}
 ITEMS = {"humaneval": 164, "gsm8k": 1_319, "forgetting": 10_042 + 1_172 + 1_267}
+"""Items behind a score; of MMLU and MT-bench the paper's text does not say."""
+MODULES = {"all": "all", "all-but-gate": "all without gate"}
+"""Adapted modules, as in the published values and as in the CSV of an artifact."""
+MEMORY = "memory_gb"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the paper calls a setting's panel, what counts as learning, and the tokens of one epoch (its table 1)."""
+    """What the paper calls a setting's panel, what counts as learning, and the tokens of one epoch (its table 1).
+
+    `epoch_tokens` is 0 where epochs do not count, and where the paper does not say.
+    """
 
     label: str
     learning: str
@@ -38,6 +47,7 @@ SETTINGS = {
     "code-ift": Setting("Magicoder", "humaneval", 72_970_000),
     "math-cpt": Setting("OpenWebMath", "gsm8k"),
     "math-ift": Setting("MetaMathQA", "gsm8k", 103_000_000),
+    "chat-ift": Setting("Tulu-v2-mix", "gsm8k"),
 }
 
 
@@ -47,14 +57,15 @@ def main(name: str, path: Path, published: Path = PUBLISHED) -> None:
     Raises:
         UserError: there is no such artifact, the paper prints no numbers of it, or `published` is malformed.
     """
-    find_artifact(name)
+    artifact = find_artifact(name)
     values = load_published(published)
     rows = printed_rows(name, values)
     if not rows:
-        known = ", ".join(artifact for artifact in load_registry(REGISTRY) if printed_rows(artifact, values))
+        known = ", ".join(other for other in load_registry(REGISTRY) if printed_rows(other, values))
         raise UserError(f"{name}: the paper prints no numbers that it could be made from; it does for {known}")
     with atomic_path(path) as new, new.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        columns = tuple(rows[0]) if artifact.kind == "memory_table" else COLUMNS
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -62,8 +73,26 @@ def main(name: str, path: Path, published: Path = PUBLISHED) -> None:
 def printed_rows(name: str, values: list[PublishedValue]) -> list[dict[str, Any]]:
     """The rows of an artifact's CSV, the base model's first; none where the paper prints no numbers of it."""
     shown = values_of(name, values)
-    trained = [_trained_row(value) for value in shown if value.setting in SETTINGS]
+    if memory := [_memory_row(value) for value in shown if value.metric == MEMORY]:
+        return memory
+    trained = [_trained_row(value) for value in shown if value.kind == "full" or value.rank]
     return [*(_row(value) for value in shown if value.kind == BASE), *trained] if trained else []
+
+
+def _memory_row(value: PublishedValue) -> dict[str, Any]:
+    """A cell of a memory table as `memory_table.rows` has it, but that its gigabytes are the printed ones."""
+    labels = {what: label for label, what in memory_table.METHODS.items()}
+    return {
+        **STUDY,
+        "model": value.model,
+        "table": value.artifact,
+        "parameters": value.model,
+        "method": labels[value.optimizer or "", value.kind],
+        "gpus": value.gpus,
+        "gigabytes": value.value,
+        "printed": value.value,
+        "note": value.note,
+    }
 
 
 def _row(value: PublishedValue) -> dict[str, Any]:
@@ -81,7 +110,7 @@ def _row(value: PublishedValue) -> dict[str, Any]:
         "kind": value.kind,
         "metric": value.metric,
         "value": value.value,
-        "items": ITEMS[value.metric],
+        "items": ITEMS.get(value.metric, ""),
         "condition": fingerprint(condition),
     }
 
@@ -95,10 +124,12 @@ def _trained_row(value: PublishedValue) -> dict[str, Any]:
         "regime": value.regime,
         "learning_task": setting.learning,
         "rank": value.rank,
+        "alpha": value.alpha,
+        "modules": MODULES.get(value.modules or "", ""),
         "duration": value.duration,
         "duration_value": value.amount,
         "duration_unit": "tokens" if value.regime == "cpt" else "epochs",
-        "tokens": (value.amount or 0) * (1 if value.regime == "cpt" else setting.epoch_tokens),
+        "tokens": (value.amount or 0) * (1 if value.regime == "cpt" else setting.epoch_tokens) or "",
         "learning_rate": value.learning_rate,
         "chosen": "yes",
     }

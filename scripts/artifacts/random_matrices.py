@@ -35,7 +35,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 READING = (
     "How to read: left, adding a small random matrix hardly moves the spectrum of a random matrix. Right, by how much "
-    "it does on average, for smaller and smaller changes: in proportion to the change, as the line c."
+    "it does on average: in proportion to the change, as the line c, and not to its square."
 )
 
 

@@ -22,7 +22,7 @@ from scripts.study.launch import Launch
 from scripts.study.registry import Artifact
 
 COLUMNS = (*frames.CONDITION, "module", "layer", "full_rank", "value", "spectra")
-"""`value` is the rank that explains `SHARE` of the variance of a matrix's change; `full_rank` is the highest it can be."""
+"""`value` is the rank that explains `SHARE` of the variance of a matrix's change, and is at most `full_rank`."""
 SHARE = 0.9
 MODULES = {
     "q_proj": "query",
@@ -33,7 +33,7 @@ MODULES = {
     "up_proj": "MLP up",
     "down_proj": "MLP down",
 }
-COLUMNS_OF_PANELS = 3
+ACROSS = 3
 # The paper's direction: lighter is trained longer. Not yellow, which is too light for a line on white.
 DARKEST, LIGHTEST = 0.0, 0.87
 READING = (
@@ -108,18 +108,13 @@ def draw(artifact: Artifact, ranks: Ranks, commit: str) -> Figure:
         ax.set_xlabel("Layer")
         ax.set_ylabel("Rank for 90 % of the variance")
 
+    def slot(number: int, module: str) -> style.Slot:
+        row, column = divmod(number, ACROSS)
+        of_module = rows[rows["module"] == module]
+        return style.Slot(row, column, lambda ax: panel_of(ax, of_module), MODULES[module], name=module)
+
     found = [module for module in MODULES if module in set(rows["module"])]
-    slots = [
-        style.Slot(
-            number // COLUMNS_OF_PANELS,
-            number % COLUMNS_OF_PANELS,
-            lambda ax, shown=rows[rows["module"] == module]: panel_of(ax, shown),
-            MODULES[module],
-            module,
-            module,
-        )
-        for number, module in enumerate(found)
-    ]
+    slots = [slot(number, module) for number, module in enumerate(found)]
     unit = durations.iloc[0]["duration_unit"]
     handles = [
         Line2D([], [], linestyle="none", label=f"{style.UNITS.get(unit, unit)}:"),

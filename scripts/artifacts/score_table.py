@@ -1,17 +1,84 @@
-"""The values behind one panel of a figure: methods down, durations across (tables S1 to S8)."""
+"""The values behind one panel of a figure: methods down, durations across (tables S1 to S8, S10 to S13)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas
 
 from scripts.artifacts import style
-from scripts.artifacts.points import FORGETTING, Estimate, Method, read_points, read_rows
+from scripts.artifacts.points import FORGETTING, LEARNING, Estimate, Method, Panel, Points, read_points, read_rows
 from scripts.artifacts.tables import MISSING, Entry, Row, Table
 from scripts.study.errors import UserError
 from scripts.study.registry import Artifact
 
-MEASURES = {"humaneval": "pass@1", "gsm8k": "strict match"}
+MEASURES = {
+    "humaneval": "pass@1",
+    "gsm8k": "strict match",
+    "mmlu": "mean over its subjects",
+    "mt_bench": "the mean grade of a judge model",
+}
 MARKS = {"published": "\N{DAGGER}", "printed": "\N{DOUBLE DAGGER}"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a CSV holds of one need in one setting.
+
+    `found` has a method and the value of its duration for every estimate; `methods` and `durations` are those of every
+    row, whether or not it has a value, a duration as its value to its label.
+    """
+
+    need: str
+    metric: str
+    points: Points
+    panel: Panel
+    rows: pandas.DataFrame
+    methods: tuple[Method, ...]
+    durations: dict[float, str]
+    found: dict[tuple[str, float], Estimate]
+
+    @property
+    def estimates(self) -> list[Estimate]:
+        """All of them, the base model's too."""
+        level = self.panel.base.get(self.need)
+        return [*self.found.values(), *([level] if level else [])]
+
+    @property
+    def seeds(self) -> int:
+        """How many are behind an estimate, at most."""
+        return max(estimate.seeds for estimate in self.estimates)
+
+    def base(self) -> Entry | None:
+        return _entry(self.panel.base.get(self.need), self.rows[self.rows["kind"] == "base"], seeds=1)
+
+    def entry(self, method: Method, duration: float) -> Entry | None:
+        own = self.rows[(self.rows["method"] == method.name) & (self.rows["duration_value"] == duration)]
+        return _entry(self.found.get((method.name, duration)), own, self.seeds)
+
+
+def read_scores(artifact: Artifact, csv: Path, need: str) -> Scores:
+    """The scores of the artifact's setting.
+
+    Raises UserError where the CSV is not of the right form or has no value of the setting.
+    """
+    points, rows = read_points(csv, [need]), read_rows(csv)
+    panel = next((panel for panel in points.panels if panel.setting == artifact.setting), None)
+    if panel is None:
+        raise UserError(f"{csv}: has no value of the setting {artifact.setting}, which {artifact.name} shows")
+    metric = panel.learning_task if need == LEARNING else need
+    rows = rows[(rows["metric"] == metric) & rows["setting"].isin([panel.setting, ""])]
+    tuned = rows[rows["kind"] != "base"]
+    durations = tuned.drop_duplicates("duration_value").sort_values("duration_value")
+    return Scores(
+        need=need,
+        metric=metric,
+        points=points,
+        panel=panel,
+        rows=rows,
+        methods=tuple(_methods(tuned)),
+        durations=dict(zip(durations["duration_value"], durations["duration"], strict=True)),
+        found={(cell.method, cell.duration.value): cell.estimates[need] for cell in panel.cells},
+    )
 
 
 def table(artifact: Artifact, csv: Path, commit: str) -> Table:
@@ -22,44 +89,25 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
     Raises UserError where the CSV is not of the right form or has no value of the setting.
     """
     (need,) = artifact.needs
-    points, rows = read_points(csv, artifact.needs), read_rows(csv)
-    panel = next((panel for panel in points.panels if panel.setting == artifact.setting), None)
-    if panel is None:
-        raise UserError(f"{csv}: has no value of the setting {artifact.setting}, which {artifact.name} shows")
-    metric = FORGETTING if need == "forgetting" else panel.learning_task
-    rows = rows[(rows["metric"] == metric) & rows["setting"].isin([panel.setting, ""])]
-    base, tuned = rows[rows["kind"] == "base"], rows[rows["kind"] != "base"]
-    methods = _methods(tuned)
-    durations = tuned.drop_duplicates("duration_value").sort_values("duration_value")
-    level = panel.base.get(need)
-    found = {(cell.method, cell.duration.value): cell.estimates[need] for cell in panel.cells}
-    estimates = [*found.values(), *([level] if level else [])]
-    seeds = max(estimate.seeds for estimate in estimates)
-
-    def entry(method: Method, duration: float) -> Entry | None:
-        own = tuned[(tuned["method"] == method.name) & (tuned["duration_value"] == duration)]
-        return _entry(found.get((method.name, duration)), own, seeds)
-
-    base_entry = _entry(level, base, seeds=1)
-    looks = style.looks(methods)
-    grid = [Row(looks[m.name].label, tuple(entry(m, d) for d in durations["duration_value"])) for m in methods]
-    what, where = style.footer(artifact, points, commit)
+    scores = read_scores(artifact, csv, need)
+    points, panel = scores.points, scores.panel
+    base, looks = scores.base(), style.looks(scores.methods)
+    grid = [Row(looks[m.name].label, tuple(scores.entry(m, d) for d in scores.durations)) for m in scores.methods]
     return Table(
         number=artifact.name.replace("table", "").replace("/", "-"),
         heading=artifact.heading,
         title=artifact.title,
-        warning="Demo study - not the paper's numbers." if points.scale == "demo" else "",
-        caption=f"{panel.label}, {points.study_title}. {_measure(metric, points.scale)}. {artifact.caption}",
+        warning=warning(points),
+        caption=f"{panel.label}, {points.study_title}. {measure(scores)}. {artifact.caption}",
         corner=style.UNITS.get(panel.unit, panel.unit),
-        columns=tuple(durations["duration"]),
-        base=base_entry,
+        columns=tuple(scores.durations.values()),
+        base=base,
         rows=tuple(grid),
         notes=(
-            " ".join([*_items(rows), *_spreads(estimates, seeds)]),
-            *_absences([base_entry, *(entry for row in grid for entry in row.entries)]),
-            *(f"{mark}: {style.SOURCES[source]}." for source, mark in MARKS.items() if _has(rows, source)),
-            what,
-            where,
+            " ".join([*items(scores), *spreads(scores.estimates, scores.seeds)]),
+            *absences([base, *(entry for row in grid for entry in row.entries)]),
+            *marks(scores.rows),
+            *style.footer(artifact, points, commit),
         ),
     )
 
@@ -88,15 +136,26 @@ def _has(rows: pandas.DataFrame, source: str) -> bool:
     return bool((rows["value"].notna() & (rows["source"] == source)).any())
 
 
-def _measure(metric: str, scale: str) -> str:
-    if metric == FORGETTING:
+def warning(points: Points) -> str:
+    return "Demo study - not the paper's numbers." if points.scale == "demo" else ""
+
+
+def measure(scores: Scores) -> str:
+    """What a value is."""
+    if scores.need == FORGETTING:
         return f"{style.AVERAGE}, higher forgets less"
-    measure = f", {MEASURES[metric]}" if metric in MEASURES else ""
-    return f"{style.task_label(metric, scale)}{measure}"
+    label = style.need_label(scores.need, scores.panel.learning_task, scores.points.scale)
+    return f"{label}, {MEASURES[scores.metric]}" if scores.metric in MEASURES else label
 
 
-def _items(rows: pandas.DataFrame) -> list[str]:
+def marks(rows: pandas.DataFrame) -> list[str]:
+    """What the marks at the values of these rows mean."""
+    return [f"{mark}: {style.SOURCES[source]}." for source, mark in MARKS.items() if _has(rows, source)]
+
+
+def items(scores: Scores) -> list[str]:
     """How many test items are behind each value, nothing where the CSV does not say."""
+    rows = scores.rows
     counts = pandas.to_numeric(rows.loc[rows["value"].notna(), "items"], errors="coerce").dropna()
     if counts.empty:
         return []
@@ -104,7 +163,7 @@ def _items(rows: pandas.DataFrame) -> list[str]:
     return [f"{low} test items." if low == high else f"{low} to {high} test items."]
 
 
-def _spreads(estimates: list[Estimate], seeds: int) -> list[str]:
+def spreads(estimates: list[Estimate], seeds: int) -> list[str]:
     """What stands beside the values."""
     single = [estimate for estimate in estimates if estimate.seeds == 1]
     notes = [f"Mean of {seeds} seeds, the lowest and the highest in parentheses." if seeds > 1 else "One seed."]
@@ -118,6 +177,6 @@ def _spreads(estimates: list[Estimate], seeds: int) -> list[str]:
     return notes
 
 
-def _absences(entries: list[Entry | None]) -> list[str]:
+def absences(entries: list[Entry | None]) -> list[str]:
     missing = entries.count(None)
     return [f"{MISSING}: missing, {missing} of {len(entries)} values."] if missing else []

@@ -72,23 +72,17 @@ def read(csv: Path) -> Spectra:
 
 def draw(artifact: Artifact, spectra: Spectra, commit: str) -> Figure:
     """The figure: left the singular values, right the share of the variance that they explain; a row per matrix."""
+
+    def slot(row: int, column: int, label: str, title: str, rows: pandas.DataFrame) -> style.Slot:
+        shown = ("value", "explained")[column]
+        return style.Slot(row, column, lambda ax: _panel(ax, rows, shown), label, title, f"{label} {shown}")
+
     slots, notes = [], []
     for row, (matrix, rows) in enumerate(spectra.rows.groupby("matrix", sort=False)):
         layer, module = place(str(matrix))
         label = f"{module}, layer {layer}"
-        for column, (values, title) in enumerate(
-            (("value", "singular values"), ("explained", "cumulative explained variance"))
-        ):
-            slots.append(
-                style.Slot(
-                    row,
-                    column,
-                    lambda ax, rows=rows, values=values: _panel(ax, rows, values),
-                    label,
-                    title,
-                    f"{matrix} {values}",
-                )
-            )
+        slots.append(slot(row, 0, label, "singular values", rows))
+        slots.append(slot(row, 1, label, "cumulative explained variance", rows))
         ranks = {part: rank_to_explain(rows.loc[rows["part"] == part, "value"], SHARE) for part in PARTS}
         told = ", ".join(f"{LOOKS[part]['label'].split(' ')[0]} {rank}" for part, rank in ranks.items())
         notes.append(f"Singular values for 90 % of the variance of {label}: {told}, of {rows['index'].max():.0f}")

@@ -7,7 +7,7 @@ edges, and seaborn's whitegrid. DejaVu Sans comes with matplotlib, so a page loo
 
 import math
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +26,8 @@ from scripts.study.registry import Artifact
 
 RANKS = ("plum", "slateblue", "darkblue")
 FULL = BASE = "black"
-VARIANTS = ("#8a4b14", "#d39a55", "#6e6e6e", "#ababab")
-"""Of full finetuning that differs from plain full finetuning: browns and greys, none of them a rank's."""
+FULL_VARIANTS, LORA_VARIANTS = ("#8a4b14", "#d39a55", "#6e6e6e", "#ababab"), ("#12807a", "#7cc8b8")
+"""Of methods that differ from the plain one: none of these is a rank's colour."""
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 INK, QUIET, GRID = "#1a1a1a", "#5c5c5c", "#e3e3e3"
 BADGE = {"boxstyle": "round,pad=0.45", "facecolor": "#fff1c9", "edgecolor": "#c98a00", "linewidth": 0.9}
@@ -133,23 +133,27 @@ def whitegrid() -> Iterator[None]:
 
 
 def looks(methods: Sequence[Method]) -> dict[str, Look]:
-    """Colour, legend label and dashes of each method.
+    """Colour, legend label and dashes of each method: adapters from the lowest rank, then full finetuning.
 
-    Adapters are spread over the paper's three colours by rank, then by alpha and modules; those with other modules or
-    another variant have other dashes too. A label names alpha where it differs within a rank, modules where they
-    differ at all, and a variant always. Plain full finetuning is black and solid, its variants are neither.
+    Adapters are spread over the paper's three colours by rank, then by alpha and modules; those with fewer modules are
+    dashed too. Plain full finetuning is black and solid. Variants have other colours, and dashes. A label names alpha
+    where it differs within a rank, modules where they differ at all, and a variant always.
     """
-    adapters = sorted((m for m in methods if m.kind == "lora"), key=_place)
-    variants = sorted((m for m in methods if m.kind == "full" and m.variant), key=lambda m: _natural(m.variant))
-    colours = {**_spread(adapters, RANKS, alone=1), **_spread(variants, VARIANTS, alone=0)}
-    kinds = sorted({(m.variant, -_size(m.modules), m.modules) for m in adapters})
-    dashes = {m.name: kinds.index((m.variant, -_size(m.modules), m.modules)) for m in adapters}
+    ordered = sorted(methods, key=lambda m: (m.kind == "full", *_place(m)))
+    adapters = [m for m in ordered if m.kind == "lora"]
+    variants = [m for m in ordered if m.kind == "full" and m.variant]
+    colours = {
+        **_spread([m for m in adapters if not m.variant], RANKS, alone=1),
+        **_spread([m for m in adapters if m.variant], LORA_VARIANTS, alone=0),
+        **_spread(variants, FULL_VARIANTS, alone=0),
+    }
+    kinds = sorted({(m.variant, -modules_size(m.modules), m.modules) for m in adapters})
+    dashes = {m.name: kinds.index((m.variant, -modules_size(m.modules), m.modules)) for m in adapters}
     dashes |= {m.name: 1 + number % (len(DASHES) - 1) for number, m in enumerate(variants)}
-
     told = {"modules"} if len({m.modules for m in adapters}) > 1 else set()
     if len({(m.rank, m.alpha) for m in adapters}) > len({m.rank for m in adapters}):
         told.add("alpha")
-    names = {m.name: _label(m, told) for m in methods}
+    names = {m.name: _label(m, told) for m in ordered}
     labels = list(names.values())
     return {
         m.name: Look(
@@ -157,7 +161,7 @@ def looks(methods: Sequence[Method]) -> dict[str, Look]:
             names[m.name] if labels.count(names[m.name]) == 1 else f"{names[m.name]}, {m.name}",
             DASHES[dashes.get(m.name, 0) % len(DASHES)],
         )
-        for m in methods
+        for m in ordered
     }
 
 
@@ -179,10 +183,17 @@ def modules_label(modules: str) -> str:
 
 
 def _place(method: Method) -> tuple[Any, ...]:
-    return (method.rank, method.alpha, _size(method.modules), method.modules, _natural(method.variant), method.name)
+    return (
+        method.rank,
+        method.alpha,
+        modules_size(method.modules),
+        method.modules,
+        _natural(method.variant),
+        method.name,
+    )
 
 
-def _size(modules: str) -> int:
+def modules_size(modules: str) -> int:
     """From few adapted modules to all of them; sets without a name come first."""
     return MODULES.index(modules) if modules in MODULES else -1
 
@@ -197,13 +208,15 @@ def _natural(variant: str) -> tuple[str, float]:
 
 
 def _spread(methods: Sequence[Method], palette: Sequence[str], alone: float) -> dict[str, str]:
-    """Each method's colour: the palette's, which stand at 0, 1, 2, ..., and mixtures between; one method's at `alone`."""
+    """Each method's colour: those at 0, 1, 2, ... of the palette and mixtures between; one method alone has `alone`."""
     places = numpy.linspace(0, len(palette) - 1, len(methods)) if len(methods) > 1 else [alone]
     channels = list(zip(*map(to_rgb, palette), strict=True))
-    return {
-        method.name: to_hex([float(numpy.interp(place, range(len(palette)), channel)) for channel in channels])
-        for method, place in zip(methods, places, strict=False)
-    }
+
+    def mixture(place: float) -> str:
+        red, green, blue = (float(numpy.interp(place, range(len(palette)), channel)) for channel in channels)
+        return to_hex((red, green, blue))
+
+    return {method.name: mixture(place) for method, place in zip(methods, places, strict=False)}
 
 
 def task_label(task: str, scale: str) -> str:
@@ -226,7 +239,8 @@ def need_label(need: str, learning_task: str, scale: str) -> str:
 
 def need_title(need: str) -> str:
     """`learning`, `forgetting`, `MMLU`, `language understanding`: what stands over a column of panels."""
-    return TASKS.get(need, need.replace("_", " "))
+    # a panel of three in a line is narrow
+    return "ARC-C" if need == "arc_challenge" else TASKS.get(need, need.replace("_", " "))
 
 
 def meanings(needs: Sequence[str]) -> list[str]:
@@ -378,6 +392,11 @@ def size_handle(size: float, label: str) -> Line2D:
 
 def legend_handles(points: Points, base: Line2D | None) -> list[Line2D]:
     """Legend entries: the methods, the base model, and what is filled and hollow where a figure has both."""
+    return look_handles(points, looks(points.methods).values(), base)
+
+
+def look_handles(points: Points, shown: Iterable[Look], base: Line2D | None) -> list[Line2D]:
+    """Legend entries of lines that are not one for each method; see `legend_handles`."""
     ours = "trained" in points.sources
     handles = [
         Line2D(
@@ -389,8 +408,8 @@ def legend_handles(points: Points, base: Line2D | None) -> list[Line2D]:
             markersize=MARKER,
             label=look.label,
             **marker(look.colour, ours),
-        )  # fmt: skip
-        for look in looks(points.methods).values()
+        )
+        for look in shown
     ]
     if base:
         handles.append(base)
@@ -573,7 +592,10 @@ def _wrap(text: str, points: float, inches: float) -> list[str]:
 
 
 def _handle_length(handles: Sequence[Line2D]) -> float:
-    return 2.4 if any(handle.get_linestyle() != "None" for handle in handles) else 1.2
+    if all(handle.get_linestyle() == "None" for handle in handles):
+        return 1.2
+    # dashes must show on both sides of a marker
+    return 3.6 if any(handle.is_dashed() and handle.get_marker() == "o" for handle in handles) else 2.4
 
 
 def _legend_lines(handles: Sequence[Line2D], inches: float) -> list[list[Line2D]]:

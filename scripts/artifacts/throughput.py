@@ -11,13 +11,12 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Estimate, Method, Origin, Points
-from scripts.study.errors import UserError
 from scripts.study.launch import Launch
 from scripts.study.registry import Artifact
 
 COLUMNS = (
-    "method", "kind", "rank", "alpha", "batch_rows", "pass_rows", "sequence_length", "precision", "device", "devices",
-    "memory", "value", "peak_bytes", "source", "condition",
+    "method", "kind", "rank", "alpha", "modules", "batch_rows", "pass_rows", "sequence_length", "precision", "device",
+    "devices", "memory", "value", "peak_bytes", "source", "condition",
 )  # fmt: skip
 """`value` is in tokens per second on all `devices`, `peak_bytes` of one of them, by the statistic called `memory`. Both
 are empty where memory did not suffice. `condition` is the fingerprint of the benchmark's product."""
@@ -38,13 +37,8 @@ class Measurements(Origin):
 
 
 def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
-    """One row for each method of the study's benchmark and each batch size.
-
-    Raises UserError where the study has no benchmark.
-    """
+    """One row for each method of the study's benchmark and each batch size."""
     study = launch.grid.study
-    if not launch.grid.throughput:
-        raise UserError(f"study {launch.name!r} has no benchmark of training speed and memory (throughput)")
     collected = []
     for method, key in launch.grid.throughput.items():
         manifest = launch.store.require(key)
@@ -87,7 +81,7 @@ def draw(artifact: Artifact, measurements: Measurements, commit: str) -> Figure:
             own = there[there["method"] == method.name]
             values = [(batch, value / scale) for batch, value in zip(own["batch_rows"], own[column], strict=True)]
             series = [(float(batch), Estimate(value, value, value, 1, True)) for batch, value in values]
-            style.curve(ax, looks[method.name].colour, method.name, series)
+            style.curve(ax, looks[method.name].colour, method.name, series, looks[method.name].dashes)
         low, high = there[column].min() / scale, there[column].max() / scale
         room = 0.08 * max(high - low, 0.2 * high)
         ax.set_ylim(max(0, low - room), high + room)
@@ -125,7 +119,7 @@ def _notes(measurements: Measurements) -> list[str]:
     ]
     looks = style.looks(measurements.methods)
     lacking = [
-        f"{looks[method].label} (batch {', '.join(f'{batch:.0f}' for batch in part['batch_rows'])})"
+        f"{looks[str(method)].label} (batch {', '.join(f'{batch:.0f}' for batch in part['batch_rows'])})"
         for method, part in rows[rows["value"].isna()].groupby("method", sort=False)
     ]
     return [

@@ -29,6 +29,9 @@ BYTES_A_TOKEN = 3.5
 """What a token of a sampled set is taken to be, in bytes of text: about right for code and prose in English under
 Llama-2's vocabulary. The sample is a little larger or smaller than asked for; training counts real tokens."""
 
+ROLES = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
+"""Who can speak in a conversation, and the line that stands over what is said where it is written out."""
+
 _ROWS_AT_ONCE = 1000
 _CHARACTERS_AT_ONCE = 1 << 20
 _REPORT_SECONDS = 10.0
@@ -124,20 +127,27 @@ def _write(
 ) -> dict[str, Any]:
     """Writes the rows of files (their name and where they lie) as records; one file is open at a time.
 
-    Returns what was taken: `records`, `files`, and `text_bytes`, the UTF-8 bytes of the records' texts. A sample
-    stops at the first record that reaches it.
+    Returns what was taken: `records`, `files`, and `text_bytes`, the UTF-8 bytes of the records' texts; of
+    conversations also `left_out`, how many gave none. A sample stops at the first record that reaches it.
     """
-    columns, keep = spec.get("columns", {}), spec.get("keep", {})
-    wanted = {*columns.values(), *keep} if columns else None
+    columns, keep, conversation = spec.get("columns", {}), spec.get("keep", {}), spec.get("conversation")
+    named = [*columns.values(), *([conversation] if conversation else [])]
+    wanted = {*named, *keep} if named else None
     enough = parse_tokens(spec["sample_tokens"]) * BYTES_A_TOKEN if "sample_tokens" in spec else float("inf")
-    count, text_bytes, taken, last = 0, 0, 0, time.monotonic()
+    count, left_out, text_bytes, taken, last = 0, 0, 0, 0, time.monotonic()
     # a lone surrogate (half of a broken escape) is no text that UTF-8 can hold
     with (out / FILE).open("w", encoding="utf-8", errors="replace") as file:
         for taken, (source, path) in enumerate(files, start=1):
-            for row in rows_of(path, source, wanted):
+            for number, row in enumerate(rows_of(path, source, wanted), start=1):
                 if any(str(row[column]) != value for column, value in keep.items()):
                     continue
-                record = {field: row[column] for field, column in columns.items()} if columns else row
+                record = row if wanted is None else {field: row[column] for field, column in columns.items()}
+                if conversation:
+                    example = example_of(row[conversation], f"{source}, row {number}: {conversation}")
+                    if example is None:
+                        left_out += 1
+                        continue
+                    record |= example
                 try:
                     file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 except TypeError as error:
@@ -155,7 +165,60 @@ def _write(
                 break
     if not count:
         raise UserError(f"{name}: {spec.get('repository') or spec.get('package')} gives no record (see keep and files)")
-    return {"records": count, "files": taken, "text_bytes": text_bytes}
+    results = {"records": count, "files": taken, "text_bytes": text_bytes}
+    return results | ({"left_out": left_out} if conversation else {})
+
+
+def example_of(messages: object, where: str) -> dict[str, str] | None:
+    """What a conversation teaches: its last reply is the `response`, all that stands before it the `instruction`.
+
+    One user message is an instruction as it is. Anything else, with more turns or a system message, is written out in a
+    plain form of this project's own, a line for the role over each message and an empty line between them; a model that
+    is trained on it never saw another:
+
+        System:
+        You are a poet.
+
+        User:
+        Write a line.
+
+        Assistant:
+        The rain has come to stay.
+
+        User:
+        Another one.
+
+    What stands after the last reply is nobody's answer and does not count; an empty system message is none.
+
+    Args:
+        messages: a list of mappings with `role` (system, user or assistant) and `content`, in their order; None is an
+            empty one.
+        where: how an error calls it.
+
+    Returns:
+        None where no assistant replies, where the last reply is empty, and where nothing stands before it.
+
+    Raises:
+        UserError: it is no such list.
+    """
+    if not isinstance(messages, list | None):
+        raise UserError(f"{where}: must be a list of messages with role and content, and is {type(messages).__name__}")
+    said: list[tuple[str, str]] = []
+    for message in messages or []:
+        role, content = (message.get(key) for key in ("role", "content")) if isinstance(message, dict) else (None, None)
+        if not isinstance(role, str) or role not in ROLES:
+            raise UserError(f"{where}: the role of a message must be one of {', '.join(ROLES)} (it is {role!r})")
+        if not isinstance(content, str):
+            raise UserError(f"{where}: the content of a message must be text (it is {type(content).__name__})")
+        if role != "system" or content.strip():
+            said.append((role, content))
+    last = max((place for place, (role, _) in enumerate(said) if role == "assistant"), default=0)
+    before, response = said[:last], said[last][1] if said else ""
+    if not before or not response.strip():
+        return None
+    if [role for role, _ in before] == ["user"]:
+        return {"instruction": before[0][1], "response": response}
+    return {"instruction": "\n\n".join(f"{ROLES[role]}\n{text}" for role, text in before), "response": response}
 
 
 def _report(name: str, taken: int, total: int, count: int, text_bytes: int) -> None:

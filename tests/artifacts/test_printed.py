@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from scripts.artifacts import draw, learning_forgetting, printed, tabulate, tradeoff
+from scripts.artifacts import bands, draw, learning_forgetting, memory_table, printed, tabulate, tradeoff
 from scripts.artifacts.points import Points, read_points
 from scripts.study.errors import UserError
 from tests.artifacts.conftest import (
@@ -24,9 +24,10 @@ from tests.artifacts.conftest import (
     markers,
     texts,
 )
-from tests.study.paper_tables import BASE, CELLS, CPT, IFT, METRICS, SETTINGS
+from tests.artifacts.test_memory_table import CELLS as MEMORY
+from tests.study.paper_tables import BASE, CELLS, CHAT, CPT, IFT, METRICS, SETTINGS
 
-TABLES = [f"tableS{n}" for n in range(1, 9)]
+TABLES = list(CELLS)
 PANELS = ["code-cpt", "code-ift", "math-cpt", "math-ift"]
 LEARNING = {"code-cpt": "tableS1", "code-ift": "tableS5", "math-cpt": "tableS3", "math-ift": "tableS7"}
 FORGETTING = {"code-cpt": "tableS2", "code-ift": "tableS6", "math-cpt": "tableS4", "math-ift": "tableS8"}
@@ -34,7 +35,7 @@ COLOURS = {"lora-r16": "plum", "lora-r64": "slateblue", "lora-r256": "darkblue",
 
 
 def made(tmp_path: Path, name: str) -> Path:
-    path = tmp_path / f"{name}.csv"
+    path = tmp_path / f"{name.replace('/', '-')}.csv"
     printed.main(name, path)
     return path
 
@@ -50,7 +51,11 @@ def points(tmp_path: Path, name: str) -> Points:
 
 def numbers(table: str, method: str) -> list[float]:
     """A method's numbers in a table, in order of duration."""
-    return [float(CELLS[table][method, d]) for d in (CPT if SETTINGS[table].endswith("cpt") else IFT)]
+    return [float(CELLS[table][method, duration]) for duration in durations_of(table)]
+
+
+def durations_of(table: str) -> tuple[str, ...]:
+    return {"cpt": CPT, "ift": IFT}[SETTINGS[table][-3:]] if SETTINGS[table] != "chat-ift" else CHAT
 
 
 # --- the CSV
@@ -63,14 +68,79 @@ def test_a_tables_csv_has_its_numbers_as_they_are_printed(tmp_path: Path, name: 
     assert {(row["method"], row["duration"]): row["value"] for row in tuned} == CELLS[name]
     assert len(tuned) == len(CELLS[name])
     assert {(row["setting"], row["metric"]) for row in tuned} == {(SETTINGS[name], METRICS[name])}
-    assert [(row["metric"], row["value"]) for row in found if row["kind"] == "base"] == [
-        (METRICS[name], BASE[METRICS[name]])
-    ]
+    base = [(METRICS[name], BASE[METRICS[name]])] if METRICS[name] in BASE else []  # none is printed of MMLU
+    assert [(row["metric"], row["value"]) for row in found if row["kind"] == "base"] == base
     assert {(row["source"], row["scale"], row["stderr"], row["seed"], row["evaluations"]) for row in found} == {
         ("printed", "paper", "", "", "")
     }
     items = {"humaneval": "164", "gsm8k": "1319", "forgetting": "12481"}
-    assert {row["items"] for row in found} == {items[METRICS[name]]}
+    assert {row["items"] for row in found} == {items.get(METRICS[name], "")}
+    assert {(row["method"], row["rank"], row["alpha"], row["modules"]) for row in tuned} == {
+        ("full", "", "", ""),
+        ("lora-r16", "16", "32", "all"),
+        ("lora-r64", "64", "128", "all"),
+        ("lora-r256", "256", "512", "all"),
+    }
+
+
+def test_the_heading_over_the_chat_tables_has_all_their_numbers(tmp_path: Path) -> None:
+    found = rows(made(tmp_path, "tableS9"))
+    assert {
+        (row["metric"], row["method"], row["duration"]): row["value"] for row in found if row["kind"] != "base"
+    } == {
+        (METRICS[name], *cell): number
+        for name in ("tableS10", "tableS11", "tableS12", "tableS13")
+        for cell, number in CELLS[name].items()
+    }
+    assert {row["metric"]: row["value"] for row in found if row["kind"] == "base"} == {
+        metric: number for metric, number in BASE.items() if metric != "humaneval"
+    }
+    # how many tokens an epoch of Tulu-v2-mix has, the paper does not say
+    assert {row["tokens"] for row in found} == {""}
+
+
+@pytest.mark.parametrize("name", ["tableS14", "tableS15", "tableS16"])
+def test_a_memory_table_has_its_numbers_as_they_are_printed(tmp_path: Path, name: str) -> None:
+    found = rows(made(tmp_path, name))
+    assert {(row["table"], row["method"], row["gpus"]): row["gigabytes"] for row in found} == {
+        cell: number for cell, number in MEMORY.items() if cell[0] == name
+    }
+    assert {row["source"] for row in found} == {"printed"}
+    assert set(memory_table.COLUMNS) < set(found[0])
+    # what is computed has the same cells in the same order
+    cells = [(row["method"], int(row["gpus"]), row["parameters"]) for row in found]
+    assert cells == [(row["method"], row["gpus"], row["parameters"]) for row in memory_table.rows(name)]
+
+
+def test_the_first_edition_shows_only_what_its_text_says_of_known_adapters(tmp_path: Path) -> None:
+    def cells(name: str) -> set[tuple[str, ...]]:
+        columns = ("setting", "method", "rank", "alpha", "modules", "duration", "value", "learning_rate")
+        return {tuple(row[column] for column in columns) for row in rows(made(tmp_path, name))}
+
+    adapter = ("lora-r256", "256", "", "all without gate")
+    full = ("full", "", "", "")
+    base = ("", "base", "", "", "", "", "0.145", "")
+    assert cells("v1/fig2") == {
+        base,
+        ("code-cpt", *adapter, "16B", "0.175", ""),
+        ("code-cpt", *full, "1B", "0.172", ""),
+        ("code-cpt", *full, "20B", "0.263", ""),
+        ("code-ift", *adapter, "4", "0.407", ""),
+        ("code-ift", *full, "2", "0.464", ""),
+        ("code-ift", *full, "8", "0.497", ""),
+        ("math-cpt", *adapter, "8.6B", "0.187", ""),
+        ("math-cpt", *full, "4.3B", "0.191", ""),
+        ("math-cpt", *full, "8.6B", "0.230", ""),
+        ("math-ift", *adapter, "4", "0.622", ""),
+        ("math-ift", *full, "2", "0.640", ""),
+        ("math-ift", *full, "4", "0.642", ""),
+    }
+    # which of the adapters has 0.64 and 0.63 is not said
+    assert cells("v1/fig3") == {
+        ("code-cpt", *full, "20B", "0.54", ""),
+        ("code-ift", *full, "8", "0.45", ""),
+        ("math-ift", *full, "4", "0.57", ""),
+    }
 
 
 def test_training_tokens_and_rates_are_the_papers(tmp_path: Path) -> None:
@@ -87,18 +157,20 @@ def test_training_tokens_and_rates_are_the_papers(tmp_path: Path) -> None:
 
 def test_one_model_has_one_fingerprint_in_every_artifact(tmp_path: Path) -> None:
     found: dict[str, set[tuple[str, str, str]]] = {}
-    for name in [*TABLES, "fig3"]:
+    for name in [*TABLES, "tableS9", "fig3"]:
         for row in rows(made(tmp_path, name)):
             found.setdefault(row["condition"], set()).add((row["setting"], row["method"], row["duration"]))
-    assert len(found) == 2 * 4 * (len(CPT) + len(IFT)) + 1
+    assert len(found) == 4 * (2 * len(CPT) + 2 * len(IFT) + len(CHAT)) + 1
     assert all(len(models) == 1 for models in found.values())
 
 
-@pytest.mark.parametrize("name", ["frontier", "losses"])
+@pytest.mark.parametrize("name", ["frontier", "fig6", "v1/tableS1"])
 def test_what_has_no_printed_numbers_is_refused(tmp_path: Path, name: str) -> None:
-    known = "fig1, fig2, fig3, tableS1, .*, tableS8"
-    with pytest.raises(UserError, match=rf"^{name}: the paper prints no numbers that .*; it does for {known}$"):
+    figures = [f"fig{n}" for n in (1, 2, 3, "S4", "S5", "S6")]
+    known = [*figures, *(f"tableS{n}" for n in range(1, 17)), "v1/fig2", "v1/fig3"]
+    with pytest.raises(UserError, match=rf"^{name}: the paper prints no numbers that .*; it does for ") as caught:
         printed.main(name, tmp_path / "it.csv")
+    assert str(caught.value).rpartition("it does for ")[2].split(", ") == known
     assert not list(tmp_path.iterdir())
 
 
@@ -120,7 +192,7 @@ def test_figures_1_and_2_show_the_tables_in_the_papers_colours(
     assert [ax.get_label() for ax in drawn.axes] == PANELS
     for ax in drawn.axes:
         table = tables[ax.get_label()]
-        durations = CPT if SETTINGS[table].endswith("cpt") else IFT
+        durations = durations_of(table)
         assert [label.get_text() for label in ax.get_xticklabels()] == list(durations)
         assert ax.xaxis.get_transform().transform([1, 2, 8]).tolist() == [0, 1, 3]
         amounts = [float(d.removesuffix("B")) * (1e9 if d.endswith("B") else 1) for d in durations]
@@ -142,6 +214,36 @@ def test_figure_3_joins_learning_and_forgetting(tmp_path: Path) -> None:
             assert data(line(ax, method)) == both
         assert data(line(ax, "base model")) == [(0.671, float(BASE[METRICS[learned]]))]
     assert_printed(drawn)
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"), [("figS4", ["tableS10"]), ("figS5", ["tableS12", "tableS11"]), ("figS6", ["tableS13"])]
+)
+def test_the_chat_figures_show_their_tables(tmp_path: Path, name: str, tables: list[str]) -> None:
+    drawn = learning_forgetting.draw(REGISTRY[name], points(tmp_path, name), "abc1234")
+    assert len(drawn.axes) == len(tables)
+    for ax, table in zip(drawn.axes, tables, strict=True):
+        for method, colour in COLOURS.items():
+            assert data(line(ax, method)) == list(zip([2, 4, 6], numbers(table, method), strict=True))
+            assert to_hex(line(ax, method).get_color()) == to_hex(colour)
+        base = [found.get_ydata()[0] for found in ax.lines if found.get_gid() == "base model"]
+        assert base == ([float(BASE[METRICS[table]])] if METRICS[table] in BASE else [])
+    assert {marker.get_markerfacecolor() for ax in drawn.axes for marker in markers(ax)} == {"white"}
+    assert "All points printed in the paper" in footer(drawn)
+    assert_all_apart(drawn)
+
+
+@pytest.mark.parametrize(("name", "panels", "models"), [("v1/fig2", 4, 12), ("v1/fig3", 3, 3)])
+def test_the_first_editions_figures_have_the_few_points_of_its_text(
+    tmp_path: Path, name: str, panels: int, models: int
+) -> None:
+    drawn = bands.draw(REGISTRY[name], points(tmp_path, name), "abc1234")
+    assert len(drawn.axes) == panels
+    shown = [marker for ax in drawn.axes for marker in markers(ax)]
+    assert len(shown) == models
+    assert {marker.get_markerfacecolor() for marker in shown} == {"white"}
+    assert "All points printed in the paper" in footer(drawn)
+    assert_all_apart(drawn)
 
 
 def assert_printed(drawn: Figure) -> None:

@@ -81,9 +81,10 @@ def test_locked_taken_and_refused(house: House) -> None:
     assert "python -m scripts.data.lock --study smoke" in said
     assert said.count("\n") == 1
 
+    before = yaml.safe_load((house.root / "config/data.lock").read_text())
     house.python("-m", "scripts.data.lock", "--study", "smoke")
     lock = yaml.safe_load((house.root / "config/data.lock").read_text())
-    assert lock == {"path:mine.jsonl": {"sha256": hashlib.sha256(DOCUMENTS.encode()).hexdigest()}}
+    assert lock == before | {"path:mine.jsonl": {"sha256": hashlib.sha256(DOCUMENTS.encode()).hexdigest()}}
     house.python("-m", "scripts.data.records", "data/records/file", "--study", "smoke")
     key = records_key(house)
     assert (house.store / key / "records.jsonl").read_text() == DOCUMENTS
@@ -270,6 +271,97 @@ def test_a_sample_is_as_large_as_asked_and_downloads_no_more(hub: Hub, tmp_path:
     assert len(firsts) > 1  # the order is the seed's
     everything, _ = built(tmp_path, {**spec, "sample_tokens": 10**6})
     assert len(everything) == 120
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+HELLO = [message("user", "Hello?"), message("assistant", "Hello!")]
+CONVERSATIONS: list[tuple[list[dict[str, str]] | None, tuple[str, str] | None]] = [
+    (HELLO, ("Hello?", "Hello!")),
+    ([*HELLO, message("user", "Are you there?")], ("Hello?", "Hello!")),
+    ([message("system", " "), *HELLO], ("Hello?", "Hello!")),
+    (
+        [message("system", "Be brief."), *HELLO],
+        ("System:\nBe brief.\n\nUser:\nHello?", "Hello!"),
+    ),
+    (
+        [*HELLO, message("user", "1+1?\n2+2?"), message("assistant", " 2\n4\n")],
+        ("User:\nHello?\n\nAssistant:\nHello!\n\nUser:\n1+1?\n2+2?", " 2\n4\n"),
+    ),
+    ([message("user", "Hello?"), *HELLO], ("User:\nHello?\n\nUser:\nHello?", "Hello!")),
+    ([message("assistant", "Ask me."), *HELLO], ("Assistant:\nAsk me.\n\nUser:\nHello?", "Hello!")),
+    ([message("user", "Hello?")], None),
+    ([message("user", "Hello?"), message("assistant", " \n")], None),
+    ([*HELLO, message("user", "Again."), message("assistant", "")], None),
+    ([message("assistant", "Hello!")], None),
+    ([message("system", ""), message("assistant", "Hello!")], None),
+    ([], None),
+    (None, None),
+]
+"""Messages, and the instruction and response that they become; None where they are left out."""
+
+
+def test_the_last_reply_of_a_conversation_is_learned(hub: Hub, house: House, tmp_path: Path) -> None:
+    """A study names the column; nested lists of parquet and of JSON lines give the same records."""
+
+    def chats(study: dict[str, Any]) -> None:
+        study["datasets"]["code-documents"] = {
+            "source": "hub",
+            "repository": "owner/chats",
+            "files": ["*"],
+            "conversation": "messages",
+        }
+
+    house.edit(chats)
+    spec = launch_of(house).grid.records("code-documents").spec
+    rows = [{"id": str(i), "set": "ab"[i % 2], "messages": m} for i, (m, _) in enumerate(CONVERSATIONS)]
+    wanted = [{"instruction": both[0], "response": both[1]} for _, both in CONVERSATIONS if both]
+    for file, write in (("a.parquet", parquet), ("a.jsonl", lines)):
+        commit = hub.commit("dataset", "owner/chats", {file: write(rows)})
+        found, results = built(tmp_path, {**spec, "revision": commit})
+        assert found == wanted
+        size = sum(len(text) for record in wanted for text in record.values())
+        assert results == {"records": 7, "files": 1, "text_bytes": size, "left_out": 7}
+        # beside other columns, and of one part of the rows
+        found, results = built(tmp_path, {**spec, "revision": commit, "columns": {"name": "id"}, "keep": {"set": "b"}})
+        assert found == [
+            {"name": row["id"], "instruction": both[0], "response": both[1]}
+            for row, (_, both) in zip(rows, CONVERSATIONS, strict=True)
+            if both and row["set"] == "b"
+        ]
+        assert (results["records"], results["left_out"]) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ("Hello?", "must be a list of messages with role and content, and is str"),
+        (
+            [{"from": "human", "value": "Hello?"}],
+            "the role of a message must be one of system, user, assistant (it is N",
+        ),
+        ([message("tool", "4")], "the role of a message must be one of system, user, assistant (it is 'tool')"),
+        ([{"role": ["user"], "content": "a"}], "the role of a message must be one of"),
+        (["Hello?"], "the role of a message must be one of"),
+        ([{"role": "user", "content": None}], "the content of a message must be text (it is NoneType)"),
+    ],
+)
+def test_what_is_no_conversation_is_named(hub: Hub, tmp_path: Path, messages: Any, said: str) -> None:
+    rows = [{"messages": HELLO}, {"messages": messages}]
+    commit = hub.commit("dataset", "owner/chats", {"a.jsonl": lines(rows)})
+    spec = {
+        "source": "hub",
+        "repository": "owner/chats",
+        "revision": commit,
+        "files": ["*"],
+        "conversation": "messages",
+    }
+    with pytest.raises(UserError) as caught:
+        built(tmp_path, spec)
+    assert str(caught.value).startswith(f"a.jsonl, row 2: messages: {said}")
+    assert "\n" not in str(caught.value)
 
 
 def test_hub_and_package_by_command(hub: Hub, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

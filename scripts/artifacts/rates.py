@@ -1,0 +1,112 @@
+"""Scores vs. learning rate, one panel per setting and need (figures S1, S2 and S3a, v1's figures 8 and S1)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from scripts.artifacts import style
+from scripts.artifacts.points import Cell, Panel, Points
+from scripts.study.errors import UserError
+from scripts.study.registry import Artifact
+
+VIABLE = 0.9
+"""A rate counts as viable from this share of the method's best score on (paper, appendix B.1)."""
+RING: dict[str, Any] = {
+    "linestyle": "none", "marker": "o", "markerfacecolor": "none", "markersize": style.MARKER + 6,
+    "markeredgewidth": 1.4,
+}  # fmt: skip
+LEVEL: dict[str, Any] = {"linestyle": (0, (1, 2.5)), "linewidth": 1.1}
+DECADES = 5  # from so many decades on the powers of ten alone have ticks
+
+
+def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
+    """The figure: a line for each method, its best rate ringed; of learning also the level where rates are viable.
+
+    Raises UserError where a setting has several durations.
+    """
+    for panel in points.panels:
+        if len(panel.durations) > 1:
+            found = ", ".join(duration.label for duration in panel.durations)
+            raise UserError(
+                f"{artifact.name}: {panel.label} has models of several durations ({found} {panel.unit}), where the "
+                "rates of one duration are compared"
+            )
+    looks = style.looks(points.methods)
+
+    def panel_of(ax: Axes, panel: Panel, need: str) -> None:
+        style.score_axis(ax, panel, need, [cell.estimates[need] for cell in panel.cells], points.scale)
+        for method in points.methods:
+            look, cells = looks[method.name], panel.series(method)
+            style.curve(ax, look.colour, method.name, [(c.rate, c.estimates[need]) for c in cells], look.dashes)
+            if cells:
+                best = _best(cells, need)
+                value = best.estimates[need].value
+                ax.plot([best.rate], [value], color=look.colour, zorder=4.5, clip_on=False, gid="best", **RING)
+                if need == "learning":
+                    gid = f"viable {method.name}"
+                    ax.axhline(VIABLE * value, color=look.colour, zorder=1.6, gid=gid, **LEVEL)
+        (duration,) = panel.durations
+        _rate_axis(ax, [cell.rate for cell in panel.cells])
+        ax.set_xlabel(f"Learning rate (trained for {style.amount(duration.label, panel.unit)})")
+
+    marks = [Line2D([], [], color=style.QUIET, label="a method's best rate", **RING)]
+    notes = style.meanings(artifact.needs)
+    if "learning" in artifact.needs:
+        marks.append(Line2D([], [], color=style.QUIET, label=f"{VIABLE:.0%} of a method's best", **LEVEL))
+        notes.append(_viable_note(points))
+    based = any(need in panel.base for panel in points.panels for need in artifact.needs)
+    legends = [style.legend_handles(points, style.base_level_handle() if based else None), marks]
+    return style.page(
+        artifact, points, commit, style.views(artifact.needs, panel_of), legends, style.BELOW_TURNED, notes
+    )
+
+
+def _best(cells: Sequence[Cell], need: str) -> Cell:
+    """The cell with the highest score; of a tie, the lowest rate."""
+    return max(cells, key=lambda cell: (cell.estimates[need].value, -cell.rate))
+
+
+def _viable_note(points: Points) -> str:
+    """How many rates of each method are viable."""
+    looks = style.looks(points.methods)
+    counts = []
+    for panel in points.panels:
+        own = []
+        for method in points.methods:
+            values = [cell.estimates["learning"].value for cell in panel.series(method)]
+            if values:
+                viable = sum(value >= VIABLE * max(values) for value in values)
+                own.append(f"{looks[method.name].label} {viable} of {len(values)}")
+        counts.append(f"{panel.label}: {', '.join(own)}")
+    return f"Rates that learn at least {VIABLE:.0%} of the method's best, which is one of them: {'; '.join(counts)}"
+
+
+def _rate_axis(ax: Axes, rates: Sequence[float]) -> None:
+    """A logarithmic axis that holds the rates, with its labels turned."""
+    room = max((max(rates) / min(rates)) ** 0.05, 1.15)
+    low, high = min(rates) / room, max(rates) * room
+    ticks = _ticks(low, high) or sorted(set(rates))
+    ax.set_xscale("log")
+    ax.set_xlim(low, high)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticklabels([_rate(tick) for tick in ticks], rotation=60, ha="right", rotation_mode="anchor")
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Those of 1, 2 and 5 times a power of ten that lie between; of a long axis 1 alone, of a short one none."""
+    steps = (1, 2, 5) if high < low * 10**DECADES else (1,)
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    ticks = [tick for power in powers for step in steps if low <= (tick := float(f"{step}e{power}")) <= high]
+    return ticks if len(ticks) > 1 else []
+
+
+def _rate(rate: float) -> str:
+    """`5e-5`, `1.6e-2`."""
+    mantissa, exponent = f"{rate:.1e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
