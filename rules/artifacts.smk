@@ -3,7 +3,8 @@
 
 rule collect:
     input:
-        lambda wildcards: asked(artifact(wildcards).manifests, GRID, STORE),
+        overlay=lambda wildcards: "config/published_values.csv" if GRID.study.overlay else [],
+        manifests=lambda wildcards: asked(artifact(wildcards).manifests, GRID, STORE),
     output:
         "results/{place}/{name}.csv",
     log:
@@ -22,7 +23,8 @@ rule printed:
     input:
         published="config/published_values.csv",
         registry="config/artifacts.yaml",
-        modules=["scripts/artifacts/printed.py", "scripts/artifacts/points.py", "scripts/study/published.py"],
+        modules=expand("scripts/artifacts/{module}.py", module=["printed", "points", "memory_table"]),
+        reader="scripts/study/published.py",
     output:
         "results/published/{place}/{name}.csv",
     log:

@@ -13,10 +13,11 @@ from typing import Any
 from scripts.artifacts.points import COLUMNS, FORGETTING
 from scripts.evaluation.scores import language_understanding, plain_average
 from scripts.study.command import current_launch, launch_options
-from scripts.study.errors import run
+from scripts.study.errors import UserError, run
 from scripts.study.grid import BASE, Condition
 from scripts.study.grid import LANGUAGE_UNDERSTANDING as PARTS
 from scripts.study.launch import Launch
+from scripts.study.published import load_published
 from scripts.study.registry import Artifact, find_artifact
 from scripts.study.schema import ContinuedPretraining, Lora
 from scripts.study.store import atomic_path
@@ -42,6 +43,8 @@ def main(launch: Launch, name: str, path: Path) -> None:
     else:
         conditions = launch.grid.conditions(artifact.block, artifact.setting)
         columns, rows = COLUMNS, [row for condition in conditions for row in _rows(launch, condition, artifact)]
+        if launch.grid.study.overlay and not artifact.is_table:
+            rows += _overlaid(launch, artifact, rows)
     with atomic_path(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -123,6 +126,31 @@ def _row(
             "chosen": "yes" if condition.learning_rate == setting.learning_rates.get(condition.method) else "no",
         }
     return row
+
+
+def _overlaid(launch: Launch, artifact: Artifact, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The paper's numbers of the models that the artifact shows, each under the study's name of its method.
+
+    Raises UserError where the study's numbers are not comparable with the paper's.
+    """
+    from scripts.artifacts.comparison import incomparable
+    from scripts.artifacts.printed import printed_rows
+
+    if sentence := incomparable(launch.grid.study):
+        raise UserError(f"study {launch.name!r}, overlay: {sentence}")
+    own = {key: rows[0][key] for key in ("study", "study_title", "model", "scale")}
+    overlaid = []
+    for printed in printed_rows(artifact.name, load_published()):
+        row = next((row for row in rows if _is_counterpart(row, printed)), None)
+        if row and printed["kind"] != BASE:
+            overlaid.append({**printed, **own, "method": row["method"]})
+    return overlaid
+
+
+def _is_counterpart(row: dict[str, Any], printed: dict[str, Any]) -> bool:
+    """Whether both are of one model; what the paper does not say of an adapter may be anything."""
+    said = [key for key in ("setting", "kind", "duration_value", "rank", "alpha", "modules") if printed.get(key)]
+    return not row.get("variant") and all(str(row.get(key)) == str(printed[key]) for key in said)
 
 
 def _tokens(launch: Launch, condition: Condition) -> int | str:

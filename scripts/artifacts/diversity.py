@@ -123,7 +123,7 @@ def _group(ax: Axes, place: int, values: pandas.Series, colour: str, name: str) 
 
 def _tick(label: str, rows: pandas.DataFrame) -> str:
     """The method, and how many of the problems (of all seeds) are there."""
-    method = "\n".join(textwrap.wrap(label, 11))
+    method = "\n".join(textwrap.wrap(label, 9, break_long_words=False))
     return f"{method}\n{rows['value'].notna().sum()} of {len(rows)}"
 
 

@@ -18,6 +18,8 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
             series = [(cell.duration.value, cell.estimates[need]) for cell in panel.series(method)]
             look = looks[method.name]
             style.curve(ax, look.colour, method.name, series, look.dashes)
+        for cell in panel.printed:
+            style.overlay(ax, cell.duration.value, cell.estimates[need].value, looks[cell.method].colour)
         style.duration_axis(ax, panel.durations, panel.unit)
 
     based = any(need in panel.base for panel in points.panels for need in artifact.needs)

@@ -105,8 +105,9 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
     misprints = [
         f"{MARK}: the paper prints {cell['printed']} ({cell['method']}, {cell['gpus']} GPUs), {cell['note']}."
         for cell in cells
-        if not _as_printed(cell)
+        if not _as_printed(cell) or (_is_printed(cell) and cell["note"])
     ]
+    origin = "printed in the paper" if _is_printed(cells[0]) else "computed from formulae, the same in every study"
     return Table(
         number=artifact.name.replace("table", "").replace("/", "-"),
         heading=artifact.heading,
@@ -126,10 +127,14 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
             f"With LoRA: ({FROZEN} + {ADAPTERS} x {adam}) P / n and ({FROZEN} + {ADAPTERS} x {lion}) P / n.",
             "Weights, gradients and optimizer state alone: activations come on top.",
             *misprints,
-            f"{artifact.name} ({artifact.edition}) · computed from formulae, the same in every study "
-            f"· drawn at commit {commit}",
+            f"{artifact.name} ({artifact.edition}) · {origin} · drawn at commit {commit}",
         ),
     )
+
+
+def _is_printed(cell: dict[str, str]) -> bool:
+    """Whether the CSV holds the paper's numbers and not the formulae's."""
+    return cell.get("source") == "printed"
 
 
 def _as_printed(cell: dict[str, str]) -> bool:
@@ -144,4 +149,6 @@ def _rounded(cell: dict[str, str]) -> Decimal:
 def _entry(cell: dict[str, str] | None) -> Entry | None:
     if cell is None:
         return None
+    if _is_printed(cell):
+        return Entry(cell["printed"], MARK if cell["note"] else "")
     return Entry(f"{_rounded(cell):f}") if _as_printed(cell) else Entry(cell["gigabytes"], MARK)

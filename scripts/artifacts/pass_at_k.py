@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from scripts.artifacts import frames, style
-from scripts.artifacts.points import Estimate, Method, Origin, Points, _estimate
+from scripts.artifacts.points import Estimate, Method, Origin, Points, estimate
 from scripts.study.grid import BASE
 from scripts.study.launch import Launch
 from scripts.study.registry import Artifact
@@ -18,8 +18,8 @@ from scripts.study.registry import Artifact
 COLUMNS = (*frames.CONDITION, "k", "value", "stderr", "items", "samples", "temperature", "evaluation")
 """`value` is pass@k over `items` problems, of each of which `samples` programs were drawn at `temperature`."""
 READING = (
-    "How to read: how likely one of k programs passes a problem's tests, on average over the problems. Curves that "
-    "come together to the right differ in how often a model finds a solution, not in which problems it can solve."
+    "How to read: how likely one of k programs passes a problem's tests, on average over the problems. Models whose "
+    "curves come together to the right solve about as many problems, and differ in how many attempts they need."
 )
 
 
@@ -39,12 +39,12 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     for condition in launch.grid.conditions(artifact.block, artifact.setting):
         key = condition.evaluations["pass_at_k"]
         results = launch.store.require(key)["results"]
-        for metric, value in results["metrics"].items():
+        for k in sorted(int(metric.removeprefix("pass@")) for metric in results["metrics"]):
             collected.append({
                 **frames.condition_cells(launch, condition),
-                "k": int(metric.removeprefix("pass@")),
-                "value": repr(value),
-                "stderr": repr(results["errors"][metric]),
+                "k": k,
+                "value": repr(results["metrics"][f"pass@{k}"]),
+                "stderr": repr(results["errors"][f"pass@{k}"]),
                 "items": results["items"],
                 "samples": task.samples,
                 "temperature": task.temperature,
@@ -87,26 +87,22 @@ def draw(artifact: Artifact, curves: Curves, commit: str) -> Figure:
 
     slots = [slot(place, *panel) for place, panel in enumerate(frames.drawn_for(curves.rows))]
     based = bool((curves.rows["kind"] == BASE).any())
-    shown = Points(**{**_origin(curves), "methods": curves.methods, "panels": ()})
-    legends = [style.legend_handles(shown, style.base_level_handle() if based else None)]
+    own = {name: value for name, value in vars(curves).items() if name != "rows"}
+    legends = [style.legend_handles(Points(**own, panels=()), style.base_level_handle() if based else None)]
     return style.sheet(artifact, curves, commit, slots, legends, style.BELOW, _notes(curves.rows), READING)
-
-
-def _origin(curves: Curves) -> dict[str, Any]:
-    return {name: value for name, value in vars(curves).items() if name not in ("rows", "methods")}
 
 
 def _series(rows: pandas.DataFrame) -> list[tuple[float, Estimate]]:
     """A method's estimates at each k, over its seeds."""
-    return [(float(str(k)), _estimate(part)) for k, part in rows.groupby("k")]
+    return [(float(str(k)), estimate(part)) for k, part in rows.groupby("k")]
 
 
 def _base_curve(ax: Axes, series: list[tuple[float, Estimate]]) -> None:
     """The base model has a curve of its own, where other figures have its one value as a line across."""
-    x, y = [k for k, _ in series], [estimate.value for _, estimate in series]
+    x, y = [k for k, _ in series], [level.value for _, level in series]
     ax.plot(x, y, color=style.BASE, linestyle="--", linewidth=1.4, zorder=2.5, gid="base model")
-    for at, estimate in series:
-        style.bar(ax, at, estimate, style.BASE)
+    for at, level in series:
+        style.bar(ax, at, level, style.BASE)
 
 
 def _notes(rows: pandas.DataFrame) -> list[str]:

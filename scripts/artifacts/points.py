@@ -96,7 +96,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Panel:
-    """One setting; `cells` in order of duration, then of learning rate, `base` the base model's estimates by need."""
+    """One setting; `cells` in order of duration, then of learning rate, `base` the base model's estimates by need.
+
+    `printed` are the paper's own numbers that are laid over the study's.
+    """
 
     setting: str
     label: str
@@ -107,6 +110,7 @@ class Panel:
     durations: tuple[Duration, ...]
     cells: tuple[Cell, ...]
     base: dict[str, Estimate]
+    printed: tuple[Cell, ...] = ()
 
     def series(self, method: Method) -> list[Cell]:
         """The method's cells, in order."""
@@ -162,6 +166,7 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     rows["method"] = rows["method"].str.cat(rows["variant"].where(rows["variant"] == "", ", " + rows["variant"]))
     rows["need"] = rows["metric"].where(rows["metric"] != rows["learning_task"], LEARNING)
     fingerprint = artifact_fingerprint(rows["condition"])
+    rows, printed = _split(rows)
     tuned = rows[(rows["kind"] != "base") & rows["need"].isin(needs)]
     cell = ["setting", "method", "duration_value", *(["learning_rate"] if by_rate else [])]
     twice = tuned[tuned.duplicated([*cell, "seed", "metric"])]
@@ -172,14 +177,14 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
             f"{path}: has {row['metric']} of {row['setting']} {row['method']} {row['duration']}{rate} "
             f"(seed {row['seed']}) more than once, where one row is allowed"
         )
-    there = tuned[tuned["value"].notna()]
-    # A point needs all its metrics: what lacks one is neither drawn nor counted.
-    complete = there.groupby(cell)["need"].transform("nunique") == len(set(needs))
-    drawn = there[complete]
+    drawn, overlaid = _complete(tuned, cell, needs), _complete(printed[printed["need"].isin(needs)], cell, needs)
     if not len(drawn):
         raise UserError(f"{path}: has no row of a finetuned model with a value for {' and '.join(needs)}")
     base = rows[(rows["kind"] == "base") & rows["value"].notna()]
-    panels = tuple(_panel(str(setting), part, base, cell, needs) for setting, part in drawn.groupby("setting"))
+    panels = tuple(
+        _panel(str(setting), part, overlaid[overlaid["setting"] == setting], base, cell, needs)
+        for setting, part in drawn.groupby("setting")
+    )
     named = drawn.fillna({"rank": 0, "alpha": 0})
     methods = {
         Method(name, kind, int(rank), float(alpha), modules, variant)
@@ -187,7 +192,7 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
             *(named[column] for column in ("method", "kind", "rank", "alpha", "modules", "variant")), strict=True
         )
     }
-    conditions = drawn.drop_duplicates([*cell, "seed"])
+    conditions = pandas.concat([drawn, overlaid]).drop_duplicates([*cell, "seed"])
     first = rows.iloc[0]
     return Points(
         study=first["study"],
@@ -201,6 +206,18 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         base_source=None if base.empty else str(base["source"].iloc[0]),
         missing=int(tuned.groupby([*cell, "seed"])["value"].apply(lambda v: v.isna().any()).sum()),
     )
+
+
+def _split(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """The study's own rows, and the paper's numbers that are laid over them (else none)."""
+    is_printed = rows["source"] == "printed"
+    return (rows, rows[:0]) if is_printed.all() else (rows[~is_printed], rows[is_printed])
+
+
+def _complete(rows: pandas.DataFrame, cell: list[str], needs: tuple[str, ...]) -> pandas.DataFrame:
+    """The rows that are drawn: a point needs all its metrics, and what lacks one is neither drawn nor counted."""
+    there = rows[rows["value"].notna()]
+    return there[there.groupby(cell)["need"].transform("nunique") == len(set(needs))]
 
 
 def read_rows(path: Path) -> pandas.DataFrame:
@@ -278,7 +295,12 @@ def read_origin(rows: pandas.DataFrame, path: Path) -> Origin:
 
 
 def _panel(
-    setting: str, rows: pandas.DataFrame, base: pandas.DataFrame, cell: list[str], needs: tuple[str, ...]
+    setting: str,
+    rows: pandas.DataFrame,
+    overlaid: pandas.DataFrame,
+    base: pandas.DataFrame,
+    cell: list[str],
+    needs: tuple[str, ...],
 ) -> Panel:
     first = rows.iloc[0]
     regime = first["regime"].lower()
@@ -295,7 +317,8 @@ def _panel(
         unit=first["duration_unit"],
         durations=tuple(sorted({cell.duration for cell in cells}, key=lambda d: d.value)),
         cells=tuple(sorted(cells, key=lambda c: (c.duration.value, c.rate))),
-        base={need: _estimate(level) for need, level in levels.items() if len(level)},
+        base={need: estimate(level) for need, level in levels.items() if len(level)},
+        printed=tuple(_cell(part) for _, part in overlaid.groupby(cell)),
     )
 
 
@@ -307,11 +330,11 @@ def _cell(rows: pandas.DataFrame) -> Cell:
         rate=float(first["learning_rate"]),
         chosen=first["chosen"] == "yes",
         tokens=float(rows["tokens"].mean()),
-        estimates={str(need): _estimate(part) for need, part in rows.groupby("need")},
+        estimates={str(need): estimate(part) for need, part in rows.groupby("need")},
     )
 
 
-def _estimate(rows: pandas.DataFrame) -> Estimate:
+def estimate(rows: pandas.DataFrame) -> Estimate:
     trained = bool((rows["source"] == "trained").all())
     value = float(rows["value"].mean())
     if len(rows) > 1:

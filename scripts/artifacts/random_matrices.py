@@ -35,7 +35,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 READING = (
     "How to read: left, adding a small random matrix hardly moves the spectrum of a random matrix. Right, by how much "
-    "it does on average: in proportion to the change, as the line c, and not to its square."
+    "it does on average: while the change is small, in proportion to c, not to its square."
 )
 
 

@@ -28,7 +28,7 @@ MODULES = {
     "q_proj": "query",
     "k_proj": "key",
     "v_proj": "value",
-    "o_proj": "attention output",
+    "o_proj": "output",
     "gate_proj": "MLP gate",
     "up_proj": "MLP up",
     "down_proj": "MLP down",
@@ -98,8 +98,8 @@ def draw(artifact: Artifact, ranks: Ranks, commit: str) -> Figure:
         for duration in durations["duration"]:
             for _, line in there[there["duration"] == duration].groupby("seed"):
                 ax.plot(
-                    line["layer"], line["value"], color=colours[duration], linewidth=1.6, marker="o", markersize=4.5,
-                    markeredgecolor="white", markeredgewidth=0.6, zorder=3, gid=duration,
+                    line["layer"], line["value"], color=colours[duration], linewidth=1.4, marker="o", markersize=3,
+                    zorder=3, gid=duration,
                 )  # fmt: skip
         ax.set_xlim(-0.5, last + 0.5)
         ax.set_ylim(0, top * 1.06)
@@ -111,7 +111,7 @@ def draw(artifact: Artifact, ranks: Ranks, commit: str) -> Figure:
     def slot(number: int, module: str) -> style.Slot:
         row, column = divmod(number, ACROSS)
         of_module = rows[rows["module"] == module]
-        return style.Slot(row, column, lambda ax: panel_of(ax, of_module), MODULES[module], name=module)
+        return style.Slot(row, column, lambda ax: panel_of(ax, of_module), MODULES[module], module, module)
 
     found = [module for module in MODULES if module in set(rows["module"])]
     slots = [slot(number, module) for number, module in enumerate(found)]
@@ -133,7 +133,7 @@ def _colours(count: int) -> list[str]:
 
 def _missing(rows: pandas.DataFrame) -> list[str]:
     count = int(rows["value"].isna().sum())
-    return [f"{count} matrices are not there yet"] if count else []
+    return [f"Matrices that are not there yet: {count}"] if count else []
 
 
 def _seeds(rows: pandas.DataFrame) -> str:

@@ -82,7 +82,7 @@ def draw(artifact: Artifact, spectra: Spectra, commit: str) -> Figure:
         layer, module = place(str(matrix))
         label = f"{module}, layer {layer}"
         slots.append(slot(row, 0, label, "singular values", rows))
-        slots.append(slot(row, 1, label, "cumulative explained variance", rows))
+        slots.append(slot(row, 1, label, "explained variance", rows))
         ranks = {part: rank_to_explain(rows.loc[rows["part"] == part, "value"], SHARE) for part in PARTS}
         told = ", ".join(f"{LOOKS[part]['label'].split(' ')[0]} {rank}" for part, rank in ranks.items())
         notes.append(f"Singular values for 90 % of the variance of {label}: {told}, of {rows['index'].max():.0f}")

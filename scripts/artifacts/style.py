@@ -38,6 +38,7 @@ STAR: dict[str, Any] = {
     "linestyle": "none", "marker": "*", "markersize": 15.0, "color": BASE, "markeredgecolor": "white",
     "markeredgewidth": 1.0,
 }  # fmt: skip
+PRINTED: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markeredgewidth": 1.4}
 PLANE = ("forgetting", "learning")
 AVERAGE = "Forgetting average: 1/3 (HellaSwag + ARC-challenge + WinoGrande)"
 TASKS = {
@@ -87,10 +88,10 @@ class Look:
 
 @dataclass(frozen=True)
 class View:
-    """One way to show a setting; `title` stands over its panels, the setting's regime where it is empty."""
+    """One way to show a setting; `title` stands over its panels, the setting's regime where it is None."""
 
     draw: Callable[[Axes, Panel], None]
-    title: str = ""
+    title: str | None = None
 
 
 @dataclass(frozen=True)
@@ -239,8 +240,7 @@ def need_label(need: str, learning_task: str, scale: str) -> str:
 
 def need_title(need: str) -> str:
     """`learning`, `forgetting`, `MMLU`, `language understanding`: what stands over a column of panels."""
-    # a panel of three in a line is narrow
-    return "ARC-C" if need == "arc_challenge" else TASKS.get(need, need.replace("_", " "))
+    return TASKS.get(need, need.replace("_", " "))
 
 
 def meanings(needs: Sequence[str]) -> list[str]:
@@ -286,7 +286,8 @@ def score_axis(ax: Axes, panel: Panel, need: str, estimates: Sequence[Estimate],
     base = panel.base.get(need)
     if base:
         base_level(ax, base)
-    ax.set_ylim(*limits([*estimates, *([base] if base else [])], need))
+    printed = [cell.estimates[need] for cell in panel.printed]
+    ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], need))
     value_axis(ax.yaxis)
     ax.set_ylabel(need_label(need, panel.learning_task, scale))
 
@@ -300,6 +301,12 @@ def marker(colour: str, trained: bool) -> dict[str, Any]:
 def mark(ax: Axes, x: float, y: float, colour: str, trained: bool, size: float = MARKER) -> None:
     """One model."""
     ax.plot([x], [y], linestyle="none", markersize=size, zorder=4, clip_on=False, **marker(colour, trained))
+
+
+def overlay(ax: Axes, x: float, y: float, colour: str, size: float = MARKER) -> None:
+    """One number that the paper prints, over the study's own: hollow, and joined by no line."""
+    ax.plot([x], [y], linestyle="none", markersize=1.2 * size, zorder=5, clip_on=False, gid="printed",
+            **PRINTED, markeredgecolor=colour)  # fmt: skip
 
 
 def bar(ax: Axes, at: float, estimate: Estimate, colour: str, horizontal: bool = False) -> None:
@@ -345,7 +352,7 @@ def plane(ax: Axes, panel: Panel, scale: str, needs: tuple[str, str] = PLANE) ->
     The base model is a star. The limits hold every cell of the panel.
     """
     x, y = needs
-    shown = [cell.estimates for cell in panel.cells]
+    shown = [cell.estimates for cell in (*panel.cells, *panel.printed)]
     if set(needs) <= set(panel.base):
         shown.append(panel.base)
         ax.plot(*([panel.base[need].value] for need in needs), zorder=3.5, gid="base model", clip_on=False, **STAR)
@@ -413,10 +420,15 @@ def look_handles(points: Points, shown: Iterable[Look], base: Line2D | None) -> 
     ]
     if base:
         handles.append(base)
-    others = " or ".join(SOURCES[source] for source in points.sources if source != "trained")
+    over = any(panel.printed for panel in points.panels)
+    apart = {"trained", "printed"} if over else {"trained"}
+    others = " or ".join(SOURCES[source] for source in points.sources if source not in apart)
     if ours and others:
         for label, trained in ((SOURCES["trained"], True), (others, False)):
             handles.append(Line2D([], [], linestyle="none", markersize=MARKER, label=label, **marker(QUIET, trained)))
+    if over:
+        shape = {**PRINTED, "markeredgecolor": QUIET, "markersize": 1.2 * MARKER}
+        handles.append(Line2D([], [], linestyle="none", label=SOURCES["printed"], **shape))
     return handles
 
 
@@ -424,7 +436,7 @@ def views(needs: Sequence[str], draw: Callable[[Axes, Panel, str], None]) -> lis
     """A view for each need, with the need's title where there are several."""
 
     def view(need: str) -> View:
-        return View(lambda ax, panel: draw(ax, panel, need), need_title(need) if len(needs) > 1 else "")
+        return View(lambda ax, panel: draw(ax, panel, need), need_title(need) if len(needs) > 1 else None)
 
     return [view(need) for need in needs]
 
@@ -503,7 +515,7 @@ def page(
     places = _places(points.panels) if len(views) == 1 else [(row, 0) for row in range(len(points.panels))]
 
     def slot(panel: Panel, view: View, row: int, column: int) -> Slot:
-        title = view.title or REGIMES.get(panel.regime, panel.regime)
+        title = REGIMES.get(panel.regime, panel.regime) if view.title is None else view.title
         return Slot(row, column, lambda ax: view.draw(ax, panel), panel.label, title, panel.setting)
 
     slots = [

@@ -66,7 +66,8 @@ def read(csv: Path) -> Measurements:
     """The CSV; raises UserError where it is not of the right form, or a method's batch size stands twice."""
     rows, origin = frames.read(csv, COLUMNS, NUMBERS)
     frames.once(csv, rows, ["method", "batch_rows"])
-    return Measurements(**vars(origin), rows=rows, methods=frames.methods_of(rows))
+    # what does not fit is not there for good: the notes say so, and nothing is still to come
+    return Measurements(**{**vars(origin), "missing": 0}, rows=rows, methods=frames.methods_of(rows))
 
 
 def draw(artifact: Artifact, measurements: Measurements, commit: str) -> Figure:
@@ -114,7 +115,7 @@ def _notes(measurements: Measurements) -> list[str]:
         for device, count in rows[["device", "devices"]].drop_duplicates().to_numpy()
     ]
     shapes = [
-        f"rows of {length:.0f} tokens, {precision}"
+        f"Rows of {length:.0f} tokens, {precision}"
         for length, precision in rows[["sequence_length", "precision"]].drop_duplicates().to_numpy()
     ]
     looks = style.looks(measurements.methods)

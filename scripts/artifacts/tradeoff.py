@@ -1,5 +1,7 @@
 """Learning against what may be forgotten, a panel per setting and need (figure 3, v1's figures 4 and S5)."""
 
+from dataclasses import replace
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,6 +27,10 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
             look, series = looks[method.name], panel.series(method)
             sizes = [style.marker_size(cell.duration.value, values[panel.unit]) for cell in series]
             style.path(ax, look.colour, method.name, series, sizes, (need, "learning"), look.dashes)
+        for cell in panel.printed:
+            size = style.marker_size(cell.duration.value, values[panel.unit])
+            x, y = cell.estimates[need].value, cell.estimates["learning"].value
+            style.overlay(ax, x, y, looks[cell.method].colour, size)
 
     sizes = [
         [
@@ -37,4 +43,8 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     star = next((handle for handle in stars if handle), None)
     notes = [style.AVERAGE] if "forgetting" in across else []
     legends = [style.legend_handles(points, star), *sizes]
-    return style.page(artifact, points, commit, style.views(across, panel_of), legends, style.BELOW, notes)
+    views = style.views(across, panel_of)
+    if len(views) > 1:
+        # the x axis says which task, and three panels in a line leave no room to say it twice
+        views = [replace(view, title="") for view in views]
+    return style.page(artifact, points, commit, views, legends, style.BELOW, notes)

@@ -703,7 +703,7 @@ class Grid:
             name: {"label": setting.label, "regime": setting.regime, "learning": setting.learning}
             for name, setting in study.settings.items()
         }
-        spec = {
+        spec: dict[str, Any] = {
             "kind": "card",
             "study": self.name,
             "title": study.title,
@@ -711,6 +711,8 @@ class Grid:
             "model": study.model.label,
             "settings": settings,
         }
+        if study.overlay:
+            spec["overlay"] = True  # so that every CSV is collected anew
         return self._add(f"studies/{self.name}", spec)
 
     def conditions(self, block: str, setting: str | None = None) -> list[Condition]:

@@ -18,9 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Path("config/artifacts.yaml")
 PACKAGE = "scripts/artifacts"
 SHARED = {
-    "figures": ("draw", "points", "style"),
-    "tables": ("tabulate", "tables", "draw", "points", "style"),
+    "figures": ("draw", "points", "style", "frames"),
+    "tables": ("tabulate", "tables", "score_table", "draw", "points", "style"),
 }
+
+
+Need = Literal[Measure, Task, "throughput"]
 
 
 class Artifact(BaseModel):
@@ -38,7 +41,7 @@ class Artifact(BaseModel):
     caption: str
     edition: Literal["v1", "v2", "beyond the paper"]
     kind: str = Field(pattern=r"^[a-z][a-z_]*$")
-    needs: tuple[Measure | Task | Literal["throughput"], ...] = ()
+    needs: tuple[Need, ...] = ()
     block: str = "grid"
     setting: str | None = None
     by_rate: bool = False

@@ -280,7 +280,7 @@ class _Setting(Part):
     learning_rates: dict[Name, Rate] = field(
         "method to its peak learning rate; a method may be missing whose rate the sweep chooses",
         default={},
-        paper="appendix A; full finetuning in code IFT: not said",
+        paper="appendix A; full finetuning of code IFT: only in the authors' repository",
     )
     held_out: Name | None = field(
         "name of a dataset like `dataset` that is not trained on, for the target loss",
@@ -291,7 +291,7 @@ class _Setting(Part):
         "a repository whose tokenizer is used here instead of the base model's", default=None, paper="appendix A"
     )
     attention: Literal["across", "within"] = field(
-        "whether a token attends to the documents or examples before its own in the row",
+        "`across`: a token attends to documents or examples before its own in the row too; `within`: to its own alone",
         default="across",
         paper="not said",
     )
@@ -403,7 +403,7 @@ class InstructionFinetuning(_Setting):
         paper="section 4.4, appendix C",
     )
     max_epochs: Count = field(
-        "epochs that the data stage composes batches for; no duration, of a block neither, may be longer",
+        "epochs whose batches the data stage composes; no duration, here or in a block or sweep, may be longer",
         default=16,
         unit="epochs",
     )
@@ -440,7 +440,9 @@ class Lora(Part):
 
     kind: Literal["lora"] = field("which method", paper="section 3")
     rank: Count = field("inner dimension of the adapter", paper="figure 1")
-    alpha: Annotated[float, Field(gt=0)] = field("scale of the adapter, times `rank`", paper="appendix B.2, figure S3")
+    alpha: Annotated[float, Field(gt=0)] = field(
+        "what the adapter adds is multiplied by `alpha / rank`", paper="appendix B.2, figure S3"
+    )
     modules: Annotated[list[Module], Field(min_length=1)] = field(
         "the linear modules of every block that get an adapter; the others stay as they are",
         default=ALL_LINEAR,
@@ -521,7 +523,9 @@ class Judge(Part):
     """A language model that grades answers, behind an endpoint that speaks OpenAI's chat interface."""
 
     model: str = field("its name at the endpoint", min_length=1, paper="appendix C; which version: not said")
-    temperature: Annotated[float, Field(ge=0)] = field("of its answers; 0: always the likeliest", paper="not said")
+    temperature: Annotated[float, Field(ge=0)] = field(
+        "temperature of its answers; 0: always the likeliest", paper="not said"
+    )
     url_variable: str = field("name of the environment variable with the endpoint's address", min_length=1)
     key_variable: str = field(
         "name of the environment variable with the key; it may be unset where none is asked for", min_length=1
@@ -658,7 +662,7 @@ class Throughput(Part):
 
 
 class Resources(Part):
-    """What jobs are expected to take; only estimates depend on it, never a result."""
+    """What jobs are expected to take, and how often they save; no result depends on it."""
 
     tokens_per_second: Count = field("how fast one job trains", unit="tokens a second")
     evaluation_seconds: Count = field(
@@ -688,7 +692,7 @@ class Study(Part):
     )
     data_seed: Seed = field("decides what generated records say and which files a sample takes", paper="not said")
     precision: Literal["fp32", "bf16"] = field(
-        "numbers of forward and backward passes; with `bf16` the weights are kept in fp32 all the same",
+        "the numbers that forward and backward passes compute in; the weights are kept in fp32 either way",
         paper="appendix A",
     )
     datasets: dict[Name, Dataset] = field("name to where its records come from; other keys use these names")
@@ -714,6 +718,7 @@ class Study(Part):
     throughput: Throughput | None = field(
         "what the benchmark of speed and memory runs", default=None, paper="figure S10"
     )
+    overlay: bool = field("whether figures show the paper's printed numbers over the study's own", default=False)
     resources: Resources = field("what jobs are expected to take")
 
     @property

@@ -83,7 +83,7 @@ def write(path: Path, rows: list[Row]) -> Path:
 
 def figure(tmp_path: Path, name: str, rows: list[Row], commit: str = "abc1234") -> Figure:
     artifact = REGISTRY[name]
-    points = read_points(write(tmp_path / f"{name}.csv", rows), artifact.needs, artifact.block)
+    points = read_points(write(tmp_path / f"{name}.csv", rows), artifact.needs, artifact.by_rate)
     drawn = importlib.import_module(f"scripts.artifacts.{artifact.kind}").draw(artifact, points, commit)
     assert isinstance(drawn, Figure)
     return drawn

@@ -1,4 +1,4 @@
-"""The paper's study with a store to put made-up results in, and figures whose CSV is no score's, collected and drawn."""
+"""The paper's study with a store to put made-up results in, and figures of no scores, collected and drawn."""
 
 import csv
 import importlib

@@ -1,14 +1,17 @@
 """Figure S8 against the limits of random matrices, and its drawing read off matplotlib's objects."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 import pytest
-from matplotlib.figure import Figure
 
-from scripts.artifacts.random_matrices import draw_panels, rows
+from scripts.artifacts import random_matrices, style
+from scripts.artifacts.random_matrices import rows
+from tests.artifacts import kinds
+from tests.artifacts.conftest import assert_all_apart, data, footer, line, texts
 
 SIZE = 150
 
@@ -67,21 +70,28 @@ def test_differences_grow_with_the_change(frame: pandas.DataFrame) -> None:
         assert x.tolist() == c.tolist()
 
 
-def test_panels_show_every_curve(frame: pandas.DataFrame) -> None:
-    axes_a, axes_b = Figure().subplots(1, 2)
-    draw_panels(axes_a, axes_b, frame)
-    panels: dict[str, Any] = {"spectra": axes_a, "differences": axes_b}
+def test_the_figure_shows_every_curve_and_is_no_study_s(
+    tmp_path: Path, frame: pandas.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random_matrices, "rows", lambda: rows(SIZE, 3))
+    launch = kinds.launch(tmp_path)
+    kinds.collected(launch, "figS8", tmp_path / "figS8.csv")
+    demo = [{**row, "scale": "demo"} for row in kinds.rows(tmp_path / "figS8.csv")]
+    drawn = kinds.figure(kinds.write(tmp_path / "figS8.csv", demo), "figS8")
+    panels: dict[str, Any] = {ax.get_label(): ax for ax in drawn.axes}
     for (panel, name), points in frame.groupby(["panel", "curve"]):
-        (line,) = [line for line in panels[panel].lines if line.get_gid() == name]
-        np.testing.assert_array_equal(np.column_stack(line.get_data()), points[["x", "y"]])
-    for ax in (axes_a, axes_b):
-        assert len(ax.lines) == 3
-        assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 3
-        assert [text.get_text() for text in ax.get_legend().get_texts()] == [line.get_label() for line in ax.lines]
+        np.testing.assert_array_equal(data(line(panels[panel], name)), points[["x", "y"]])
+    for ax in drawn.axes:
+        assert len({(found.get_color(), found.get_linestyle()) for found in ax.lines}) == 3
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == [found.get_label() for found in ax.lines]
         assert ax.get_xlabel()
         assert ax.get_ylabel()
-    assert axes_a.get_xlim() == (0, SIZE)
-    low, high = axes_a.get_ylim()
-    assert low == 0
-    assert high >= frame.loc[frame["panel"] == "spectra", "y"].max()
-    assert axes_b.get_xscale() == axes_b.get_yscale() == "log"
+    spectra, differences = panels["spectra"], panels["differences"]
+    assert spectra.get_xlim() == (0, SIZE)
+    assert spectra.get_ylim()[0] == 0
+    assert spectra.get_ylim()[1] >= frame.loc[frame["panel"] == "spectra", "y"].max()
+    assert differences.get_xscale() == differences.get_yscale() == "log"
+    assert f"Random matrices, {SIZE} x {SIZE}, the same in every study" in texts(drawn)
+    assert "Computed, without any training" in footer(drawn)
+    assert style.DEMO_NOTE not in texts(drawn)
+    assert_all_apart(drawn)

@@ -167,7 +167,7 @@ def test_nothing_overlaps(tmp_path: Path, what: Any) -> None:
     assert_all_apart(drawn(tmp_path, what, [{**found, "study_title": title} for found in rows]))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(-7, -0.01), min_size=1, max_size=12))
 def test_any_rates_lie_inside_an_axis_whose_labels_are_its_rates(exponents: list[float]) -> None:
     tried = [float(f"{10**exponent:.1e}") for exponent in exponents]
