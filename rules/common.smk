@@ -42,6 +42,7 @@ PROGRESS = Progress(
         "fetch_model": "models/hub",
         "fetch_published": "published",
         "spectra": "spectra",
+        "spectra_family": "families/decomposed",
         "throughput": "throughput",
     },
 )

@@ -1,4 +1,4 @@
-# Singular values of what finetuning changed.
+# Singular values of what finetuning changed: one job a model, or one a family.
 
 
 rule spectra:
@@ -14,3 +14,18 @@ rule spectra:
         "Decompose {wildcards.key}"
     shell:
         "python -m scripts.spectra.singular_values spectra/{wildcards.key} > {log} 2>&1"
+
+
+rule spectra_family:
+    input:
+        ancient(GRID.manifests("families/decomposed", STORE)),
+    output:
+        f"{STORE}/families/decomposed/{{key}}.json",
+    log:
+        "results/logs/families/decomposed/{key}.log",
+    conda:
+        "../envs/spectra.yaml"
+    message:
+        "Decompose the family {wildcards.key}"
+    shell:
+        "python -m scripts.spectra.singular_values families/decomposed/{wildcards.key} > {log} 2>&1"

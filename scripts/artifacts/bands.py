@@ -39,6 +39,9 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         for method in others:
             series = [(cell.duration.value, cell.estimates[need]) for cell in panel.series(method)]
             style.curve(ax, looks[method.name].colour, method.name, series, looks[method.name].dashes)
+        for cell in panel.printed:
+            colour = looks[cell.method].colour if cell.method in looks else PURPLE
+            style.overlay(ax, cell.duration.value, cell.estimates[need].value, colour)
         style.duration_axis(ax, panel.durations, panel.unit)
 
     shown, notes = list(looks.values()), style.meanings(artifact.needs)

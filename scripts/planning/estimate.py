@@ -16,6 +16,8 @@ def seconds(grid: Grid, product: Product, made: set[str]) -> float:
         count = sum(key not in made for key in product.members) or 1
         share = resources.evaluation_seconds / (1 + len(grid.study.evaluation.forgetting))
         return resources.startup_seconds + count * share
+    if product.kind in ("spectra", "decomposed", "throughput"):
+        return resources.startup_seconds * (1.0 + (len(product.members) or 1))
     model = grid.study.model
     if product.kind == "model" and isinstance(model, PretrainedModel):
         shipped = (SHIPPED / f"{product.key}.json").exists()

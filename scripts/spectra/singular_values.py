@@ -29,15 +29,18 @@ _REPORT_SECONDS = 10.0
 
 
 def main(launch: Launch, name: str) -> None:
-    """Makes the spectra of one run.
+    """Makes what is missing of the spectra of one run, or of a family of them.
 
     Raises:
         UserError: no such product; its inputs are not there; run and base model do not belong together.
     """
     product = find(launch, name)
-    if product.kind != "spectra":
+    if product.kind not in ("spectra", "decomposed"):
         raise UserError(f"{product.key}: is of the kind {product.kind!r}, not 'spectra'")
-    make(launch, product, builder(launch, product))
+    for member in [launch.grid.products[key] for key in product.members] or [product]:
+        make(launch, member, builder(launch, member))
+    if product.kind == "decomposed":
+        make(launch, product, lambda out: {})
     print(f"{product.key}: complete")
 
 

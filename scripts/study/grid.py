@@ -471,10 +471,8 @@ class Grid:
                 for name in settings:
                     if study.settings[name].held_out:
                         found[f"{TARGET_LOSS}@{name}" if subject.kind == "model" else TARGET_LOSS] = LOSSES
-            elif measure != "spectra":
+            elif measure != "spectra" or subject.kind != "model":
                 found[measure] = measure
-            elif subject.kind != "model":
-                found[measure] = ""
         return found
 
     def _measurement(self, subject: Product, label: str, setting: str | None) -> Product:
@@ -649,14 +647,14 @@ class Grid:
         )
 
     def _evaluated(self, where: str, place: str, made: Iterable[tuple[str, Product]]) -> None:
-        """One family for each group of evaluations that no family makes yet; `{}` in `place` is for the group's name.
+        """One family for each group of measurements that no family makes yet; `{}` in `place` is for the group's name.
 
         Groups are apart so that a figure of one measure does not wait for another: the benchmarks (no name), the
         held-out losses, and each measure that few figures show.
         """
         groups: dict[str, list[Product]] = {}
         for group, product in made:
-            if product.kind == "evaluation" and (where, product.key) not in self._made_by:
+            if (where, product.key) not in self._made_by:
                 groups.setdefault(group, []).append(product)
         for group, products in groups.items():
             inputs: dict[str, None] = {}
@@ -664,10 +662,11 @@ class Grid:
                 for key in product.inputs:
                     # at family grain a run is made by its family
                     inputs[self._made_by.get((where, key), key)] = None
-            suffix = f"-{group.replace('_', '-')}" if group else ""
+            kind = "decomposed" if group == "spectra" else "evaluated"
+            suffix = f"-{group.replace('_', '-')}" if group and kind == "evaluated" else ""
             family = self._add(
-                f"families/evaluated/{place.format(suffix)}",
-                {"kind": "evaluated", "members": sorted(product.key for product in products)},
+                f"families/{kind}/{place.format(suffix)}",
+                {"kind": kind, "members": sorted(product.key for product in products)},
                 *(self.products[key] for key in inputs),
                 members=tuple(product.key for product in products),
             )
