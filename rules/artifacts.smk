@@ -115,3 +115,18 @@ rule comparison:
         "Compare the study's numbers with the paper's"
     shell:
         "python -m scripts.artifacts.comparison --csv {output.csv} --md {output.md} --pdf {output.pdf} > {log} 2>&1"
+
+
+rule contact_sheet:
+    input:
+        [file for files in TARGETS.values() for file in files if file.endswith(".png")],
+    output:
+        "results/contact_sheet.png",
+    log:
+        "results/logs/contact_sheet.log",
+    conda:
+        "../envs/artifacts.yaml"
+    message:
+        "Put all figures on one sheet"
+    shell:
+        "python -m scripts.artifacts.contact_sheet --png {output} {input} > {log} 2>&1"

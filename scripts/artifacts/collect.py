@@ -6,10 +6,10 @@ python -m scripts.artifacts.collect fig2 --csv results/figures/fig2.csv
 import argparse
 import csv
 import importlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from scripts.artifacts.frames import condition_cells
 from scripts.artifacts.points import COLUMNS, FORGETTING
 from scripts.evaluation.scores import language_understanding, plain_average
 from scripts.study.command import current_launch, launch_options
@@ -19,7 +19,7 @@ from scripts.study.grid import LANGUAGE_UNDERSTANDING as PARTS
 from scripts.study.launch import Launch
 from scripts.study.published import load_published
 from scripts.study.registry import Artifact, find_artifact
-from scripts.study.schema import ContinuedPretraining, Lora
+from scripts.study.schema import ContinuedPretraining
 from scripts.study.store import atomic_path
 
 LANGUAGE_UNDERSTANDING = "language_understanding"
@@ -93,34 +93,18 @@ def _row(
         "scale": study.scale,
         "model": study.model.label,
         "setting": of_setting,
-        "method": condition.method,
-        "kind": BASE,
-        "seed": condition.seed,
+        **condition_cells(launch, condition),
         "metric": metric,
         "value": repr(value),
         "stderr": repr(stderr),
         "items": items,
-        "source": "published" if condition.product.startswith("published/") else "trained",
-        "condition": condition.product[-12:],
         "evaluations": ";".join(condition.evaluations[task][-12:] for task in tasks),
     }
     if condition.method != BASE:
-        setting, method = study.settings[condition.setting], study.methods[condition.method]
+        setting = study.settings[condition.setting]
         row |= {
-            "setting": condition.setting,
-            "setting_label": setting.label,
             "regime": setting.regime,
             "learning_task": setting.learning,
-            "kind": method.kind,
-            "variant": ", ".join(condition.change.words),
-            **(
-                {"rank": method.rank, "alpha": f"{method.alpha:g}", "modules": modules_word(method.modules)}
-                if isinstance(method, Lora)
-                else {}
-            ),
-            "duration": condition.duration,
-            "duration_value": condition.amount,
-            "duration_unit": "tokens" if isinstance(setting, ContinuedPretraining) else "epochs",
             "tokens": _tokens(launch, condition),
             "learning_rate": "" if condition.learning_rate is None else repr(condition.learning_rate),
             "chosen": "yes" if condition.learning_rate == setting.learning_rates.get(condition.method) else "no",
@@ -164,21 +148,6 @@ def _tokens(launch: Launch, condition: Condition) -> int | str:
     results = [launch.store.require(key)["results"] for key in keys]
     # the authors do not say how many positions their checkpoints saw
     return sum(int(result["tokens"]) for result in results) if "tokens" in results[0] else ""
-
-
-MODULES = {
-    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    "all without gate": ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-    "mlp without gate": ("up_proj", "down_proj"),
-}
-
-
-def modules_word(modules: Iterable[str]) -> str:
-    """What the paper calls a set of adapted modules; their names joined by `+` where it has no word."""
-    found = [word for word, names in MODULES.items() if set(names) == set(modules)]
-    return found[0] if found else "+".join(sorted(modules))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.artifacts import printed, style
-from scripts.artifacts.points import artifact_fingerprint
+from scripts.artifacts.points import artifact_fingerprint, setting_order
 from scripts.artifacts.tables import MISSING, Entry, Row, Table, read_cells
 from scripts.study.launch import Launch
 from scripts.study.quantities import format_tokens
@@ -45,7 +45,8 @@ def rows(launch: Launch) -> list[dict[str, Any]]:
     """
     study = launch.grid.study
     made = []
-    for name, setting in study.settings.items():
+    in_order = sorted(study.settings.items(), key=lambda item: setting_order(item[0], item[1].regime))
+    for name, setting in in_order:
         key, results = _prepared(launch, name)
         is_cpt = isinstance(setting, ContinuedPretraining)
         one_pass = _pass_tokens(results, is_cpt)

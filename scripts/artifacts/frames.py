@@ -1,4 +1,4 @@
-"""The CSVs of figures whose numbers are no scores: the columns that say of which model a row is, and how they are read.
+"""Of which model a row of a CSV is; and how the CSVs are read of figures whose numbers are no scores.
 
 A row has the columns `study`, `study_title`, `scale` and `model` (the same in every row), `CONDITION` where it is of a
 trained model or of the base model, and the figure's own. An empty `value` is one that is missing.
@@ -23,6 +23,21 @@ CONDITION = (
 )  # fmt: skip
 """See `scripts.artifacts.points`; of the base model the columns of setting, method's shape and duration are empty."""
 NUMBERS = ("rank", "alpha", "seed", "duration_value")
+
+
+MODULES = {
+    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "all without gate": ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+    "mlp without gate": ("up_proj", "down_proj"),
+}
+
+
+def modules_word(modules: Iterable[str]) -> str:
+    """What the paper calls a set of adapted modules; their names joined by `+` where it has no word."""
+    found = [word for word, names in MODULES.items() if set(names) == set(modules)]
+    return found[0] if found else "+".join(sorted(modules))
 
 
 def condition_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
@@ -50,8 +65,6 @@ def condition_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
 
 def method_cells(study: Study, name: str) -> dict[str, Any]:
     """The columns `method`, `kind`, and of LoRA `rank`, `alpha` and `modules`."""
-    from scripts.artifacts.collect import modules_word  # which imports the modules that import this one
-
     method = study.methods[name]
     cells: dict[str, Any] = {"method": name, "kind": method.kind}
     if isinstance(method, Lora):

@@ -178,6 +178,8 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
             f"(seed {row['seed']}) more than once, where one row is allowed"
         )
     drawn, overlaid = _complete(tuned, cell, needs), _complete(printed[printed["need"].isin(needs)], cell, needs)
+    # a printed number is shown beside the study's own, not instead of it
+    overlaid = overlaid.merge(drawn[["setting", "method", "duration_value"]].drop_duplicates())
     if not len(drawn):
         raise UserError(f"{path}: has no row of a finetuned model with a value for {' and '.join(needs)}")
     base = rows[(rows["kind"] == "base") & rows["value"].notna()]
@@ -201,7 +203,7 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         scale=first["scale"],
         fingerprint=fingerprint,
         methods=tuple(sorted(methods, key=lambda m: (m.kind == "full", m.rank, m.modules != "all", m.alpha, m.name))),
-        panels=tuple(sorted(panels, key=_place)),
+        panels=tuple(sorted(panels, key=lambda panel: setting_order(panel.setting, panel.regime))),
         sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
         base_source=None if base.empty else str(base["source"].iloc[0]),
         missing=int(tuned.groupby([*cell, "seed"])["value"].apply(lambda v: v.isna().any()).sum()),
@@ -210,8 +212,9 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
 
 def _split(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """The study's own rows, and the paper's numbers that are laid over them (else none)."""
-    is_printed = rows["source"] == "printed"
-    return (rows, rows[:0]) if is_printed.all() else (rows[~is_printed], rows[is_printed])
+    tuned = rows["kind"] != "base"
+    printed = tuned & (rows["source"] == "printed")
+    return (rows, rows[:0]) if printed.equals(tuned) else (rows[~printed], rows[printed])
 
 
 def _complete(rows: pandas.DataFrame, cell: list[str], needs: tuple[str, ...]) -> pandas.DataFrame:
@@ -343,8 +346,8 @@ def estimate(rows: pandas.DataFrame) -> Estimate:
     return Estimate(value, value - error, value + error, 1, trained)
 
 
-def _place(panel: Panel) -> tuple[int, str, int, str]:
+def setting_order(setting: str, regime: str) -> tuple[int, str, int, str]:
     """The paper's order: code before math, in each CPT before IFT; what it lacks comes last."""
-    domain = DOMAINS.index(panel.domain) if panel.domain in DOMAINS else len(DOMAINS)
-    regime = REGIMES.index(panel.regime) if panel.regime in REGIMES else len(REGIMES)
-    return (domain, panel.domain, regime, panel.setting)
+    domain = setting.removesuffix(f"-{regime}")
+    known = DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS)
+    return (known, domain, REGIMES.index(regime) if regime in REGIMES else len(REGIMES), setting)

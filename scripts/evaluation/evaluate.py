@@ -100,12 +100,18 @@ def _inputs(evaluation: Product, prefix: str) -> list[str]:
     return [key for key in evaluation.inputs if key.startswith(prefix)]
 
 
+def finetuned(evaluation: Product) -> str | None:
+    """Key of the run or published checkpoint that is evaluated; None for the base model."""
+    subject = next(key for key in evaluation.inputs if key.endswith(evaluation.spec["subject"]))
+    return None if subject.startswith("models/") else subject
+
+
 def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness"]) -> Build:
     """Writes ``samples.jsonl``: what the model said to every item, and its score."""
     label = _label(evaluation)
 
     def score(out: Path) -> dict[str, Any]:
-        subject = next(iter(_inputs(evaluation, "runs/")), None)
+        subject = finetuned(evaluation)
         run_directory = launch.store.bytes_of(subject) if subject else None
         method_kind = _method_kind(launch.store.require(subject)["spec"]) if subject else None
         result: dict[str, Any] = {**harness().score(run_directory, method_kind, [label])[label]}

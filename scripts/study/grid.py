@@ -7,8 +7,8 @@ It ends in the fingerprint of its spec. Inputs are keys too, and a function of t
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec
 
 from scripts.study import datalock
 from scripts.study.errors import UserError
@@ -111,6 +111,22 @@ class Condition:
     change: Change = Change()
 
 
+P = ParamSpec("P")
+
+
+def _once(method: "Callable[Concatenate[Grid, P], Product]") -> "Callable[Concatenate[Grid, P], Product]":
+    """Remembers in the grid the product that a method returned: hundreds of others ask for the same few."""
+
+    @wraps(method)
+    def remembered(grid: "Grid", /, *arguments: P.args, **others: P.kwargs) -> Product:
+        asked = (method.__name__, arguments, *others.items())
+        if asked not in grid._known:
+            grid._known[asked] = method(grid, *arguments, **others)
+        return grid._known[asked]
+
+    return remembered
+
+
 @dataclass(frozen=True)
 class Grid:
     """Every product that a study names.
@@ -134,6 +150,7 @@ class Grid:
     _made_by: dict[tuple[str, str], str] = field(default_factory=dict, init=False)
     """At family grain: (``sweep`` or empty, a run's or evaluation's key) to the family whose job makes it."""
     _outside_sweep: set[str] = field(default_factory=set, init=False)
+    _known: dict[Any, Product] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         study = self.study
@@ -154,6 +171,7 @@ class Grid:
 
     # -- data and base model ------------------------------------------------------------------
 
+    @_once
     def records(self, name: str) -> Product:
         """The records of a dataset."""
         dataset = self.study.datasets[name]
@@ -186,6 +204,7 @@ class Grid:
         self.unlocked[product.key] = _identity(part)
         return product
 
+    @_once
     def tokenizer(self, repository: str | None = None) -> Product:
         """The base model's tokenizer, or that of another repository."""
         model = self.study.model
@@ -220,6 +239,7 @@ class Grid:
         }
         return self._add(f"data/rows/{name}", spec, records, tokenizer)
 
+    @_once
     def rows(self, setting_name: str, seed: int) -> Product:
         """The tokenized rows of a setting, and the composition of every batch."""
         setting = self.study.settings[setting_name]

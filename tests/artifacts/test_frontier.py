@@ -68,6 +68,13 @@ def sweep(
     return rows
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Figure:
+    """The sweep of all settings and methods, drawn once."""
+    with style.whitegrid():
+        return figure(tmp_path_factory.mktemp("whole"), "frontier", sweep())
+
+
 def place(rows: list[Row], setting: str, method: str, rate: float) -> tuple[float, float]:
     x, y = (
         pick(rows, setting=setting, method=method, learning_rate=rate, metric=metric)
@@ -87,11 +94,10 @@ def rings(ax: Axes) -> set[tuple[float, float]]:
     return {data(found)[0] for found in ax.lines if found.get_gid() == "chosen"}
 
 
-def test_left_holds_the_chosen_rates_and_right_all_of_them_in_their_order(tmp_path: Path) -> None:
+def test_left_holds_the_chosen_rates_and_right_all_of_them_in_their_order(whole: Figure) -> None:
     rows = sweep()
-    drawn = figure(tmp_path, "frontier", rows)
     for setting in SETTINGS:
-        left, right = pair(drawn, setting)
+        left, right = pair(whole, setting)
         for method in METHODS:
             assert data(line(right, method)) == [place(rows, setting, method, rate) for rate in RATES[method]]
             assert data(line(left, method)) == [place(rows, setting, method, CHOSEN[method])]
@@ -106,40 +112,37 @@ def test_left_holds_the_chosen_rates_and_right_all_of_them_in_their_order(tmp_pa
         assert left.get_ylabel().startswith(style.task_label(learning_task(setting), "demo"))
 
 
-def test_both_panels_of_a_setting_have_the_same_limits_and_hold_everything(tmp_path: Path) -> None:
-    drawn = figure(tmp_path, "frontier", sweep())
+def test_both_panels_of_a_setting_have_the_same_limits_and_hold_everything(whole: Figure) -> None:
     for setting in SETTINGS:
-        left, right = pair(drawn, setting)
+        left, right = pair(whole, setting)
         assert (left.get_xlim(), left.get_ylim()) == (right.get_xlim(), right.get_ylim())
         for found in [line(right, "base model"), *markers(right), *bars(right)]:
             assert all(right.viewLim.contains(x, y) for x, y in data(found))
 
 
-def test_a_higher_rate_is_a_larger_point_and_as_large_on_both_sides(tmp_path: Path) -> None:
+def test_a_higher_rate_is_a_larger_point_and_as_large_on_both_sides(whole: Figure) -> None:
     rows = sweep()
-    drawn = figure(tmp_path, "frontier", rows)
     for setting in SETTINGS:
-        left, right = ({data(m)[0]: m.get_markersize() for m in markers(ax)} for ax in pair(drawn, setting))
+        left, right = ({data(m)[0]: m.get_markersize() for m in markers(ax)} for ax in pair(whole, setting))
         for method in METHODS:
             grown = [right[place(rows, setting, method, rate)] for rate in RATES[method]]
             assert grown == sorted(set(grown))
             assert (grown[0], grown[-1]) == pytest.approx((style.SMALL, style.LARGE))
         assert left.items() <= right.items()
-    sizes = {handle.get_label(): handle.get_markersize() for handle in drawn.legends[1].get_lines()}
+    sizes = {handle.get_label(): handle.get_markersize() for handle in whole.legends[1].get_lines()}
     assert sizes["lowest"] == style.SMALL
     assert sizes["highest"] == style.LARGE
 
 
-def test_grey_is_exactly_what_full_finetunings_line_matches_or_beats_in_both(tmp_path: Path) -> None:
+def test_grey_is_exactly_what_full_finetunings_line_matches_or_beats_in_both(whole: Figure) -> None:
     rows = sweep()
-    drawn = figure(tmp_path, "frontier", rows)
     rising = set()
     for setting in SETTINGS:
         stops = [place(rows, setting, "full", rate) for rate in RATES["full"]]
         rising |= {(a[0] < b[0]) == (a[1] < b[1]) for a, b in pairwise(stops)}
         dense = numpy.concatenate([numpy.linspace(a, b, 400) for a, b in pairwise(stops)])
         one = numpy.array([place(rows, setting, "full", CHOSEN["full"])])
-        for ax, path in zip(pair(drawn, setting), (one, dense), strict=True):
+        for ax, path in zip(pair(whole, setting), (one, dense), strict=True):
             grey = [patch for patch in ax.patches if patch.get_gid() == "as good"]
             assert {to_hex(patch.get_facecolor()) for patch in grey} == {frontier.SHADE}
             assert all(patch.get_zorder() < 0.5 for patch in grey), "the grid and all points lie over it"
@@ -229,17 +232,16 @@ def test_nothing_overlaps_with_long_names_and_many_ranks(tmp_path: Path) -> None
     assert_all_apart(figure(tmp_path, "frontier", rows, "0123456789-dirty"))
 
 
-def test_the_page_says_how_to_read_it_and_what_was_trained(tmp_path: Path) -> None:
-    drawn = figure(tmp_path, "frontier", sweep())
-    assert reading(drawn) == f"{frontier.READING} {frontier.GREY}"
-    assert "DEMO STUDY: not the paper's numbers" in texts(drawn)
-    assert texts(drawn).splitlines()[0] == REGISTRY["frontier"].title
+def test_the_page_says_how_to_read_it_and_what_was_trained(whole: Figure) -> None:
+    assert reading(whole) == f"{frontier.READING} {frontier.GREY}"
+    assert "DEMO STUDY: not the paper's numbers" in texts(whole)
+    assert texts(whole).splitlines()[0] == REGISTRY["frontier"].title
     for part in (
         "frontier (beyond the paper)", "All points trained here", "Code CPT 128K tokens", "Math IFT 2 epochs",
         "LoRA (r=1) 1e-3 to 1.6e-2", "LoRA (r=8) 5e-4 to 8e-3", "full finetuning 5e-5 to 8e-4", "one standard error",
     ):  # fmt: skip
-        assert part in footer(drawn)
-    assert legend_entries(drawn) == [
+        assert part in footer(whole)
+    assert legend_entries(whole) == [
         "LoRA (r=1)", "LoRA (r=4)", "LoRA (r=8)", "full finetuning", "base model", "A method's learning rates:",
         "lowest", "highest", "the study's choice", "matched or beaten by full finetuning",
     ]  # fmt: skip
@@ -259,8 +261,8 @@ def test_a_rate_stands_once_in_a_sweep_and_only_there_beside_others(tmp_path: Pa
     twice = next(row for row in rows if row["method"] == "full" and row["learning_rate"] == 4e-4)
     path = write(tmp_path / "twice.csv", [*rows, twice])
     with pytest.raises(UserError, match=r"full .* at learning rate 0\.0004 \(seed 0\) more than once"):
-        read_points(path, ["forgetting"], "sweep")
+        read_points(path, ["forgetting"], by_rate=True)
     path = write(tmp_path / "sweep.csv", rows)
-    assert sum(len(panel.cells) for panel in read_points(path, ["forgetting"], "sweep").panels) == 80
+    assert sum(len(panel.cells) for panel in read_points(path, ["forgetting"], by_rate=True).panels) == 80
     with pytest.raises(UserError, match="more than once"):
         read_points(path, ["forgetting"])

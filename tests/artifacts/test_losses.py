@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 
 from scripts.artifacts import losses, style
@@ -58,6 +58,13 @@ def scaled(rows: list[Row], factor: float, **which: Any) -> list[Row]:
     return [{**row, "value": row["value"] * factor} if which.items() <= row.items() else row for row in rows]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Figure:
+    """The study of all settings and methods, drawn once."""
+    with style.whitegrid():
+        return figure(tmp_path_factory.mktemp("whole"), "losses", study())
+
+
 def pair(drawn: Figure, setting: str) -> dict[str, Axes]:
     left, right = (ax for ax in drawn.axes if ax.get_label() == setting)
     assert left.get_position().x1 < right.get_position().x0
@@ -65,10 +72,15 @@ def pair(drawn: Figure, setting: str) -> dict[str, Axes]:
     return {"target_loss": left, "source_loss": right}
 
 
-def ticks(ax: Axes) -> dict[str, float]:
+def rendered(drawn: Figure) -> RendererAgg:
+    """What the figure is drawn with, after drawing it."""
+    renderer = FigureCanvasAgg(drawn).get_renderer()
+    drawn.draw(renderer)
+    return renderer
+
+
+def ticks(ax: Axes, renderer: RendererAgg) -> dict[str, float]:
     """Label to place of the ticks inside the panel; no two have the same label, and none touches the next."""
-    renderer = FigureCanvasAgg(ax.figure).get_renderer()
-    ax.figure.draw(renderer)
     low, high = ax.get_ylim()
     inside = [(label, at) for at, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True) if low <= at <= high]
     assert len({label.get_text() for label, _ in inside}) == len(inside)
@@ -104,10 +116,9 @@ def test_target_losses_stand_left_and_source_losses_right_at_their_tokens(tmp_pa
             assert metric.split("_")[0].title() in ax.get_ylabel()
 
 
-def test_ticks_name_the_tokens_and_the_epochs(tmp_path: Path) -> None:
-    drawn = figure(tmp_path, "losses", study())
+def test_ticks_name_the_tokens_and_the_epochs(tmp_path: Path, whole: Figure) -> None:
     for metric in ("target_loss", "source_loss"):
-        cpt, ift = (pair(drawn, setting)[metric] for setting in ("math-cpt", "math-ift"))
+        cpt, ift = (pair(whole, setting)[metric] for setting in ("math-cpt", "math-ift"))
         assert [label.get_text() for label in cpt.get_xticklabels()] == ["64K", "128K", "256K"]
         assert cpt.get_xlabel() == "Training tokens"
         assert list(ift.get_xticks()) == [57_613, 115_226, 230_452]
@@ -124,27 +135,28 @@ def test_source_panels_share_their_limits_and_target_panels_have_their_own(tmp_p
     assert len({pair(drawn, setting)["target_loss"].get_ylim() for setting in SETTINGS}) == 4
 
 
-def test_losses_that_span_much_have_a_logarithmic_axis(tmp_path: Path) -> None:
-    near = figure(tmp_path, "losses", study())
-    assert {ax.get_yscale() for ax in near.axes} == {"linear"}
+def test_losses_that_span_much_have_a_logarithmic_axis(tmp_path: Path, whole: Figure) -> None:
+    assert {ax.get_yscale() for ax in whole.axes} == {"linear"}
     far = figure(tmp_path, "losses", scaled(study(), 20.0, setting="code-cpt", metric="source_loss", method="full"))
+    renderer = rendered(far)
     for setting in SETTINGS:
         panels = pair(far, setting)
         assert panels["target_loss"].get_yscale() == "linear"
         assert panels["source_loss"].get_yscale() == "log"
-        assert len(ticks(panels["source_loss"])) >= 4
+        assert len(ticks(panels["source_loss"], renderer)) >= 4
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(low=st.floats(0.05, 5.0), ratio=st.floats(1.0, 100.0), logarithmic=st.booleans())
 def test_any_losses_lie_inside_an_axis_whose_labels_are_its_losses(low: float, ratio: float, logarithmic: bool) -> None:
     with style.whitegrid():
-        ax = Figure(figsize=(4, style.PANEL)).add_axes((0.1, 0, 0.9, 1))
+        drawn = Figure(figsize=(4, style.PANEL))
+        ax = drawn.add_axes((0.1, 0, 0.9, 1))
         losses._loss_axis(ax, low, low * ratio, logarithmic)
     bottom, top = ax.get_ylim()
     assert bottom < low
     assert low * ratio < top
-    shown = ticks(ax)
+    shown = ticks(ax, rendered(drawn))
     assert len(shown) >= 3
     assert [float(text) for text in shown] == pytest.approx(list(shown.values()), abs=1e-9)
 
@@ -197,7 +209,7 @@ def test_the_page_is_titled_and_nothing_overlaps(tmp_path: Path, names: tuple[st
     assert legend_entries(drawn) == ["LoRA (r=1)", "LoRA (r=4)", "LoRA (r=8)", "full finetuning", "base model"]
 
 
-def test_only_a_demo_says_demo_on_its_axes(tmp_path: Path) -> None:
+def test_only_a_demo_says_demo_on_its_axes(tmp_path: Path, whole: Figure) -> None:
     drawn = figure(tmp_path, "losses", study(scale="paper", study_title="The main grid"))
     assert {ax.get_ylabel() for ax in drawn.axes} == {"Target loss, bits per byte", "Source loss, bits per byte"}
-    assert "(demo)" in figure(tmp_path, "losses", study()).axes[0].get_ylabel()
+    assert "(demo)" in whole.axes[0].get_ylabel()

@@ -1,0 +1,56 @@
+"""What the committed studies say when they are asked for something, in a fresh checkout without data, hub or GPU."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, House, copy_checkout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(ROOT, tmp_path_factory.mktemp("studies") / "house")
+
+
+def errors(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("error:")]
+
+
+def test_what_is_not_locked_is_planned_and_not_launched(checkout: Path) -> None:
+    house = House(checkout, study="paper")
+    assert house.plan("results/figures/figS10.pdf") == {
+        "card": 1, "fetch_model": 1, "throughput": 5, "collect": 1, "draw": 1,
+    }  # fmt: skip
+    assert "llama-2-7b-hf.not-locked-" in house.snakemake("results/figures/figS10.pdf", "-n")
+    (said,) = errors(house.snakemake("results/figures/figS10.pdf", "--cores", "1", ok=False))
+    assert "model:meta-llama/Llama-2-7b-hf is not locked" in said
+    assert "`python -m scripts.data.lock --study paper`" in said
+    assert not house.store.exists()
+
+
+def test_what_needs_no_model_is_made_under_the_paper_s_study(checkout: Path) -> None:
+    house = House(checkout, study="paper")
+    house.snakemake("results/tables/tableS14.md", "results/tables/table1.md", "results/comparison.md", "--cores", "1")
+    assert "15.12" in (house.root / "results/tables/tableS14.md").read_text()
+    assert "72.97M" in (house.root / "results/tables/table1.md").read_text()
+    compared = (house.root / "results/comparison.md").read_text()
+    assert "0 agree, 0 differ, 279 are not run" in compared
+
+
+def test_an_artifact_of_the_other_edition_and_one_that_needs_a_judge(checkout: Path) -> None:
+    (said,) = errors(House(checkout, study="paper").snakemake("results/v1/figures/fig2.pdf", "-n", ok=False))
+    assert "v1/fig2 is of edition v1, study 'paper' has that of v2" in said
+    (said,) = errors(House(checkout, study="tour").snakemake("results/figures/figS4.pdf", "-n", ok=False))
+    assert "evaluation.tasks.mt_bench" in said
+
+
+def test_the_tours_have_all_but_what_a_judge_grades(checkout: Path) -> None:
+    listed = House(checkout, study="tour").python("-m", "scripts.study.registry", "--study", "tour")
+    lacking = [line for line in listed.splitlines() if "not here" in line and "edition v1" not in line]
+    # figure S4, tables S9 and S10, and the demo's sweep
+    assert len(lacking) == 4
+    assert sum("judge" in line for line in lacking) == 3
+    listed = House(checkout, study="tour-v1").python("-m", "scripts.study.registry", "--study", "tour-v1")
+    assert not [line for line in listed.splitlines() if "results/v1" not in line and "v1/" in line[:3] and "not" in line]
+    assert listed.count("results/v1/figures/") == 16
+    assert listed.count("results/v1/tables/") == 3
