@@ -158,9 +158,10 @@ class Grid:
         self._base_family()
         for main in study.main_settings:
             self._cell(GRID, Cell(setting=main), ["learning", "forgetting", LOSSES])
-        for name, block in study.blocks.items():
-            for cell in block.cells:
-                self._cell(name, cell, block.measures)
+        # in an order of their own: which family makes what two blocks share must not depend on the order of keys
+        for name in sorted(study.blocks):
+            for cell in study.blocks[name].cells:
+                self._cell(name, cell, study.blocks[name].measures)
         self.throughput  # noqa: B018  (its products are the study's too)
         self._outside_sweep.update(self.products)
         for name, setting in study.settings.items():
@@ -485,10 +486,10 @@ class Grid:
                 found.setdefault("humaneval", "")
             elif measure == "language_understanding":
                 found |= {task: found.get(task, measure) for task in LANGUAGE_UNDERSTANDING}
-            elif measure == LOSSES:
-                if study.evaluation.held_out:
+            elif measure in (LOSSES, SOURCE_LOSS, TARGET_LOSS):
+                if study.evaluation.held_out and measure != TARGET_LOSS:
                     found[SOURCE_LOSS] = LOSSES
-                for name in settings:
+                for name in settings if measure != SOURCE_LOSS else ():
                     if study.settings[name].held_out:
                         found[f"{TARGET_LOSS}@{name}" if subject.kind == "model" else TARGET_LOSS] = LOSSES
             elif measure != "spectra" or subject.kind != "model":
