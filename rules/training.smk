@@ -59,6 +59,7 @@ rule throughput:
         "results/logs/throughput/{key}.log",
     conda:
         "../envs/training.yaml"
+    threads: workflow.cores  # alone on the machine: what runs beside it would be measured too
     message:
         "Measure the training speed of {wildcards.key}"
     shell:

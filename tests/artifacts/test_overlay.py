@@ -1,6 +1,7 @@
 """The paper's printed numbers over a study's own: the CSVs of the paper's grid, and what a reader sees of them."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,10 @@ from scripts.artifacts import collect, style
 from scripts.artifacts.points import artifact_fingerprint
 from scripts.artifacts.printed import printed_rows
 from scripts.study.errors import UserError
+from scripts.study.grid import Grid
 from scripts.study.launch import new_launch
 from scripts.study.published import load_published
+from scripts.study.schema import HubModel
 from tests.artifacts import kinds
 from tests.artifacts.blocks import artifact, drawn, full, lora, row
 from tests.artifacts.conftest import (
@@ -29,7 +32,6 @@ from tests.artifacts.conftest import (
     data,
     figure,
     footer,
-    learning_task,
     legend_entries,
     line,
     markers,
@@ -38,8 +40,8 @@ from tests.artifacts.conftest import (
 from tests.study.paper_tables import CELLS, METRICS
 from tests.study.paper_tables import SETTINGS as SETTING_OF
 
-NAMES = ("fig1", "fig2", "fig3")
-NEEDS = {"fig1": ("learning",), "fig2": ("forgetting",), "fig3": ("forgetting", "learning")}
+NAMES = ("fig1", "fig3")
+NEEDS = {"fig1": ("learning",), "fig3": ("forgetting", "learning")}
 COLOURS = {"lora-r16": "#dda0dd", "lora-r64": "#6a5acd", "lora-r256": "#00008b", "full": "#000000"}
 VALUES = load_published()
 
@@ -60,25 +62,19 @@ def printed_table() -> dict[str, dict[Model, float]]:
 TABLE = printed_table()
 
 
+def of_grid(name: str, grid: Grid) -> Any:
+    """A launch whose every product is there, with made-up scores that are better than the paper's."""
+
+    def require(key: str) -> dict[str, Any]:
+        value = random.Random(key).uniform(0.7, 0.9)
+        return {"results": {"value": value, "stderr": 0.02, "items": 100, "tokens": 1000}}
+
+    return SimpleNamespace(name=name, grid=grid, store=SimpleNamespace(require=require))
+
+
 @pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The paper's study with made-up scores, which are better than the paper's."""
-    made, draw = kinds.launch(tmp_path_factory.mktemp("launch")), random.Random(0)
-    for condition in kinds.conditions("grid"):
-        for task, key in condition.evaluations.items():
-            if "loss" not in task:
-                kinds.put(made.store, key, {"value": draw.uniform(0.7, 0.9), "stderr": 0.02, "items": 100})
-        if condition.method != "base" and condition.setting.endswith("ift"):
-            put_tokens(made, condition.product)
-    return made
-
-
-def put_tokens(made: Any, key: str) -> None:
-    """What was trained, with its legs."""
-    kinds.put(made.store, key, {"tokens": 1000})
-    for leg in made.grid.products[key].inputs:
-        if leg.startswith("legs/"):
-            put_tokens(made, leg)
+def launch() -> Any:
+    return of_grid("paper", kinds.grid())
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +148,7 @@ def test_a_printed_number_without_a_counterpart_is_left_out(
 
 def test_a_printed_number_has_the_studys_name_of_its_method(tmp_path: Path) -> None:
     """The first edition says of its best adapters the rank and the modules; alpha is 32 on code and 512 on math."""
-    store = SimpleNamespace(require=lambda key: {"results": {"value": 0.5, "stderr": 0.02, "items": 9, "tokens": 1}})
-    made = SimpleNamespace(name="paper-v1", grid=new_launch("paper-v1", "nowhere").grid, store=store)
+    made = of_grid("paper-v1", new_launch("paper-v1", "nowhere").grid)
     found = kinds.collected(made, "v1/fig2", tmp_path / "fig2.csv")
     printed = {model(each): each["value"] for each in found if each["source"] == "printed"}
     assert {each: value for each, value in printed.items() if each[0] != "math-cpt"} == {
@@ -177,24 +172,23 @@ def test_a_printed_number_has_the_studys_name_of_its_method(tmp_path: Path) -> N
         ({"model": "Pythia-1B"}, "The numbers are of Pythia-1B, and those of the paper of Llama-2-7B"),
     ],
 )
-def test_a_study_that_is_not_comparable_is_one_sentence(
-    launch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], said: str
-) -> None:
-    study = launch.grid.study
-    named = {"label": changes.get("model", study.model.label), "repository": changes.get("model", "a/b")}
-    other = study.model_copy(update={**changes, "model": study.model.model_copy(update=named)})
-    monkeypatch.setattr(launch.grid, "study", other)
-    with pytest.raises(UserError, match=f"^study 'paper', overlay: {said}") as raised:
-        kinds.collected(launch, "fig1", tmp_path / "fig1.csv")
+def test_a_study_that_is_not_comparable_is_one_sentence(tmp_path: Path, changes: dict[str, str], said: str) -> None:
+    study = kinds.grid().study
+    assert isinstance(study.model, HubModel)
+    named = {"label": changes.get("model", study.model.label), "repository": "somebody/model"}
+    scale = changes.get("scale", study.scale)
+    other = study.model_copy(update={"scale": scale, "model": study.model.model_copy(update=named)})
+    with pytest.raises(UserError, match=f"^study 'other', overlay: {said}") as raised:
+        kinds.collected(of_grid("other", replace(kinds.grid(), study=other)), "fig1", tmp_path / "fig1.csv")
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_without_overlay_there_is_no_printed_number(
-    launch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch.grid, "study", launch.grid.study.model_copy(update={"overlay": False}))
-    assert {each["source"] for each in kinds.collected(launch, "fig1", tmp_path / "fig1.csv")} == {"trained"}
+def test_without_overlay_there_is_no_printed_number(tmp_path: Path) -> None:
+    plain = replace(kinds.grid(), study=kinds.grid().study.model_copy(update={"overlay": False}))
+    found = kinds.collected(of_grid("plain", plain), "fig1", tmp_path / "fig1.csv")
+    assert len(found) == 106
+    assert {each["source"] for each in found} == {"trained"}
 
 
 def test_a_table_shows_the_studys_numbers_alone(launch: Any, tmp_path: Path) -> None:
@@ -246,7 +240,8 @@ def test_the_page_counts_and_names_both_kinds(
     assert legend_entries(page)[:6] == [*methods, "printed in the paper"]
     assert legend_entries(page).count("printed in the paper") == 1
     assert "trained here" not in legend_entries(page), "a circle is filled and a diamond hollow"
-    (handle,) = [one for one in page.legends[0].get_lines() if one.get_label() == "printed in the paper"]
+    entries = [entry for legend in page.legends for entry in zip(legend.get_texts(), legend.get_lines(), strict=True)]
+    (handle,) = [one for text, one in entries if text.get_text() == "printed in the paper"]
     assert (handle.get_marker(), handle.get_markerfacecolor()) == ("D", "none")
     assert_all_apart(page)
 
@@ -289,7 +284,7 @@ def test_a_band_has_diamonds_in_its_colour(tmp_path: Path) -> None:
     own = [pick(made, method=method["method"], duration="2") for method in adapters]
     assert data(line(ax, "LoRA, lowest"))[1] == (2, min(own))
     assert data(line(ax, "LoRA, highest"))[1] == (2, max(own))
-    assert data(line(ax, "LoRA"))[1] == (2, pytest.approx(sum(own) / 4))
+    assert data(line(ax, "LoRA"))[1] == pytest.approx((2, sum(own) / 4))
     assert legend_entries(page)[-2:] == ["base model", "printed in the paper"]
     assert "15 points trained here, 15 points printed in the paper" in footer(page)
     assert "4 configurations" in footer(page)
