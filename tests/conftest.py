@@ -14,8 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from scripts.study.launch import launch_by_hand
+
+# no test fails because the machine was slow
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ["Snakefile", "rules", "scripts", "config", "envs", "profiles"]

@@ -790,6 +790,8 @@ class Grid:
                 return f"study {self.name!r} has no setting {setting!r}; it has {', '.join(study.settings)}"
             return f"study {self.name!r} has no conditions of setting {setting!r} in its block {block!r}"
         settings = self._settings(block, setting)
+        if not settings and block == GRID:
+            return f"study {self.name!r} has no conditions in its main grid (main.settings)"
         if block == SWEEP and not any(study.settings[name].sweep for name in settings):
             return f"study {self.name!r} has no sweep over learning rates"
         if SOURCE_LOSS in needs and not study.evaluation.held_out:

@@ -739,10 +739,10 @@ class Study(Part):
         ):
             if unknown := set(names or ()) - set(declared):
                 raise ValueError(f"{key}: unknown {_listed(unknown)}; declared are {_listed(declared)}")
-        contents = [(name, repr(method)) for name, method in self.methods.items()]
-        for i, (name, content) in enumerate(contents):
-            if content in (earlier for _, earlier in contents[:i]):
-                raise ValueError(f"methods.{name}: is the same as another method; one of them must go")
+        names: dict[str, str] = {}
+        for name, method in sorted(self.methods.items()):
+            if (same := names.setdefault(repr(method), name)) != name:
+                raise ValueError(f"methods.{name}: is the same as methods.{same}; one of them must go")
         for block_name, block in self.blocks.items():
             if block_name in RESERVED_BLOCKS:
                 raise ValueError(f"blocks.{block_name}: is the name of a block that every study has")
@@ -777,6 +777,25 @@ class Study(Part):
         swept = set(setting.sweep.learning_rates) if setting.sweep else set()
         if cell.learning_rates is None and (missing := methods - set(setting.learning_rates) - swept):
             raise ValueError(f"settings.{cell.setting}.learning_rates: no rate for {_listed(missing)}, used by {key}")
+
+    @model_validator(mode="after")
+    def _durations_differ_in_batches(self) -> Self:
+        for name, setting in self.settings.items():
+            own = [cell for block in self.blocks.values() for cell in block.cells if cell.setting == name]
+            if isinstance(setting, ContinuedPretraining):
+                used = {*setting.durations, *(tokens for cell in own for tokens in cell.durations or ())}
+                if setting.sweep:
+                    used.add(setting.sweep.duration)
+                if len({setting.batches(tokens) for tokens in used}) != len(used):
+                    raise ValueError(
+                        f"settings.{name}.durations: with those of its blocks and its sweep they must differ in whole "
+                        f"batches ({setting.batch_tokens} tokens)"
+                    )
+            elif setting.hot and setting.sweep and setting.sweep.duration not in setting.durations:
+                raise ValueError(
+                    f"settings.{name}.sweep.duration: a hot setting has durations {_listed(setting.durations)} alone"
+                )
+        return self
 
     def _check_measures(self, key: str, block: "Block") -> None:
         tasks = self.evaluation.tasks

@@ -1,9 +1,10 @@
 """Plans everything that the paper's studies have, and writes the jobs by rule as CSV: study, artifact, rule, jobs.
 
-Run in a checkout without results: `python tests/end_to_end/plan_paper.py tests/end_to_end/paper_plans.csv` makes the golden
-table anew, for a person to read the difference.
+Run in a checkout without results: `python tests/end_to_end/plan_paper.py tests/end_to_end/paper_plans.csv` makes the
+golden table anew, for a person to read the difference.
 
-A study is planned once, with all that it has; an artifact's plan is the part of it that the artifact's file is made from.
+A study is planned once, with all that it has; an artifact's plan is the part of it that the artifact's file is made
+from.
 """
 
 import csv

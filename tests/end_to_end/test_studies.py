@@ -51,6 +51,5 @@ def test_the_tours_have_all_but_what_a_judge_grades(checkout: Path) -> None:
     assert len(lacking) == 4
     assert sum("judge" in line for line in lacking) == 3
     listed = House(checkout, study="tour-v1").python("-m", "scripts.study.registry", "--study", "tour-v1")
-    assert not [line for line in listed.splitlines() if "results/v1" not in line and "v1/" in line[:3] and "not" in line]
     assert listed.count("results/v1/figures/") == 16
     assert listed.count("results/v1/tables/") == 3

