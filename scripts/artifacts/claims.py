@@ -47,6 +47,8 @@ class Source:
     items: dict[str, int]
     fingerprint: str
     commit: str
+    diverged: tuple[str, ...] = ()
+    """Models that are not there because training diverged, as a reader would call them."""
 
 
 def main(launch: Launch, table: Path, text: Path) -> None:
@@ -70,7 +72,7 @@ def main(launch: Launch, table: Path, text: Path) -> None:
 
 
 def read_models(launch: Launch) -> list[Model]:
-    """Every model of the study's grid, and the base model, with the score of every item.
+    """Every model of the study's grid, and the base model, with the score of every item; none of one that diverged.
 
     Raises:
         UserError: a learning rate has still to be chosen, or an evaluation or its bytes are missing.
@@ -86,6 +88,8 @@ def read_models(launch: Launch) -> list[Model]:
             unit = "tokens" if isinstance(setting, ContinuedPretraining) else "epoch" + "s" * (condition.amount > 1)
             learning, duration = setting.learning, f"{condition.duration} {unit}"
         tasks = launch.grid.tasks(condition, NEEDS)
+        results = [launch.store.require(condition.evaluations[task])["results"] for task in tasks]
+        diverged = any("diverged" in result for result in results)
         models.append(
             Model(
                 setting=condition.setting,
@@ -97,7 +101,8 @@ def read_models(launch: Launch) -> list[Model]:
                 duration_value=condition.amount,
                 seed=condition.seed,
                 fingerprint=condition.product[-12:],
-                scores={task: _item_scores(launch, condition.evaluations[task]) for task in tasks},
+                scores={} if diverged else {task: _item_scores(launch, condition.evaluations[task]) for task in tasks},
+                diverged=diverged,
             )
         )
     return models
@@ -121,11 +126,12 @@ def source_of(launch: Launch, models: Collection[Model]) -> Source:
         model=study.model.label,
         scale=study.scale,
         forgetting=tuple(study.evaluation.forgetting),
-        models=len(trained),
+        models=sum(not model.diverged for model in trained),
         seeds=len({model.seed for model in trained}),
         items={task: len(scores) for model in models for task, scores in model.scores.items()},
         fingerprint=artifact_fingerprint(model.fingerprint for model in models),
         commit=commit(),
+        diverged=tuple(f"{m.setting} {m.method} {m.duration} seed {m.seed}" for m in trained if m.diverged),
     )
 
 
@@ -210,6 +216,7 @@ def _head(source: Source) -> list[str]:
         f"| scale | {source.scale} |",
         f"| model | {source.model} |",
         f"| trained models | {source.models}, and the base model |",
+        *([f"| not there, since training diverged | {', '.join(source.diverged)} |"] if source.diverged else []),
         f"| seeds | {source.seeds} |",
         f"| test items | {items} |",
         f"| fingerprint | {source.fingerprint} |",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.artifacts.frames import condition_cells
-from scripts.artifacts.points import COLUMNS, FORGETTING
+from scripts.artifacts.points import COLUMNS, DIVERGED, FORGETTING
 from scripts.evaluation.scores import language_understanding, plain_average
 from scripts.study.command import current_launch, launch_options
 from scripts.study.errors import UserError, run
@@ -52,10 +52,20 @@ def main(launch: Launch, name: str, path: Path) -> None:
 
 
 def _rows(launch: Launch, condition: Condition, artifact: Artifact) -> list[dict[str, Any]]:
-    """The rows of one condition: what was measured, and the forgetting average (paper, section 3)."""
+    """The rows of one condition: what was measured, and the forgetting average (paper, section 3).
+
+    Of a model that diverged they have no value, and say so.
+    """
     study = launch.grid.study
     tasks = launch.grid.tasks(condition, artifact.needs, artifact.block, artifact.setting)
     results = {task: launch.store.require(condition.evaluations[task])["results"] for task in tasks}
+    if any("diverged" in result for result in results.values()):
+        metrics: dict[str, list[Any]] = {task: [task] for task in tasks}
+        if FORGETTING in artifact.needs:
+            metrics[FORGETTING] = list(study.evaluation.forgetting)
+        if LANGUAGE_UNDERSTANDING in artifact.needs:
+            metrics[LANGUAGE_UNDERSTANDING] = list(PARTS)
+        return [_row(launch, condition, metric, None, None, 0, parts) for metric, parts in metrics.items()]
     rows = [
         _row(launch, condition, task, result["value"], result["stderr"], result["items"], [task])
         for task, result in results.items()
@@ -80,11 +90,12 @@ def _row(
     launch: Launch,
     condition: Condition,
     metric: str,
-    value: float,
-    stderr: float,
+    value: float | None,
+    stderr: float | None,
     items: int,
     tasks: list[Any],
 ) -> dict[str, Any]:
+    """A row with `COLUMNS`; the value is None where training diverged."""
     study = launch.grid.study
     metric, _, of_setting = metric.partition("@")
     row: dict[str, Any] = {
@@ -95,9 +106,10 @@ def _row(
         "setting": of_setting,
         **condition_cells(launch, condition),
         "metric": metric,
-        "value": repr(value),
-        "stderr": repr(stderr),
-        "items": items,
+        "value": "" if value is None else repr(value),
+        "stderr": "" if stderr is None else repr(stderr),
+        "items": "" if value is None else items,
+        "state": DIVERGED if value is None else "",
         "evaluations": ";".join(condition.evaluations[task][-12:] for task in tasks),
     }
     if condition.method != BASE:

@@ -8,7 +8,8 @@ modules where the paper says them) and duration. The rule:
 
     agrees    |ours - published| <= 2 sqrt(e^2 + f^2), with e the published score's standard error and f ours
     differs   otherwise
-    not run   no counterpart, or not evaluated yet; so is everything in a demo, and with another base model
+    not run   no counterpart, not evaluated yet, or training diverged; so is everything in a demo, and with another base
+              model
 
 e is what the size of the evaluation implies, since the paper prints none: sqrt(p (1 - p) / n) for a score p on n items;
 for the forgetting average, of which only the mean p is printed, the plain average of three such errors; where the paper
@@ -67,7 +68,7 @@ METRICS = {
 MEMORY = "memory_gb"
 MODEL = "Llama-2-7B"
 MINUS, PLUS_MINUS, DASH = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}", "\N{EM DASH}"
-UNPLANNED, PENDING = "the study has no such model", "not evaluated yet"
+UNPLANNED, PENDING, DIVERGED = "the study has no such model", "not evaluated yet", "training diverged"
 
 
 class Verdict(StrEnum):
@@ -251,7 +252,7 @@ def _counterpart(launch: Launch, models: Models, value: PublishedValue) -> tuple
         return None, "the study does not measure it"
     found = [(c, score) for c in conditions if (score := _measured(launch, c, value.metric))]
     if not found:
-        return None, PENDING
+        return None, DIVERGED if any(_diverged(launch, c, value.metric) for c in conditions) else PENDING
     is_published = any(condition.product.startswith("published/") for condition, _ in found)
     return Score(
         value=math.fsum(score[0] for _, score in found) / len(found),
@@ -288,14 +289,23 @@ def _tasks(study: Study, metric: str) -> set[str]:
 
 
 def _measured(launch: Launch, condition: Condition, metric: str) -> tuple[float, float, int] | None:
-    """Value, standard error and number of items, or None where a manifest is not there."""
-    keys = [condition.evaluations.get(task) for task in sorted(_tasks(launch.grid.study, metric))]
-    manifests = [launch.store.read(key) if key else None for key in keys]
-    results = [manifest["results"] for manifest in manifests if manifest]
-    if len(results) < len(keys):
+    """Value, standard error and number of items, or None where a manifest is not there or training diverged."""
+    results = _results(launch, condition, metric)
+    if len(results) < len(_tasks(launch.grid.study, metric)) or _diverged(launch, condition, metric):
         return None
     value, stderr = plain_average([r["value"] for r in results], [r["stderr"] for r in results])
     return value, stderr, sum(result["items"] for result in results)
+
+
+def _diverged(launch: Launch, condition: Condition, metric: str) -> bool:
+    return any("diverged" in result for result in _results(launch, condition, metric))
+
+
+def _results(launch: Launch, condition: Condition, metric: str) -> list[dict[str, Any]]:
+    """Those of the metric's tasks whose manifests are there."""
+    keys = [condition.evaluations.get(task) for task in sorted(_tasks(launch.grid.study, metric))]
+    manifests = [launch.store.read(key) if key else None for key in keys]
+    return [manifest["results"] for manifest in manifests if manifest]
 
 
 def _over_seeds(values: Sequence[float], stderrs: Sequence[float]) -> float:
@@ -445,7 +455,8 @@ def _rule() -> list[str]:
     return f"""## The rule
 
 A printed score and ours **agree** where they are no more than {WIDTH:g} standard errors of their difference apart, and
-**differ** otherwise. What has no counterpart in the study, or is not evaluated yet, is **not run**.
+**differ** otherwise. What has no counterpart in the study, is not evaluated yet, or diverged in training is
+**not run**.
 
 * **The published score's error** is what the size of the evaluation implies, since the paper prints none:
   sqrt(p (1 - p) / n) for a score p on n items.

@@ -43,7 +43,10 @@ NO_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Model:
-    """One trained model, or the base model (`setting` empty), with its score on every item of every task."""
+    """One trained model, or the base model (`setting` empty), with its score on every item of every task.
+
+    One that diverged has no scores.
+    """
 
     setting: str
     method: str
@@ -57,6 +60,11 @@ class Model:
     fingerprint: str
     scores: Mapping[str, FloatArray]
     """Task to the scores of its items, in the same order for every model."""
+    diverged: bool = False
+
+
+def _cell(model: Model) -> Cell:
+    return model.setting, model.method, model.duration_value
 
 
 class Means:
@@ -96,6 +104,9 @@ class Statistic(Protocol):
 class Scores:
     """Every model's score on every item, arranged by cell and seed.
 
+    A cell with a model that diverged has no scores: the mean over the seeds that did not would be of the luckier ones.
+    It is not among `models`; `trained` has a model of every trained cell, and `diverged` the cells that are so.
+
     Args:
         models: of every setting and seed; the base model once.
         forgetting: the tasks whose mean accuracy is the forgetting average.
@@ -109,9 +120,13 @@ class Scores:
         trained = [model for model in models if model.kind != BASE]
         self._learning = {model.setting: model.learning_task for model in trained}
         self.seeds = tuple(sorted({model.seed for model in trained}))
-        self.models: dict[Cell, dict[int, Model]] = {}
+        self.trained: dict[Cell, Model] = {}
         for model in trained:
-            place = self.models.setdefault((model.setting, model.method, model.duration_value), {})
+            self.trained.setdefault(_cell(model), model)
+        self.diverged = {_cell(model) for model in trained if model.diverged}
+        self.models: dict[Cell, dict[int, Model]] = {}
+        for model in (model for model in trained if _cell(model) not in self.diverged):
+            place = self.models.setdefault(_cell(model), {})
             if model.seed in place:
                 raise ValueError(f"{model.setting} {model.method} {model.duration} seed {model.seed} is there twice")
             place[model.seed] = model

@@ -49,6 +49,9 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     collected = []
     for condition in launch.grid.conditions(artifact.block, artifact.setting):
         key = condition.evaluations["humaneval"]
+        if "diverged" in launch.store.require(key)["results"]:
+            collected.append(frames.diverged_cells(launch, condition))
+            continue
         with (launch.store.bytes_of(key) / SAMPLES).open(encoding="utf-8") as file:
             distinct = distinct_generations(map(json.loads, file))
         own = {**frames.condition_cells(launch, condition), "evaluation": key[-12:]}

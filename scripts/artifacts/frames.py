@@ -1,7 +1,8 @@
 """Of which model a row of a CSV is; and how the CSVs are read of figures whose numbers are no scores.
 
 A row has the columns `study`, `study_title`, `scale` and `model` (the same in every row), `CONDITION` where it is of a
-trained model or of the base model, and the figure's own. An empty `value` is one that is missing.
+trained model or of the base model, and the figure's own. An empty `value` is one that is missing. A model that diverged
+has one row, with the `state` that says so and nothing of the figure's own.
 """
 
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import Any
 import pandas
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Method, Origin, read_origin
+from scripts.artifacts.points import DIVERGED, Method, Origin, read_origin
 from scripts.study.errors import UserError
 from scripts.study.grid import BASE, Condition
 from scripts.study.launch import Launch
@@ -19,7 +20,7 @@ from scripts.study.schema import ContinuedPretraining, Lora, Study
 
 CONDITION = (
     "setting", "setting_label", "method", "kind", "rank", "alpha", "modules", "variant", "seed",
-    "duration", "duration_value", "duration_unit", "source", "condition",
+    "duration", "duration_value", "duration_unit", "source", "condition", "state",
 )  # fmt: skip
 """See `scripts.artifacts.points`; of the base model the columns of setting, method's shape and duration are empty."""
 NUMBERS = ("rank", "alpha", "seed", "duration_value")
@@ -41,7 +42,7 @@ def modules_word(modules: Iterable[str]) -> str:
 
 
 def condition_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
-    """The columns `CONDITION` of one condition."""
+    """The columns `CONDITION` of one condition but `state`, which is that of what was measured of it."""
     cells: dict[str, Any] = {
         "method": condition.method,
         "kind": BASE,
@@ -63,6 +64,11 @@ def condition_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
     return cells
 
 
+def diverged_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
+    """The one row of a condition that diverged."""
+    return {**condition_cells(launch, condition), "state": DIVERGED}
+
+
 def method_cells(study: Study, name: str) -> dict[str, Any]:
     """The columns `method`, `kind`, and of LoRA `rank`, `alpha` and `modules`."""
     method = study.methods[name]
@@ -74,6 +80,8 @@ def method_cells(study: Study, name: str) -> dict[str, Any]:
 
 def read(path: Path, columns: Iterable[str], numbers: Iterable[str]) -> tuple[pandas.DataFrame, Origin]:
     """The rows of a figure's CSV, and where they come from; cells of `numbers` as floats, NaN where empty.
+
+    Rows of models that diverged are counted in the origin and left out.
 
     Raises UserError, in one sentence, where the file or one of `columns` is missing, a cell is no number, or the CSV
     has no value at all.
@@ -87,6 +95,8 @@ def read(path: Path, columns: Iterable[str], numbers: Iterable[str]) -> tuple[pa
     if lacking := [column for column in columns if column not in rows.columns]:
         raise UserError(f"{path}: lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}")
     origin = read_origin(rows, path)
+    if "state" in rows.columns:
+        rows = rows[rows["state"] != DIVERGED].copy()
     for column in numbers:
         found = pandas.to_numeric(rows[column].where(rows[column] != ""), errors="coerce")
         bad = rows.loc[found.isna() & (rows[column] != ""), column]

@@ -12,6 +12,8 @@ from scripts.artifacts.points import Cell, Panel, Points
 from scripts.study.registry import Artifact
 
 SHADE = "#ececec"
+FIRST_CROSS, NEXT_CROSS = (0.035, 0.045), 0.045
+"""Where crosses stand, as shares of the panel's width and height."""
 RING: dict[str, Any] = {
     "linestyle": "none", "marker": "o", "markerfacecolor": "none", "markeredgecolor": "#e08a00", "markeredgewidth": 1.6,
 }  # fmt: skip
@@ -24,13 +26,17 @@ GREY = (
 
 
 def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
-    """The figure, of a sweep: left the cells at the study's own rates, right all of them, on the same axes."""
+    """The figure, of a sweep: left the cells at the study's own rates, right all of them, on the same axes.
+
+    Rates at which training of a seed diverged are crosses in the lower left corner: a method's from its lowest rate up.
+    """
     looks = style.looks(points.methods)
 
-    def panel_of(ax: Axes, panel: Panel, shown: Sequence[Cell]) -> None:
+    def panel_of(ax: Axes, panel: Panel, shown: Sequence[Cell], diverged: Sequence[Cell]) -> None:
         style.plane(ax, panel, points.scale)
+        crosses = 0
         for method in points.methods:
-            rates = [cell.rate for cell in panel.series(method)]
+            rates = [cell.rate for cell in (*panel.cells, *panel.diverged) if cell.method == method.name]
             cells = [cell for cell in shown if cell.method == method.name]
             if method.kind == "full":
                 _shade(ax, [_place(cell) for cell in cells])
@@ -40,14 +46,19 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
                 if cell.chosen:
                     x, y = _place(cell)
                     ax.plot([x], [y], markersize=size + 4, zorder=4.5, clip_on=False, gid="chosen", **RING)
-        if not shown:
+            for cell in (cell for cell in diverged if cell.method == method.name):
+                size = 0.8 * style.marker_size(cell.rate, rates)
+                place = (FIRST_CROSS[0] + NEXT_CROSS * crosses, FIRST_CROSS[1])
+                style.cross(ax, *place, looks[method.name].colour, ax.transAxes, size)
+                crosses += 1
+        if not shown and not diverged:
             ax.text(0.5, 0.5, "no rate is chosen yet", transform=ax.transAxes, ha="center", color=style.QUIET)
 
     def one_rate(ax: Axes, panel: Panel) -> None:
-        panel_of(ax, panel, [cell for cell in panel.cells if cell.chosen])
+        panel_of(ax, panel, *([cell for cell in cells if cell.chosen] for cells in (panel.cells, panel.diverged)))
 
     def all_rates(ax: Axes, panel: Panel) -> None:
-        panel_of(ax, panel, panel.cells)
+        panel_of(ax, panel, panel.cells, panel.diverged)
 
     views = [
         style.View(one_rate, "one rate per method, as in the paper"),
@@ -58,6 +69,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         style.size_handle(style.SMALL, "lowest"),
         style.size_handle(style.LARGE, "highest"),
         Line2D([], [], markersize=style.MARKER + 4, label="the study's choice", **RING),
+        *style.cross_handle(points),
     ]
     reading = READING
     if any(method.kind == "full" for method in points.methods):
@@ -66,6 +78,8 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         reading = f"{READING} {GREY}"
     legends = [style.legend_handles(points, style.star_handle(points)), sizes]
     notes = [_rates_note(points), style.AVERAGE]
+    if any(panel.diverged for panel in points.panels):
+        notes.append("Crosses in the corner: rates at which training diverged, where they stand says nothing")
     return style.page(artifact, points, commit, views, legends, style.BELOW, notes, reading)
 
 
@@ -94,8 +108,10 @@ def _rates_note(points: Points) -> str:
     )
     spans = []
     for method in points.methods:
-        rates = [cell.rate for panel in points.panels for cell in panel.series(method)]
-        spans.append(f"{looks[method.name].label} {_rate(min(rates))} to {_rate(max(rates))}")
+        cells = (cell for panel in points.panels for cell in (*panel.cells, *panel.diverged))
+        rates = [cell.rate for cell in cells if cell.method == method.name]
+        if rates:
+            spans.append(f"{looks[method.name].label} {_rate(min(rates))} to {_rate(max(rates))}")
     return f"Training: {trained}. Learning rates: {', '.join(spans)}"
 
 

@@ -44,12 +44,13 @@ class LackingError(Exception):
 class Design:
     """The settings, methods and durations of a study, asked for as the claims name them.
 
-    Every question raises LackingError where the study does not have what it asks for.
+    Every question raises LackingError where the study does not have what it asks for; so does one for cells of which
+    one diverged, because the others alone would be compared with what has all.
     """
 
     def __init__(self, scores: Scores) -> None:
         self.scores = scores
-        self._trained = [next(iter(seeds.values())) for cell, seeds in scores.models.items() if cell[1] != BASE]
+        self._trained = list(scores.trained.values())
         self.settings = tuple(dict.fromkeys(model.setting for model in self._trained))
 
     def durations(self, setting: str, low: float = 0.0, high: float = 1.0) -> list[float]:
@@ -105,6 +106,11 @@ class Design:
         ]
         if not found:
             raise LackingError(f"{setting} has no model of {'full finetuning' if kind == 'full' else 'LoRA'} there")
+        if gone := [
+            model for cell, model in self.scores.trained.items() if cell in self.scores.diverged.intersection(found)
+        ]:
+            named = ", ".join(f"{model.setting} {model.method} at {model.duration}" for model in gone)
+            raise LackingError(f"training of {named} diverged")
         return found
 
 

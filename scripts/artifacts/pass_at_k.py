@@ -39,6 +39,9 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     for condition in launch.grid.conditions(artifact.block, artifact.setting):
         key = condition.evaluations["pass_at_k"]
         results = launch.store.require(key)["results"]
+        if "diverged" in results:
+            collected.append(frames.diverged_cells(launch, condition))
+            continue
         for k in sorted(int(metric.removeprefix("pass@")) for metric in results["metrics"]):
             collected.append({
                 **frames.condition_cells(launch, condition),

@@ -21,6 +21,7 @@ items                        how many test items
 source                       `trained` here, `published` checkpoint, or `printed` in the paper
 condition                    the fingerprint of the trained condition, or of the base model
 evaluations                  the fingerprints of the evaluations, joined by `;`
+state                        `diverged` where training did, so that there is no value and never will be one; else empty
 """
 
 import hashlib
@@ -36,12 +37,15 @@ COLUMNS = (
     "study", "study_title", "model", "scale", "setting", "setting_label", "regime", "learning_task",
     "method", "kind", "rank", "alpha", "modules", "variant", "seed", "duration", "duration_value", "duration_unit",
     "metric", "value", "stderr", "items", "tokens", "learning_rate", "chosen", "source", "condition", "evaluations",
+    "state",
 )  # fmt: skip
 NUMBERS = ("rank", "alpha", "duration_value", "tokens", "learning_rate", "value", "stderr")
+DIVERGED = "diverged"
 CHOICES = {
     "scale": ("demo", "paper"),
     "kind": ("base", "full", "lora"),
     "source": ("trained", "published", "printed"),
+    "state": ("", DIVERGED),
 }
 ABOVE_ZERO = ("duration_value", "tokens", "learning_rate")
 REGIMES = ("cpt", "ift")
@@ -98,7 +102,8 @@ class Cell:
 class Panel:
     """One setting; `cells` in order of duration, then of learning rate, `base` the base model's estimates by need.
 
-    `printed` are the paper's own numbers that are laid over the study's.
+    `printed` are the paper's own numbers that are laid over the study's. `diverged` are the points, without estimates,
+    at which training of at least one seed diverged.
     """
 
     setting: str
@@ -111,6 +116,7 @@ class Panel:
     cells: tuple[Cell, ...]
     base: dict[str, Estimate]
     printed: tuple[Cell, ...] = ()
+    diverged: tuple[Cell, ...] = ()
 
     def series(self, method: Method) -> list[Cell]:
         """The method's cells, in order."""
@@ -125,7 +131,8 @@ class Panel:
 class Origin:
     """Where a figure's numbers come from; `sources` counts what is drawn by `trained`, `published`, `printed`.
 
-    `sources` is empty where nothing was trained for the figure, `missing` how much of what it should show is not there.
+    `sources` is empty where nothing was trained for the figure. `missing` is how much of what it should show is not
+    there yet, and `diverged` how much never will be, because training diverged.
     """
 
     study: str
@@ -136,6 +143,7 @@ class Origin:
     sources: dict[str, int]
     base_source: str | None = None
     missing: int = 0
+    diverged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +164,8 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     """Read a figure's CSV and arrange the metrics in `needs` for drawing.
 
     A need is `learning` (the setting's own task) or a metric's name. With `by_rate` a method has one cell for each
-    learning rate, without it one for each duration whatever the rate.
+    learning rate, without it one for each duration whatever the rate; and a method of which every model diverged is
+    among the methods.
 
     Raises UserError, in one sentence, where the file, a column or every drawable row is missing, where a
     cell is not of the right form, or where a value stands twice.
@@ -183,11 +192,11 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     if not len(drawn):
         raise UserError(f"{path}: has no row of a finetuned model with a value for {' and '.join(needs)}")
     base = rows[(rows["kind"] == "base") & rows["value"].notna()]
+    diverged = tuned[tuned["state"] == DIVERGED]
     panels = tuple(
-        _panel(str(setting), part, overlaid[overlaid["setting"] == setting], base, cell, needs)
-        for setting, part in drawn.groupby("setting")
+        _panel(str(setting), part, overlaid, diverged, base, cell, needs) for setting, part in drawn.groupby("setting")
     )
-    named = drawn.fillna({"rank": 0, "alpha": 0})
+    named = (pandas.concat([drawn, diverged]) if by_rate else drawn).fillna({"rank": 0, "alpha": 0})
     methods = {
         Method(name, kind, int(rank), float(alpha), modules, variant)
         for name, kind, rank, alpha, modules, variant in zip(
@@ -206,8 +215,14 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         panels=tuple(sorted(panels, key=lambda panel: setting_order(panel.setting, panel.regime))),
         sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
         base_source=None if base.empty else str(base["source"].iloc[0]),
-        missing=int(tuned.groupby([*cell, "seed"])["value"].apply(lambda v: v.isna().any()).sum()),
+        missing=_count(tuned[tuned["value"].isna() & (tuned["state"] != DIVERGED)], cell),
+        diverged=_count(diverged, cell),
     )
+
+
+def _count(rows: pandas.DataFrame, cell: list[str]) -> int:
+    """How many models they are of."""
+    return len(rows[[*cell, "seed"]].dropna().drop_duplicates())
 
 
 def _split(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
@@ -250,8 +265,12 @@ def read_rows(path: Path) -> pandas.DataFrame:
         bad = rows.loc[~rows[column].isin(allowed), column]
         if len(bad):
             raise UserError(
-                f"{path}: {column}: {bad.iloc[0]!r} in row {bad.index[0] + 2} must be one of {', '.join(allowed)}"
+                f"{path}: {column}: {bad.iloc[0]!r} in row {bad.index[0] + 2} must be one of "
+                f"{', '.join(one or 'empty' for one in allowed)}"
             )
+    bad = rows.loc[(rows["state"] == DIVERGED) & rows["value"].notna(), "value"]
+    if len(bad):
+        raise UserError(f"{path}: value: row {bad.index[0] + 2} is of a model that diverged and must have none")
     tuned = rows[rows["kind"] != "base"]
     for column in ABOVE_ZERO:
         # what the authors of a checkpoint do not say of it is empty
@@ -274,7 +293,8 @@ def read_rows(path: Path) -> pandas.DataFrame:
 
 def read_origin(rows: pandas.DataFrame, path: Path) -> Origin:
     """Where the numbers of a CSV come from that are no scores: its columns study, study_title, model, scale, source,
-    condition (the last two empty where nothing was trained), and value (empty where it is missing).
+    condition (the last two empty where nothing was trained), value (empty where it is missing) and state, where it has
+    these.
 
     Raises UserError where one of the columns is missing.
     """
@@ -286,6 +306,7 @@ def read_origin(rows: pandas.DataFrame, path: Path) -> Origin:
     first = rows.iloc[0]
     shown = rows[rows["value"] != ""] if "value" in rows.columns else rows
     trained = shown[shown["condition"] != ""].drop_duplicates("condition")
+    diverged = rows.loc[rows["state"] == DIVERGED, "condition"].nunique() if "state" in rows.columns else 0
     return Origin(
         study=first["study"],
         study_title=first["study_title"],
@@ -293,7 +314,8 @@ def read_origin(rows: pandas.DataFrame, path: Path) -> Origin:
         scale=first["scale"],
         fingerprint=artifact_fingerprint(rows["condition"]),
         sources={s: n for s in CHOICES["source"] if (n := int((trained["source"] == s).sum()))},
-        missing=int(rows["condition"].nunique() - shown["condition"].nunique()),
+        missing=int(rows["condition"].nunique() - shown["condition"].nunique()) - diverged,
+        diverged=diverged,
     )
 
 
@@ -301,6 +323,7 @@ def _panel(
     setting: str,
     rows: pandas.DataFrame,
     overlaid: pandas.DataFrame,
+    diverged: pandas.DataFrame,
     base: pandas.DataFrame,
     cell: list[str],
     needs: tuple[str, ...],
@@ -308,6 +331,7 @@ def _panel(
     first = rows.iloc[0]
     regime = first["regime"].lower()
     own = base[base["setting"].isin([setting, ""])]
+    overlaid, diverged = overlaid[overlaid["setting"] == setting], diverged[diverged["setting"] == setting]
     metrics = {need: first["learning_task"] if need == LEARNING else need for need in needs}
     levels = {need: own[own["metric"] == metric].head(1) for need, metric in metrics.items()}
     cells = [_cell(part) for _, part in rows.groupby(cell)]
@@ -322,6 +346,7 @@ def _panel(
         cells=tuple(sorted(cells, key=lambda c: (c.duration.value, c.rate))),
         base={need: estimate(level) for need, level in levels.items() if len(level)},
         printed=tuple(_cell(part) for _, part in overlaid.groupby(cell)),
+        diverged=tuple(_cell(part) for _, part in diverged.groupby(cell)),
     )
 
 
@@ -333,7 +358,7 @@ def _cell(rows: pandas.DataFrame) -> Cell:
         rate=float(first["learning_rate"]),
         chosen=first["chosen"] == "yes",
         tokens=float(rows["tokens"].mean()),
-        estimates={str(need): estimate(part) for need, part in rows.groupby("need")},
+        estimates={str(need): estimate(part) for need, part in rows.groupby("need") if part["value"].notna().any()},
     )
 
 

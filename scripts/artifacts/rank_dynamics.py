@@ -57,6 +57,9 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
         if own["kind"] != "full":
             continue
         key = condition.evaluations["spectra"]
+        if "diverged" in launch.store.require(key)["results"]:
+            collected.append(frames.diverged_cells(launch, condition))
+            continue
         for name, values in read_spectra(launch.store.bytes_of(key))["delta"].items():
             layer, module = place(name)
             collected.append({

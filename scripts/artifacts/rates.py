@@ -1,6 +1,7 @@
 """Scores vs. learning rate, one panel per setting and need (figures S1, S2 and S3a, v1's figures 8 and S1)."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +21,16 @@ RING: dict[str, Any] = {
     "linestyle": "none", "marker": "o", "markerfacecolor": "none", "markersize": style.MARKER + 6,
     "markeredgewidth": 1.4,
 }  # fmt: skip
+LOWEST_CROSS, NEXT_CROSS = 0.035, 0.05
+"""Heights of the crosses at one rate, as shares of the panel's."""
 LEVEL: dict[str, Any] = {"linestyle": (0, (1, 2.5)), "linewidth": 1.1}
 DECADES = 5  # from so many decades on the powers of ten alone have ticks
 
 
 def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     """The figure: a line for each method, its best rate ringed; of learning also the level where rates are viable.
+
+    A rate at which training of a seed diverged has a cross at the panel's bottom.
 
     Raises UserError where a setting has several durations.
     """
@@ -51,7 +56,13 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
                     gid = f"viable {method.name}"
                     ax.axhline(VIABLE * value, color=look.colour, zorder=1.6, gid=gid, **LEVEL)
         (duration,) = panel.durations
-        _rate_axis(ax, [cell.rate for cell in panel.cells])
+        _rate_axis(ax, [cell.rate for cell in (*panel.cells, *panel.diverged)])
+        at: Counter[float] = Counter()
+        for method in points.methods:
+            for cell in (cell for cell in panel.diverged if cell.method == method.name):
+                height = LOWEST_CROSS + NEXT_CROSS * at[cell.rate]
+                style.cross(ax, cell.rate, height, looks[method.name].colour, ax.get_xaxis_transform())
+                at[cell.rate] += 1
         ax.set_xlabel(f"Learning rate (trained for {style.amount(duration.label, panel.unit)})")
 
     marks = [Line2D([], [], color=style.QUIET, label="a method's best rate", **RING)]
@@ -59,6 +70,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     if "learning" in artifact.needs:
         marks.append(Line2D([], [], color=style.QUIET, label=f"{VIABLE:.0%} of a method's best", **LEVEL))
         notes.append(_viable_note(points))
+    marks += style.cross_handle(points)
     based = any(need in panel.base for panel in points.panels for need in artifact.needs)
     legends = [style.legend_handles(points, style.base_level_handle() if based else None), marks]
     return style.page(
@@ -72,16 +84,17 @@ def _best(cells: Sequence[Cell], need: str) -> Cell:
 
 
 def _viable_note(points: Points) -> str:
-    """How many rates of each method are viable."""
+    """How many rates of each method are viable, of all that were tried, those at which it diverged too."""
     looks = style.looks(points.methods)
     counts = []
     for panel in points.panels:
         own = []
         for method in points.methods:
-            values = [cell.estimates["learning"].value for cell in panel.series(method)]
-            if values:
-                viable = sum(value >= VIABLE * max(values) for value in values)
-                own.append(f"{looks[method.name].label} {viable} of {len(values)}")
+            values = {cell.rate: cell.estimates["learning"].value for cell in panel.series(method)}
+            tried = {*values, *(cell.rate for cell in panel.diverged if cell.method == method.name)}
+            if tried:
+                viable = sum(value >= VIABLE * max(values.values()) for value in values.values())
+                own.append(f"{looks[method.name].label} {viable} of {len(tried)}")
         counts.append(f"{panel.label}: {', '.join(own)}")
     return f"Rates that learn at least {VIABLE:.0%} of the method's best, which is one of them: {'; '.join(counts)}"
 

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Origin
 from scripts.spectra.ranks import explained, place, rank_to_explain, read_spectra
+from scripts.study.errors import UserError
 from scripts.study.launch import Launch
 from scripts.study.registry import Artifact
 
@@ -42,14 +43,18 @@ class Spectra(Origin):
 def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     """One row for each singular value of the matrices in the study's ``spectra.whole``.
 
-    They are those of the condition of the block that was fully finetuned longest, of the first seed.
+    They are those of the condition of the block that was fully finetuned longest, of the first seed, and did not
+    diverge. Raises UserError where all of them diverged.
     """
     assert launch.grid.study.spectra is not None  # a block that measures spectra has it
     conditions = launch.grid.conditions(artifact.block, artifact.setting)
     cells = [(condition, frames.condition_cells(launch, condition)) for condition in conditions]
-    condition, own = max(
-        (pair for pair in cells if pair[1]["kind"] == "full"), key=lambda pair: (pair[0].amount, -pair[0].seed)
-    )
+    tuned = [pair for pair in cells if pair[1]["kind"] == "full"]
+    spectra = {c.product: launch.store.require(c.evaluations["spectra"])["results"] for c, _ in tuned}
+    there = [pair for pair in tuned if "diverged" not in spectra[pair[0].product]]
+    if not there:
+        raise UserError(f"{artifact.name}: training diverged in every fully finetuned model of {artifact.block}")
+    condition, own = max(there, key=lambda pair: (pair[0].amount, -pair[0].seed))
     key = condition.evaluations["spectra"]
     found = read_spectra(launch.store.bytes_of(key))
     collected = []

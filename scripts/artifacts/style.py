@@ -39,6 +39,7 @@ STAR: dict[str, Any] = {
     "markeredgewidth": 1.0,
 }  # fmt: skip
 PRINTED: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markeredgewidth": 1.4}
+CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 1.7}
 PLANE = ("forgetting", "learning")
 AVERAGE = "Forgetting average: 1/3 (HellaSwag + ARC-challenge + WinoGrande)"
 TASKS = {
@@ -309,6 +310,20 @@ def overlay(ax: Axes, x: float, y: float, colour: str, size: float = MARKER) -> 
             **PRINTED, markeredgecolor=colour)  # fmt: skip
 
 
+def cross(ax: Axes, x: float, y: float, colour: str, transform: Any, size: float = 0.8 * MARKER) -> None:
+    """One model that diverged, in the transform's coordinates: it has no score, and stands at the panel's bottom."""
+    ax.plot([x], [y], markersize=size, color=colour, transform=transform, zorder=5, clip_on=False, gid="diverged",
+            **CROSS)  # fmt: skip
+
+
+def cross_handle(points: Points) -> list[Line2D]:
+    """The legend entry of models that diverged, where a panel has one."""
+    if not any(panel.diverged for panel in points.panels):
+        return []
+    label = "diverged, no score"
+    return [Line2D([], [], markersize=0.8 * MARKER, color=QUIET, label=label, **CROSS)]
+
+
 def bar(ax: Axes, at: float, estimate: Estimate, colour: str, horizontal: bool = False) -> None:
     """The thin bar of an estimate, where it has one."""
     if estimate.has_bar:
@@ -458,6 +473,8 @@ def sources_note(points: Origin) -> str:
         note += f"; base model {SOURCES[points.base_source]}"
     if points.missing:
         note += f"; {points.missing} more not there yet"
+    if points.diverged:
+        note += f"; {points.diverged} diverged"
     return note
 
 

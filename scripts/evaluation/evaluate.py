@@ -107,11 +107,21 @@ def finetuned(evaluation: Product) -> str | None:
 
 
 def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness"]) -> Build:
-    """Writes ``samples.jsonl``: what the model said to every item, and its score."""
+    """Writes ``samples.jsonl``: what the model said to every item, and its score.
+
+    Of a model whose training diverged nothing is written or computed: the value and its error are None, and `diverged`
+    is the step at which it did.
+    """
     label = _label(evaluation)
 
     def score(out: Path) -> dict[str, Any]:
         subject = finetuned(evaluation)
+        if subject and (diverged := launch.store.require(subject)["results"].get("diverged")):
+            from scripts.evaluation.harness import metrics_of
+
+            print(f"{evaluation.name}: training diverged, there is no model to ask", file=sys.stderr, flush=True)
+            metric = metrics_of(evaluation.spec)[0]
+            return {"metric": metric, "value": None, "stderr": None, "items": 0, "diverged": diverged["step"]}
         run_directory = launch.store.bytes_of(subject) if subject else None
         method_kind = _method_kind(launch.store.require(subject)["spec"]) if subject else None
         result: dict[str, Any] = {**harness().score(run_directory, method_kind, [label])[label]}

@@ -45,7 +45,10 @@ def main(launch: Launch, name: str) -> None:
 
 
 def builder(launch: Launch, product: Product) -> Build:
-    """Writes ``spectra.safetensors``: see `spectra`, and `scripts.spectra.ranks.read_spectra` for reading it."""
+    """Writes ``spectra.safetensors``: see `spectra`, and `scripts.spectra.ranks.read_spectra` for reading it.
+
+    Of a model whose training diverged nothing is written; the results say at which step it did.
+    """
     subject = next(key for key in product.inputs if key.endswith(product.spec["subject"]))
     base = next(key for key in product.inputs if key != subject)
 
@@ -53,6 +56,8 @@ def builder(launch: Launch, product: Product) -> Build:
         from safetensors.torch import save_file
 
         store = launch.store
+        if diverged := store.require(subject)["results"].get("diverged"):
+            return {"diverged": diverged["step"]}
         try:
             values, shapes = spectra(
                 store.bytes_of(base), store.bytes_of(subject), product.spec["whole"], _reporter(product.name)

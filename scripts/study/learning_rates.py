@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from scripts.study.command import current_launch, launch_options
-from scripts.study.errors import run
+from scripts.study.errors import UserError, run
 from scripts.study.grid import SWEEP, VALIDATION, Condition, Grid
 from scripts.study.launch import Launch
 from scripts.study.load import STUDIES, accepted_path, read_accepted
@@ -22,12 +22,23 @@ from scripts.study.store import atomic_path
 RESULT = Path("results/learning_rates.yaml")
 
 Curve = list[dict[str, Any]]
-"""For each rate, rising: `learning_rate`, `score` (mean over seeds), `stderr` (over items), `items`, `evaluations`."""
+"""For each rate, rising: `learning_rate`, `score` (mean over seeds), `stderr` (over items), `items`, `evaluations`.
+
+Where training diverged, of one of the seeds at least, `score` and `stderr` are None and `diverged` is true.
+"""
 
 
 def choose(curve: Curve) -> float:
-    """The learning rate with the highest score; of a tie, the lowest (rule ``highest_validation_score``)."""
-    best = max(curve, key=lambda point: (point["score"], -point["learning_rate"]))
+    """The learning rate with the highest score; of a tie, the lowest (rule ``highest_validation_score``).
+
+    Raises:
+        UserError: training diverged at every rate.
+    """
+    scored = [point for point in curve if not point.get("diverged")]
+    if not scored:
+        rates = ", ".join(f"{point['learning_rate']:g}" for point in curve)
+        raise UserError(f"training diverged at every learning rate tried ({rates}); the sweep needs lower ones")
+    best = max(scored, key=lambda point: (point["score"], -point["learning_rate"]))
     return float(best["learning_rate"])
 
 
@@ -51,21 +62,25 @@ def main(launch: Launch, out: Path) -> None:
     """Writes what the sweep chose, with the curve behind every choice.
 
     Raises:
-        UserError: the study has no sweep, or one of its evaluations is not there.
+        UserError: the study has no sweep, one of its evaluations is not there, or training diverged at every rate of a
+            method.
     """
     launch.grid.require((), SWEEP)
     settings: dict[str, dict[str, Any]] = {}
     for (setting, method), rates in swept(launch.grid).items():
         curve = [_point(launch, rate, conditions) for rate, conditions in rates.items()]
         first = next(iter(rates.values()))[0]
+        try:
+            chosen = choose(curve)
+        except UserError as error:
+            raise UserError(f"{setting} {method}: {error}") from error
         settings.setdefault(setting, {})[method] = {
-            "learning_rate": choose(curve),
+            "learning_rate": chosen,
             "edge": edge(curve),
             "duration": first.duration,
             "curve": curve,
         }
-        marks = " ".join(f"{point['learning_rate']:g}:{point['score']:.3f}" for point in curve)
-        print(f"{setting} {method}: {choose(curve):g} of {marks}")
+        print(f"{setting} {method}: {chosen:g} of {' '.join(map(_mark, curve))}")
     sweep = launch.grid.study.sweep
     assert sweep is not None
     write(out, {"study": launch.name, "rule": sweep.rule, "seeds": list(sweep.seeds), "settings": settings})
@@ -74,13 +89,23 @@ def main(launch: Launch, out: Path) -> None:
 def _point(launch: Launch, rate: float, conditions: Sequence[Condition]) -> dict[str, Any]:
     keys = [condition.evaluations[VALIDATION] for condition in conditions]
     results = [launch.store.require(key)["results"] for key in keys]
+    evaluations = [key[-12:] for key in keys]
+    if any("diverged" in result for result in results):
+        nothing = {"score": None, "stderr": None, "items": 0, "diverged": True}
+        return {"learning_rate": rate, **nothing, "evaluations": evaluations}
     return {
         "learning_rate": rate,
         "score": statistics.fmean(result["value"] for result in results),
         "stderr": math.sqrt(math.fsum(result["stderr"] ** 2 for result in results)) / len(results),
         "items": results[0]["items"],
-        "evaluations": [key[-12:] for key in keys],
+        "evaluations": evaluations,
     }
+
+
+def _mark(point: dict[str, Any]) -> str:
+    """`0.0001:0.345`, `0.01:diverged`."""
+    score = "diverged" if point.get("diverged") else f"{point['score']:.3f}"
+    return f"{point['learning_rate']:g}:{score}"
 
 
 def write(path: Path, choices: dict[str, Any]) -> None:
@@ -114,8 +139,11 @@ def outdated(grid: Grid, path: Path) -> str | None:
         made_from = {point["learning_rate"]: list(point["evaluations"]) for point in choice["curve"]}
         if made_from != {r: [c.evaluations[VALIDATION][-12:] for c in conditions] for r, conditions in rates.items()}:
             return f"{where}: comes from another sweep than the study's (its rates, data, model or code changed since)"
-        if choice["learning_rate"] != choose(choice["curve"]):
+        try:
             chosen = choose(choice["curve"])
+        except UserError as error:
+            return f"{where}: {error}"
+        if choice["learning_rate"] != chosen:
             return f"{where}: says {choice['learning_rate']:g}, and the rule takes {chosen:g} from its curve"
     return None
 

@@ -739,9 +739,9 @@ class Study(Part):
         ):
             if unknown := set(names or ()) - set(declared):
                 raise ValueError(f"{key}: unknown {_listed(unknown)}; declared are {_listed(declared)}")
-        names: dict[str, str] = {}
+        first: dict[str, str] = {}
         for name, method in sorted(self.methods.items()):
-            if (same := names.setdefault(repr(method), name)) != name:
+            if (same := first.setdefault(repr(method), name)) != name:
                 raise ValueError(f"methods.{name}: is the same as methods.{same}; one of them must go")
         for block_name, block in self.blocks.items():
             if block_name in RESERVED_BLOCKS:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scripts.study.errors import UserError
+from scripts.training.dropout import use_lora_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ def trainable_model(
     `start` is the directory of a leg end, whose weights are taken. Without one, LoRA has B = 0 and A drawn from
     Kaiming-uniform (peft's default) with `seed` alone: no earlier random number matters, nor does the device.
     `attention_dropout` is transformers' (on the attention's probabilities, while training) and is not written with
-    the weights. `method` may have `dropout`, LoRA's on the input of A (absent: 0).
+    the weights. `method` may have `dropout`, LoRA's on the input of A (absent: 0), which is scripts.training.dropout's.
     Raises UserError for an unknown kind and for modules that the base model does not have.
     """
     if method["kind"] == "full":
@@ -48,6 +49,7 @@ def trainable_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = get_peft_model(network, config)
+    use_lora_dropout(model)
     if start is not None:
         adapter = load_file(start / "adapter_model.safetensors")
         if adapter.keys() != get_peft_model_state_dict(model, save_embedding_layers=False).keys():

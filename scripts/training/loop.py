@@ -3,11 +3,12 @@
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -21,12 +22,16 @@ from scripts.data.batches import Batches
 from scripts.study.errors import UserError
 from scripts.training import checkpoints
 from scripts.training.adapters import save_model, trainable_model
+from scripts.training.divergence import Divergence, Watch
+from scripts.training.dropout import dropout_of
+from scripts.training.metrics import Meter
 from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer
 from scripts.training.schedules import multiplier
 
 INTERRUPTED = 75  # exit status (EX_TEMPFAIL): stopped on request with a checkpoint; the same call goes on
 PASS_TOKENS = 4096  # tokens of one forward and backward pass, if a row is not longer
 REPORT_SECONDS = 1.0
+MARGIN_SECONDS = 10.0  # before a deadline: the least time that is kept free for a checkpoint and the process's end
 CURVE_POINTS = 200
 FINAL_BATCHES = 20
 
@@ -40,7 +45,9 @@ class Fit:
     attempts and belongs to this job alone; one is written every `checkpoint_seconds` of wall time.
     `keep_optimizer` makes `out` a leg end, from which another job can start. `loss` is explained in `backward`;
     `attention` "within" confines it to an example or document;
-    `attention_dropout` is a probability, of training alone.
+    `attention_dropout` is a probability, of training alone. `product` is the key that checkpoints are marked with;
+    `deadline` a moment of `time.monotonic` before which the job saves and stops. `best_loss` is
+    `divergence.best_mean` of the legs before.
     """
 
     method: Mapping[str, Any]
@@ -60,6 +67,9 @@ class Fit:
     loss: Literal["group_mean", "token_mean"] = "group_mean"
     attention: Literal["across", "within"] = "across"
     attention_dropout: float = 0.0
+    product: str = ""
+    deadline: float | None = None
+    best_loss: float | None = None
 
 
 def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -67,14 +77,22 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 
     Goes on from the newest readable checkpoint; on the CPU, with equal threads, the result is the same bit for
     bit however often the job was interrupted. On SIGTERM or SIGINT it saves a checkpoint at the end of the running
-    step and raises SystemExit(75). About once a second, and after the last step, `report` gets step, steps, loss
-    (of the last batch), lr, tokens_per_second and eta_seconds.
+    step and raises SystemExit(75); so it does where after another step less time may be left before the deadline than
+    the longest checkpoint took to write (10 seconds at least). Checkpoints are written while training goes on.
+
+    About once a second, and after the last step, `report` gets step, steps, resumed_at (the step at which this attempt
+    began), loss (of the last batch), lr, tokens (so far), tokens_per_second (of this attempt), mfu, memory_bytes (both:
+    `Meter`) and eta_seconds.
 
     Metrics, of this job's batches: steps, tokens (positions, padding included), loss_tokens (positions with a
     target), final_loss (mean over the last 20 batches, nats; None where there was no batch to train), loss_curve
     (at most 200 pairs: step reached, mean loss since the pair before) and seconds (wall time of the steps that count).
 
-    Raises UserError where the loss or the gradient is not finite.
+    Where training diverges (`scripts.training.divergence` says when) it ends there, writes nothing to `job.out`, and
+    the metrics have `diverged`, the fields of a Divergence: steps, tokens and the curve reach to that batch, final_loss
+    is None, and loss_tokens is not there.
+
+    Raises UserError where a checkpoint or the weights cannot be written, and where a checkpoint is of another product.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches = Batches(job.rows)
@@ -82,7 +100,7 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = make_optimizer(trained, job.optimizer)
     progress = checkpoints.Progress(step=job.start_step)
-    if checkpoint := checkpoints.load(job.checkpoints):
+    if checkpoint := checkpoints.load(job.checkpoints, job.product):
         progress = checkpoint.progress
         _restore_weights(trained, checkpoint.weights)
         restore_optimizer(optimizer, trained, checkpoint.optimizer)
@@ -91,19 +109,42 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 
         restore_optimizer(optimizer, trained, load_file(job.start / "optimizer.safetensors"))
 
+    watch = Watch(model.config.vocab_size, job.best_loss, progress.losses)
     unread: list[Tensor] = []  # losses and gradient norms on the device: reading each would stall a GPU
     began = saved = reported = time.monotonic()
     seconds_before, tokens_before = progress.seconds, progress.tokens
-    with _deterministic(device), _own_random_numbers(device), _interruption() as interruption:
-        while progress.step < job.stop_step and not interruption.requested:
+    resumed_at = saved_step = progress.step
+    longest_step = 0.0
+    diverged: Divergence | None = None
+    meter = Meter(model, batches.sequence_length, device, job.precision)
+    with (
+        _deterministic(device),
+        _own_random_numbers(device),
+        _interruption() as interruption,
+        checkpoints.Writer(job.checkpoints, job.product, trained) as writer,
+    ):
+        while (
+            not (stopping := interruption.requested or _late(job.deadline, longest_step + writer.seconds))
+            and progress.step < job.stop_step
+        ):
+            writer.check()
+            step_began = time.monotonic()
             rate = job.optimizer["learning_rate"] * multiplier(job.schedule, progress.step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             input_ids, labels = (torch.as_tensor(array) for array in batches.batch(progress.step))
             segments = torch.as_tensor(batches.segments(progress.step)) if job.attention == "within" else None
-            torch.manual_seed(_noise_seed(job.seed, progress.step))  # dropout goes on the same after a resume
+            torch.manual_seed(_noise_seed(job.seed, progress.step))  # attention dropout is the same after a resume
             loss, loss_tokens = backward(
-                model, input_ids, labels, batches.group_rows, job.precision, loss=job.loss, segments=segments
+                model,
+                input_ids,
+                labels,
+                batches.group_rows,
+                job.precision,
+                loss=job.loss,
+                segments=segments,
+                seed=job.seed,
+                step=progress.step,
             )
             norm = torch.nn.utils.clip_grad_norm_(trained.values(), job.optimizer["clip_norm"])
             optimizer.step()
@@ -116,35 +157,60 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             now = time.monotonic()
             finished = progress.step == job.stop_step
             if now - reported >= REPORT_SECONDS or finished:
-                _read_losses(progress, unread)
+                if diverged := _read_losses(progress, unread, watch):
+                    break
                 reported = now
                 speed = (progress.tokens - tokens_before) / (now - began)
                 report(
                     {
                         "step": progress.step,
                         "steps": job.stop_step,
+                        "resumed_at": resumed_at,
                         "loss": progress.losses[-1],
                         "lr": rate,
+                        "tokens": progress.tokens,
                         "tokens_per_second": speed,
+                        "mfu": meter.mfu(speed),
+                        "memory_bytes": meter.memory_bytes(),
                         "eta_seconds": (job.stop_step - progress.step) * input_ids.numel() / speed,
                     }
                 )
+            seconds = time.monotonic() - step_began
+            # what an attempt's first step takes longer than the others will not come again
+            longest_step = max(longest_step, seconds) if progress.step > resumed_at + 2 else seconds
             if now - saved >= job.checkpoint_seconds and not finished:
-                _read_losses(progress, unread)
+                if diverged := _read_losses(progress, unread, watch):
+                    break
                 progress.seconds = seconds_before + now - began
-                checkpoints.save(job.checkpoints, progress, trained, optimizer_state(optimizer, trained))
-                saved = time.monotonic()
+                writer.save(progress, trained, optimizer_state(optimizer, trained))
+                saved, saved_step = time.monotonic(), progress.step
 
-    _read_losses(progress, unread)
-    progress.seconds = seconds_before + time.monotonic() - began
-    if interruption.requested:
-        checkpoints.save(job.checkpoints, progress, trained, optimizer_state(optimizer, trained))
-        raise SystemExit(INTERRUPTED)
-    save_model(model, job.out)
-    if job.keep_optimizer:
-        from safetensors.torch import save_file
+        diverged = diverged or _read_losses(progress, unread, watch)
+        progress.seconds = seconds_before + time.monotonic() - began
+        if diverged:
+            steps = diverged.step - job.start_step
+            return {
+                "steps": steps,
+                "tokens": steps * (progress.tokens // (progress.step - job.start_step)),  # all batches are of one size
+                "final_loss": None,
+                "loss_curve": _curve(progress.losses, job.start_step),
+                "seconds": progress.seconds,
+                "diverged": asdict(diverged),
+            }
+        if stopping:
+            if progress.step > saved_step:
+                writer.save(progress, trained, optimizer_state(optimizer, trained))
+            writer.wait()
+            print(
+                f"stopped at step {progress.step} of {job.stop_step}; the same call goes on from there", file=sys.stderr
+            )
+            raise SystemExit(INTERRUPTED)
+    with checkpoints.writable(job.out):
+        save_model(model, job.out)
+        if job.keep_optimizer:
+            from safetensors.torch import save_file
 
-        save_file(optimizer_state(optimizer, trained), job.out / "optimizer.safetensors")
+            save_file(optimizer_state(optimizer, trained), job.out / "optimizer.safetensors")
     final = progress.losses[-FINAL_BATCHES:]
     return {
         "steps": job.stop_step - job.start_step,
@@ -165,6 +231,9 @@ def backward(
     *,
     loss: str = "group_mean",
     segments: Tensor | None = None,
+    seed: int = 0,
+    step: int = 0,
+    pass_tokens: int | None = None,
 ) -> tuple[Tensor, int]:
     """Add the gradient of a batch's loss to `.grad`; return the loss (on the device) and its number of tokens.
 
@@ -172,7 +241,9 @@ def backward(
     no target. `loss` "group_mean" is the mean over the groups of `group_rows` rows of the mean over the group's
     loss tokens: what llm-foundry computes with a device microbatch of `group_rows`. A group without any loss token
     adds 0. "token_mean" is the mean over all loss tokens of the batch. Every token's weight is fixed before the
-    batch is cut into passes, so the cut changes the result by rounding only (without dropout).
+    batch is cut into passes, so the cut changes the result by rounding only (but for attention dropout). A pass has
+    as many rows as `pass_tokens` (PASS_TOKENS, if None) suffice for, and at least one. `seed` and `step` decide
+    LoRA's dropout, with the row's number in the batch.
 
     Rows are padded on the right, so causal attention needs no mask. With `segments`, int64 [rows, length], a token
     attends only to tokens of its own number before it, its position counts from the first of them, and the first
@@ -185,18 +256,21 @@ def backward(
     labelled = targets != -100
     weights = _weights(labelled, group_rows, loss)
     total = torch.zeros((), device=device)
-    rows = max(1, PASS_TOKENS // labels.shape[1])
+    rows = max(1, (pass_tokens or PASS_TOKENS) // labels.shape[1])
+    numbers = torch.arange(len(labels), device=device)[:, None]
+    places = torch.arange(labels.shape[1], device=device)
     for first in range(0, len(labels), rows):
         part = slice(first, first + rows)
         positions = labelled[part].flatten().nonzero().squeeze(1)
         wanted = targets[part].flatten()[positions].to(device)
         weight = weights[part].flatten()[positions].to(device)
         confined = {} if segments is None else _confined(segments[part].to(device))
-        with _autocast(device, precision):
-            logits = _logits(model, input_ids[part].to(device), positions.to(device), **confined)
-        losses = functional.cross_entropy(logits.float(), wanted, reduction="none")
-        weighted = torch.dot(losses, weight)
-        weighted.backward()  # type: ignore[no-untyped-call]
+        with dropout_of(seed, step, numbers[part], places):
+            with _autocast(device, precision):
+                logits = _logits(model, input_ids[part].to(device), positions.to(device), **confined)
+            losses = functional.cross_entropy(logits.float(), wanted, reduction="none")
+            weighted = torch.dot(losses, weight)
+            weighted.backward()  # type: ignore[no-untyped-call]
         total += weighted.detach()
     return total, int(labelled.sum())
 
@@ -238,25 +312,31 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager[An
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
+def _late(deadline: float | None, seconds: float) -> bool:
+    """Whether what takes `seconds`, and MARGIN_SECONDS at least, can no longer be done before the deadline."""
+    return deadline is not None and time.monotonic() + max(seconds, MARGIN_SECONDS) >= deadline
+
+
 def _restore_weights(trained: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(weights[name])
 
 
-def _read_losses(progress: checkpoints.Progress, unread: list[Tensor]) -> None:
-    """Move the losses that are still on the device to `progress`, up to the first that is not finite."""
+def _read_losses(progress: checkpoints.Progress, unread: list[Tensor], watch: Watch) -> Divergence | None:
+    """Move the losses that are still on the device to `progress`, up to the first that shows a divergence."""
     if not unread:
-        return
-    first = progress.step - len(unread)
+        return None
+    first = progress.step - len(unread) + 1
     for step, (loss, norm) in enumerate(torch.stack(unread).tolist(), start=first):
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(
-                f"Training stopped at step {step}: the loss is {loss} and the gradient's norm {norm};"
-                " a lower learning_rate is needed."
-            )
-        progress.losses.append(loss)
+        diverged = watch.look(step, loss, norm)
+        if math.isfinite(loss):
+            progress.losses.append(loss)
+        if diverged:
+            unread.clear()  # what came after it tells nothing more
+            return diverged
     unread.clear()
+    return None
 
 
 def _curve(losses: list[float], start_step: int) -> list[tuple[int, float]]:

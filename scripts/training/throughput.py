@@ -108,7 +108,7 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     length = spec["sequence_length"]
-    loop.PASS_TOKENS = rows_of_a_pass(spec, batch_rows) * length
+    pass_tokens = rows_of_a_pass(spec, batch_rows) * length
     before = _peak_resident()
     model = trainable_model(base, spec["method"], 0, None).to(device).train()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -118,7 +118,7 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
 
     def step() -> None:
         input_ids = torch.randint(model.config.vocab_size, (batch_rows, length), generator=tokens)
-        loop.backward(model, input_ids, input_ids, batch_rows, spec["precision"])
+        loop.backward(model, input_ids, input_ids, batch_rows, spec["precision"], pass_tokens=pass_tokens)
         torch.nn.utils.clip_grad_norm_(trained.values(), spec["optimizer"]["clip_norm"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,11 +1,20 @@
 """Trains a leg, a branch or a run; or a family of them, one after another, in one process.
 
 python -m scripts.training.train KEY
+python -m scripts.training.train KEY --deadline SECONDS
+
+Seconds count from the start of the process. Before they are over it saves a checkpoint and ends with status 75; the
+same call goes on from there.
 """
 
+import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +22,79 @@ from scripts.study.command import current_launch, find, make, product_parser
 from scripts.study.errors import UserError, run
 from scripts.study.grid import Product
 from scripts.study.launch import Launch
-from scripts.study.store import Build
+from scripts.study.store import Build, atomic_path
+from scripts.training import devices
 
 _REPORT_SECONDS = 10.0
 _CHOICES = ("loss", "attention", "attention_dropout")
 """Of `Fit`: where a spec does not have one, the loop's default holds."""
 
 
-def main(launch: Launch, name: str) -> None:
+def main(launch: Launch, name: str, deadline: float | None = None) -> None:
     """Makes what is missing of a leg, a run or a family of them.
 
+    Args:
+        launch: the study and the store.
+        name: key of the product, with or without its fingerprint.
+        deadline: moment of `time.monotonic` before which it saves and ends with SystemExit(75).
+
     Raises:
-        UserError: no such product; its inputs are not there; training diverged.
+        UserError: no such product; its inputs are not there.
     """
     product = find(launch, name)
-    if product.kind == "trained":
-        for key in product.members:
-            train(launch, launch.grid.products[key])
-        make(launch, product, lambda out: {})
-    elif product.kind in ("leg", "run"):
-        train(launch, product)
-    else:
-        raise UserError(f"{product.key}: is of the kind {product.kind!r}, which is not trained")
+    with ExitStack() as held:
+        # once, at the first training: CUDA stays on the devices that a process began with
+        claim = cache(lambda: held.enter_context(devices.claimed(launch.store.root, deadline=deadline)))
+        if product.kind == "trained":
+            for key in product.members:
+                train(launch, launch.grid.products[key], deadline, claim)
+            make(launch, product, lambda out: {})
+        elif product.kind in ("leg", "run"):
+            train(launch, product, deadline, claim)
+        else:
+            raise UserError(f"{product.key}: is of the kind {product.kind!r}, which is not trained")
     print(f"{product.key}: complete")
 
 
-def train(launch: Launch, product: Product) -> dict[str, Any]:
-    """Makes what is missing of one leg or run and returns its manifest."""
-    return make(launch, product, builder(launch, product))
+def train(
+    launch: Launch, product: Product, deadline: float | None = None, claim: Callable[[], object] = tuple
+) -> dict[str, Any]:
+    """Makes what is missing of one leg or run and returns its manifest; see `main` and `builder`."""
+    return make(launch, product, builder(launch, product, deadline, claim))
 
 
-def builder(launch: Launch, product: Product) -> Build:
-    """Writes the weights (safetensors; an adapter alone for LoRA) and, for a leg, the optimizer's state."""
+def builder(
+    launch: Launch, product: Product, deadline: float | None = None, claim: Callable[[], object] = tuple
+) -> Build:
+    """Writes the weights (safetensors; an adapter alone for LoRA) and, for a leg, the optimizer's state.
+
+    Where training diverged it writes nothing, and the results have `diverged`: `step`, `loss` and `rule`, see
+    `scripts.training.divergence`. So do those of every leg and branch after a leg that diverged, which are not trained
+    then; there `leg` is the key of the one that did.
+
+    `claim` is called before the device is used. What the loop reports on the way lies beside the manifest, in
+    `<key>.metrics.jsonl` (see `Log`): it has times in it, so it is no part of the product.
+    """
     spec = product.spec
     trunk = spec.get("trunk", spec)
     model, rows, *legs = product.inputs
 
     def fit_product(out: Path) -> dict[str, Any]:
         from scripts.data.products import data_bytes
+        from scripts.training.divergence import best_mean
         from scripts.training.loop import Fit, fit
+        from scripts.training.metrics import Log
 
         store = launch.store
-        rows_directory = data_bytes(launch, rows)
         start = legs[0] if legs else None
         leg = store.require(start) if start else None
+        if leg and "diverged" in leg["results"]:
+            return _after(product, leg)
+        rows_directory = data_bytes(launch, rows)
         start_step = _end(leg["spec"], rows_directory) if leg else 0
+        choices: dict[str, Any] = {choice: trunk[choice] for choice in _CHOICES if choice in trunk}
+        if (best := best_mean(_curve(launch, start))) is not None:
+            choices["best_loss"] = best
         job = Fit(
             method=trunk["method"],
             optimizer=trunk["optimizer"],
@@ -73,17 +110,56 @@ def builder(launch: Launch, product: Product) -> Build:
             checkpoints=store.scratch(product.key),
             keep_optimizer=spec["kind"] == "leg",
             checkpoint_seconds=float(launch.grid.study.resources.checkpoint_seconds),
-            **{choice: trunk[choice] for choice in _CHOICES if choice in trunk},
+            **choices,
+            product=product.key,
+            deadline=deadline,
         )
+        log, tell = Log(job.checkpoints / "metrics.jsonl"), _reporter(product.name)
+
+        def report(event: dict[str, Any]) -> None:
+            log.add(event)
+            tell(event)
+
+        claim()
         try:
-            results = fit(job, _reporter(product.name))
+            results = fit(job, report)
         except UserError as error:
             raise UserError(f"{product.key}: {error}") from error
+        if log.path.exists():
+            with atomic_path(store.manifest_path(product.key).with_suffix(".metrics.jsonl")) as kept:
+                shutil.copyfile(log.path, kept)
+        if "diverged" in results:
+            _say(product, results["diverged"])
         if leg and job.stop_step == start_step:  # the leg's weights as they are
             results["final_loss"] = leg["results"]["final_loss"]
         return results
 
     return fit_product
+
+
+def _after(product: Product, leg: dict[str, Any]) -> dict[str, Any]:
+    """The results of a leg, branch or run that starts from a leg that diverged: there is nothing to train."""
+    diverged = {"leg": leg["key"], **leg["results"]["diverged"]}
+    _say(product, diverged)
+    return {"steps": 0, "tokens": 0, "final_loss": None, "loss_curve": [], "seconds": 0.0, "diverged": diverged}
+
+
+def _say(product: Product, diverged: dict[str, Any]) -> None:
+    where = f" of {diverged['leg']}" if "leg" in diverged else ""
+    print(
+        f"{product.name}: training diverged at step {diverged['step']}{where} ({diverged['rule']}); that is its result",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _curve(launch: Launch, leg: str | None) -> list[tuple[int, float]]:
+    """The loss curves of a leg and of all before it, from the trunk's start; empty without a leg."""
+    if leg is None:
+        return []
+    manifest = launch.store.require(leg)
+    before = next((key for key in manifest["inputs"] if key.startswith("legs/")), None)
+    return [*_curve(launch, before), *manifest["results"].get("loss_curve", [])]
 
 
 def _schedule(spec: dict[str, Any], rows: Path) -> dict[str, Any]:
@@ -131,6 +207,11 @@ def _steps_per_epoch(rows: Path) -> int:
 
 
 def _reporter(name: str) -> Callable[[dict[str, Any]], None]:
+    """Says how far a job is: a bar on a terminal, elsewhere a line every ten seconds."""
+    return _bar(name) if sys.stderr.isatty() else _lines(name)
+
+
+def _lines(name: str) -> Callable[[dict[str, Any]], None]:
     last = 0.0
 
     def report(event: dict[str, Any]) -> None:
@@ -148,6 +229,52 @@ def _reporter(name: str) -> Callable[[dict[str, Any]], None]:
     return report
 
 
+def _bar(name: str) -> Callable[[dict[str, Any]], None]:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    bar = None
+
+    def report(event: dict[str, Any]) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc=name, total=event["steps"], initial=event["resumed_at"], unit="step", dynamic_ncols=True)
+        mfu = "" if event["mfu"] is None else f", MFU {event['mfu']:.1%}"
+        bar.set_postfix_str(
+            f"loss {event['loss']:.3f}, {event['tokens_per_second']:,.0f} tokens/s{mfu}, "
+            f"{event['memory_bytes'] / 1e9:.1f} GB",
+            refresh=False,
+        )
+        bar.update(event["step"] - bar.n)
+        if event["step"] == event["steps"]:
+            bar.close()
+
+    return report
+
+
+def _moment(seconds: float | None) -> float | None:
+    """The moment of `time.monotonic` at which this process is `seconds` old."""
+    if seconds is None:
+        return None
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UserError(f"--deadline: must be a number of seconds above 0, not {seconds}")
+    return time.monotonic() + seconds - _age()
+
+
+def _age() -> float:
+    """Seconds since this process began; 0 where there is no /proc, so that they count from now."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
 if __name__ == "__main__":
     parser = product_parser(__doc__)
-    run(lambda arguments: main(current_launch(arguments), arguments.product), parser)
+    parser.add_argument(
+        "--deadline", type=float, metavar="SECONDS", help="age of the process before which it saves and ends, status 75"
+    )
+    run(
+        lambda arguments: main(current_launch(arguments), arguments.product, _moment(arguments.deadline)),
+        parser,
+    )

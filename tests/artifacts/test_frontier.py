@@ -222,7 +222,8 @@ def test_each_setting_has_a_row_of_two_titled_panels(tmp_path: Path, settings: t
 
 
 def test_nothing_overlaps_with_long_names_and_many_ranks(tmp_path: Path) -> None:
-    rows = sweep(model="meta-llama/Llama-2-7b-hf", study_title="A study with a long title: " + "words " * 20)
+    title = "A study with a long title: " + "words " * 20
+    rows = sweep(("code-cpt", "math-ift"), model="meta-llama/Llama-2-7b-hf", study_title=title)
     for rank in (2, 16, 32):
         rows += [
             {**row, "method": f"lora-r{rank}", "rank": rank, "learning_rate": row["learning_rate"] * rank}

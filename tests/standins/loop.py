@@ -29,12 +29,14 @@ class Fit:
     loss: str = "group_mean"
     attention: str = "across"
     attention_dropout: float = 0.0
+    product: str = ""
+    deadline: float | None = None
+    best_loss: float | None = None
 
 
 def fit(job: Fit, report: Any) -> dict[str, Any]:
-    decides = {
-        key: value for key, value in asdict(job).items() if key not in ("out", "checkpoints", "checkpoint_seconds")
-    }
+    running = ("out", "checkpoints", "checkpoint_seconds", "product", "deadline", "best_loss")
+    decides = {key: value for key, value in asdict(job).items() if key not in running}
     for key in ("base", "rows", "start"):
         if decides[key] is not None:
             decides[key] = {path.name: file_sha256(path) for path in sorted(decides[key].iterdir())}

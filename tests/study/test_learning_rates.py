@@ -1,5 +1,6 @@
 """The rule that chooses rates, and whether committed rates still follow from the sweep."""
 
+import re
 from pathlib import Path
 
 import numpy
@@ -8,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts.study.accept_rates import check
+from scripts.study.errors import UserError
 from scripts.study.launch import launch_by_hand
-from scripts.study.learning_rates import choose, edge
-from scripts.study.load import ACCEPTED, STUDIES
+from scripts.study.learning_rates import choose, edge, main, outdated, swept
+from scripts.study.load import ACCEPTED, STUDIES, read_accepted
 
 POINTS = st.lists(
     st.tuples(st.floats(1e-6, 0.5), st.integers(0, 5)), min_size=2, max_size=8, unique_by=lambda point: point[0]
@@ -55,3 +57,54 @@ def test_demo_seeds_has_the_rates_of_demo_and_more_items() -> None:
             continue
         few, many = demo.datasets[settings.dataset], seeds.datasets[getattr(seeds.evaluation.tasks, task).dataset]
         assert many.records >= 2 * few.records  # type: ignore[union-attr]
+
+
+DIVERGED = {"score": None, "stderr": None, "items": 0, "diverged": True}
+
+
+@given(POINTS, st.data())
+def test_a_rate_that_diverged_is_never_chosen(points: list[tuple[float, float]], data: st.DataObject) -> None:
+    gone = data.draw(st.sets(st.sampled_from([rate for rate, _ in points]), max_size=len(points) - 1))
+    known = [point | (DIVERGED if point["learning_rate"] in gone else {}) for point in curve(points)]
+    assert choose(known) == choose(curve([point for point in points if point[0] not in gone]))
+
+
+def test_where_every_rate_diverged_there_is_none_to_choose() -> None:
+    known = [point | DIVERGED for point in curve([(1e-4, 0), (2e-4, 0)])]
+    with pytest.raises(
+        UserError, match=r"diverged at every learning rate tried \(0.0001, 0.0002\); the sweep needs lower"
+    ):
+        choose(known)
+
+
+def test_a_sweep_with_divergence_is_chosen_written_and_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Full finetuning at its highest rate, which would have been an edge."""
+    launch = launch_by_hand("demo", str(tmp_path / "store"))
+    sweeps = swept(launch.grid)
+    for (_, method), rates in sweeps.items():
+        for rate, (condition,) in rates.items():
+            key = condition.evaluations["validation"]
+            results = {"metric": "m", "value": rate, "stderr": 0.01, "items": 10}
+            if method == "full" and rate == max(rates):
+                results = {"metric": "m", "value": None, "stderr": None, "items": 0, "diverged": 7}
+            launch.store.make(launch.grid.products[key], lambda out, results=results: results, {})
+    path = tmp_path / "rates.yaml"
+    main(launch, path)
+    assert outdated(launch.grid, path) is None
+    for (setting, method), rates in sweeps.items():
+        choice = read_accepted(path)[setting][method]
+        *others, last = sorted(rates)
+        if method == "full":
+            assert (choice["learning_rate"], choice["edge"]) == (others[-1], None)
+            assert {key: choice["curve"][-1][key] for key in DIVERGED} == DIVERGED
+            assert all("diverged" not in point for point in choice["curve"][:-1])
+        else:
+            assert (choice["learning_rate"], choice["edge"]) == (last, "highest")
+    said = capsys.readouterr().out
+    assert re.search(r"^code-cpt full: 0.0008 of .* 0.0008:0.001 0.0016:diverged$", said, re.MULTILINE)
+    text = path.read_text()
+    assert "diverged: true" in text
+    path.write_text(text.replace("learning_rate: 0.0008\n", "learning_rate: 0.0016\n", 1))
+    assert "says 0.0016, and the rule takes 0.0008" in str(outdated(launch.grid, path))

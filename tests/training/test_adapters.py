@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from scripts.study.errors import UserError
 from scripts.training.adapters import load_model, save_model, trainable_model
+from scripts.training.dropout import dropout_of, keep_mask
 from scripts.training.loop import Fit
 
 TOKENS = torch.arange(3, 35).view(2, 16)
@@ -133,11 +134,11 @@ def test_lora_dropout_is_on_the_input_of_a(filled: torch.nn.Module, base: Path, 
     model.load_state_dict(filled.state_dict())
     module = model.get_submodule("base_model.model.model.layers.0.mlp.up_proj")
     x = torch.randn(3, 32, generator=torch.Generator().manual_seed(4))
+    rows, positions = torch.tensor([0, 0, 7]), torch.tensor([2, 3, 2])
+    kept = keep_mask(5, 6, "model.layers.0.mlp.up_proj", rows, positions, 32, 0.25)
     with torch.no_grad():
-        torch.manual_seed(6)
-        kept = torch.nn.functional.dropout(torch.ones(3, 32), 0.25)
-        torch.manual_seed(6)
-        found = module(x).numpy()
+        with dropout_of(5, 6, rows, positions):
+            found = module(x).numpy()
         w, a, b = (
             part.weight.double().numpy()
             for part in (module.base_layer, module.lora_A["default"], module.lora_B["default"])

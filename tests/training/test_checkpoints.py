@@ -1,20 +1,44 @@
 """Checkpoints appear whole, the newest two are kept, and a damaged one costs no more than the way back to its elder."""
 
+import json
+import resource
+import shutil
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
+from scripts.study.errors import UserError
 from scripts.training import checkpoints
-from scripts.training.checkpoints import Progress
+from scripts.training.checkpoints import Progress, Writer
+
+KEY = "runs/it-0123456789ab"
+
+
+def state(step: int, size: int = 6) -> tuple[Progress, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    progress = Progress(step, tokens=8 * step, loss_tokens=7 * step, seconds=0.1, losses=[1 / 3, 2e-17])
+    weights = {"w": torch.full((size // 2, 2), step, dtype=torch.float32).requires_grad_()}
+    return progress, weights, {"w": torch.full((size // 2, 2), -step, dtype=torch.float32)}
 
 
 def write(directory: Path, *steps: int) -> None:
     for step in steps:
-        progress = Progress(step, tokens=8 * step, loss_tokens=7 * step, seconds=0.1, losses=[1 / 3, 2e-17])
-        weights = {"w": torch.full((3, 2), step, dtype=torch.float32).requires_grad_()}
-        checkpoints.save(directory, progress, weights, {"w": torch.full((3, 2), -step, dtype=torch.float32)})
+        checkpoints.save(directory, KEY, *state(step))
+
+
+def load(directory: Path) -> checkpoints.Checkpoint | None:
+    return checkpoints.load(directory, KEY)
+
+
+def change(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
 
 
 def truncate(path: Path) -> None:
@@ -26,13 +50,13 @@ def names(directory: Path) -> list[str]:
 
 
 def test_none_to_begin_with(tmp_path: Path) -> None:
-    assert checkpoints.load(tmp_path / "absent") is None
+    assert load(tmp_path / "absent") is None
 
 
 def test_newest_comes_back_and_two_are_kept(tmp_path: Path) -> None:
     write(tmp_path, 8, 9, 10, 1_000_000)
     assert names(tmp_path) == ["step-000010", "step-1000000"]
-    found = checkpoints.load(tmp_path)
+    found = load(tmp_path)
     assert found is not None
     assert found.progress == Progress(1_000_000, 8_000_000, 7_000_000, 0.1, [1 / 3, 2e-17])
     assert torch.equal(found.weights["w"], torch.full((3, 2), 1e6))
@@ -46,6 +70,11 @@ def test_newest_comes_back_and_two_are_kept(tmp_path: Path) -> None:
         lambda path: truncate(path / "optimizer.safetensors"),
         lambda path: truncate(path / "state.json"),
         lambda path: (path / "state.json").write_text('{"steps": 3}'),
+        lambda path: change(path / "weights.safetensors", -1),
+        lambda path: change(path / "optimizer.safetensors", -2),
+        lambda path: (path / "state.json").write_text(
+            (path / "state.json").read_text().replace('"tokens": 8', '"tokens": 9')
+        ),
         lambda path: (path / "weights.safetensors").write_bytes(b""),
         lambda path: (path / "optimizer.safetensors").unlink(),
         lambda path: [file.unlink() for file in path.iterdir()],
@@ -56,7 +85,7 @@ def test_damaged_newest_falls_back(
 ) -> None:
     write(tmp_path, 5, 10)
     damage(tmp_path / "step-000010")
-    found = checkpoints.load(tmp_path)
+    found = load(tmp_path)
     assert found is not None
     assert found.progress.step == 5
     assert names(tmp_path) == ["step-000005"]
@@ -70,22 +99,173 @@ def test_all_damaged(tmp_path: Path) -> None:
     write(tmp_path, 5, 10)
     for path in tmp_path.iterdir():
         truncate(path / "weights.safetensors")
-    assert checkpoints.load(tmp_path) is None
+    assert load(tmp_path) is None
 
 
-def test_half_written_one_is_ignored_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_moment_of_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was the last thing it did, one of the two newest is there, whole, and the next write finds its way."""
+    calls = [
+        (safetensors.torch, "save_file"),
+        (checkpoints, "_sync"),
+        (checkpoints, "file_sha256"),
+        (Path, "write_text"),
+        (Path, "rename"),
+        (Path, "mkdir"),
+        (shutil, "rmtree"),
+    ]
+    moments, done = 0, False
+    while not done:
+        directory = tmp_path / str(moments)
+        write(directory, 5, 10, 11)
+        left = moments
+        with monkeypatch.context() as patch:
+
+            def die_at_last(call: Callable[..., Any]) -> Callable[..., Any]:
+                def wrapped(*arguments: Any, **options: Any) -> Any:
+                    nonlocal left
+                    left -= 1
+                    if left < 0:
+                        raise KeyboardInterrupt
+                    return call(*arguments, **options)
+
+                return wrapped
+
+            for place, name in calls:
+                patch.setattr(place, name, die_at_last(getattr(place, name)))
+            try:
+                write(directory, 11 if moments % 2 else 12)
+                done = moments % 2 == 0
+            except KeyboardInterrupt:
+                pass
+        found = load(directory)
+        assert found is not None
+        assert found.progress.step in (10, 11, 12)
+        assert torch.equal(found.weights["w"], state(found.progress.step)[1]["w"])
+        write(directory, 13)
+        names_now = names(directory)
+        assert len(names_now) == 2
+        assert names_now[1] == "step-000013"
+        moments += 1
+    assert moments > 10
+
+
+@pytest.fixture
+def small_files() -> Any:
+    """No file can have more than 64 KiB: a write fails half-way, as it does on a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("full", ["optimizer", "weights"])
+def test_what_cannot_be_written_is_one_sentence(tmp_path: Path, small_files: None, full: str) -> None:
+    write(tmp_path, 5)
+    progress, weights, optimizer = state(6)
+    large = {"w": torch.zeros(2**15)}
+    with pytest.raises(UserError) as told:
+        checkpoints.save(tmp_path, KEY, progress, *((large, optimizer) if full == "weights" else (weights, large)))
+    sentence = str(told.value)
+    assert sentence.startswith(f"{tmp_path / 'step-000006'} could not be written (")
+    assert "earlier checkpoints are kept" in sentence
+    assert "\n" not in sentence
+    assert names(tmp_path) == ["step-000005"]  # nor does the half take room
+    assert load(tmp_path) is not None
+
+
+@pytest.mark.parametrize("call", ["_sync", "file_sha256"])
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     write(tmp_path, 5)
 
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_sync", die)
-        with pytest.raises(KeyboardInterrupt):
-            write(tmp_path, 6)
-    assert len(names(tmp_path)) == 2
-    found = checkpoints.load(tmp_path)
+    monkeypatch.setattr(checkpoints, call, full)
+    with pytest.raises(UserError, match=r"step-000006 could not be written \(No space left on device\)"):
+        write(tmp_path, 6)
+    assert names(tmp_path) == ["step-000005"]
+
+
+def test_another_products_checkpoint_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    with pytest.raises(UserError, match=rf"step-000005 is a checkpoint of {KEY}, not of runs/it-ba9876543210; delete"):
+        checkpoints.load(tmp_path, "runs/it-ba9876543210")
+    assert names(tmp_path) == ["step-000005"]
+
+
+def test_losses_that_are_no_numbers_come_back(tmp_path: Path) -> None:
+    _, weights, optimizer = state(5)
+    checkpoints.save(tmp_path, KEY, Progress(5, losses=[1.5, float("inf"), float("nan")]), weights, optimizer)
+    found = load(tmp_path)
     assert found is not None
-    assert found.progress.step == 5
-    write(tmp_path, 7)
-    assert names(tmp_path) == ["step-000005", "step-000007"]
+    assert json.dumps(found.progress.losses) == "[1.5, Infinity, NaN]"
+
+
+def test_what_is_written_is_the_moment_of_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on while a thread writes; the next call waits for it."""
+    go_on = threading.Event()
+    written = checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda *arguments: (go_on.wait(60), written(*arguments)))
+    progress, weights, optimizer = state(5)
+    with Writer(tmp_path, KEY, weights) as writer:
+        assert writer.seconds == 3 * 24 / checkpoints.ASSUMED_SPEED
+        writer.save(progress, weights, optimizer)
+        assert writer.seconds == 2 * 3 * 24 / checkpoints.ASSUMED_SPEED  # that one, and another
+        writer.check()
+        with torch.no_grad():
+            weights["w"] += 1
+        optimizer["w"] += 1
+        progress.step += 1
+        progress.losses.append(1.0)
+        assert not tmp_path.joinpath("step-000005").exists()
+        go_on.set()
+        writer.save(progress, weights, optimizer)
+        found = load(tmp_path)
+        assert found is not None
+        assert found.progress.step in (5, 6)
+    assert names(tmp_path) == ["step-000005", "step-000006"]
+    newest = load(tmp_path)
+    shutil.rmtree(tmp_path / "step-000006")
+    elder = load(tmp_path)
+    for found, expected in [(newest, (progress, weights, optimizer)), (elder, state(5))]:
+        assert found is not None
+        assert found.progress == expected[0]
+        assert torch.equal(found.weights["w"], expected[1]["w"])
+        assert torch.equal(found.optimizer["w"], expected[2]["w"])
+
+
+@pytest.mark.parametrize("asked", ["save", "check", "end"])
+def test_a_failed_write_is_told_when_training_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("no room")
+
+    monkeypatch.setattr(checkpoints, "save", fail)
+
+    def train() -> None:
+        with Writer(tmp_path, KEY, {}) as writer:
+            writer.save(*state(5))
+            if asked == "save":
+                writer.save(*state(6))
+            while asked == "check":
+                writer.check()
+
+    with pytest.raises(UserError, match="no room"):
+        train()
+
+
+def test_the_end_waits_for_what_is_being_written(tmp_path: Path) -> None:
+    """Also where training ends with an exception, which is the one that is told."""
+
+    def train() -> None:
+        with Writer(tmp_path, KEY, {}) as writer:
+            writer.save(*state(5, size=2**20))
+            raise RuntimeError("power failure")
+
+    with pytest.raises(RuntimeError, match="power failure"):
+        train()
+    assert names(tmp_path) == ["step-000005"]
+    assert load(tmp_path) is not None

@@ -357,15 +357,42 @@ def test_signal_saves_and_stops(
     assert words.weights(cut.out) == words.weights(plain.out)
 
 
-@pytest.mark.parametrize("rate", [1e30, 3e38])
-def test_loss_that_is_not_finite_stops_with_a_sentence(job: Job, words: SimpleNamespace, rate: float) -> None:
-    hot = job("hot", checkpoint_seconds=0)
-    hot = replace(hot, optimizer={**hot.optimizer, "learning_rate": rate})
-    with pytest.raises(
-        UserError, match=r"^Training stopped at step \d+: the loss is .*a lower learning_rate is needed"
-    ):
-        words.train(hot)
-    assert not any(hot.out.iterdir())
+@pytest.mark.parametrize("what", ["a checkpoint", "the weights"])
+def test_a_full_disk_costs_no_more_than_the_way_back_to_a_checkpoint(
+    job: Job, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    plain = job("plain")
+    words.train(plain)
+    cut = job("cut", checkpoint_seconds=0)
+    sync, synced = loop.checkpoints._sync, iter(range(1000))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if what == "a checkpoint":  # five calls for each: the seventh fails
+            patch.setattr(loop.checkpoints, "_sync", lambda path: full() if next(synced) >= 31 else sync(path))
+        else:
+            patch.setattr(loop, "save_model", full)
+        with pytest.raises(UserError, match=r" could not be written \(No space left on device\); earlier checkpoints"):
+            words.train(cut)
+    kept = sorted(int(path.name.removeprefix("step-")) for path in cut.checkpoints.iterdir())
+    assert kept == ([5, 6] if what == "a checkpoint" else [10, 11])
+    steps = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "REPORT_SECONDS", 0)
+        fit(replace(cut, checkpoint_seconds=1e9), lambda state: steps.append((state["resumed_at"], state["step"])))
+    assert steps == [(kept[-1], step) for step in range(kept[-1] + 1, 13)]
+    assert words.weights(cut.out) == words.weights(plain.out)
+
+
+def test_a_checkpoint_of_another_product_is_refused(job: Job, words: SimpleNamespace) -> None:
+    first = job("first", product="runs/first", checkpoint_seconds=0)
+    words.train(first)
+    other = replace(job("other", product="runs/other"), checkpoints=first.checkpoints)
+    with pytest.raises(UserError, match="step-000011 is a checkpoint of runs/first, not of runs/other; delete"):
+        words.train(other)
+    assert not any(other.out.iterdir())
 
 
 def test_instruction_finetuning_learns_and_counts_what_it_trained_on(
@@ -405,7 +432,9 @@ def test_report(job: Job, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatc
     assert [state["lr"] / 2e-3 for state in states] == pytest.approx(
         [0, 1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 3 / 4, 1 / 2, 1 / 4]
     )
-    assert all(state["tokens_per_second"] > 0 for state in states)
+    assert [state["tokens"] for state in states] == [4 * 16 * step for step in range(1, 13)]
+    assert {(state["resumed_at"], state["mfu"]) for state in states} == {(0, None)}
+    assert all(state["tokens_per_second"] > 0 and state["memory_bytes"] > 10**6 for state in states)
     assert states[-1]["eta_seconds"] == 0 < states[0]["eta_seconds"]
 
 
@@ -431,7 +460,7 @@ def test_seconds_add_up_over_attempts(job: Job, words: SimpleNamespace, monkeypa
     cut = job("cut")
     with pytest.raises(SystemExit):
         fit(cut, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    first = loop.checkpoints.load(cut.checkpoints)
+    first = loop.checkpoints.load(cut.checkpoints, "")
     assert first is not None
     metrics = words.train(cut)
     assert math.isfinite(metrics["seconds"])
