@@ -10,7 +10,7 @@ from pathlib import Path
 from scripts.study.errors import UserError, run
 from scripts.study.store import atomic_path
 
-COLUMNS, WIDTH, DOTS_PER_INCH = 4, 4.0, 150
+COLUMNS, WIDTH, DOTS_PER_INCH = 4, 4.0, 110
 CAPTION = 0.28
 
 

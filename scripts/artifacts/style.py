@@ -77,6 +77,7 @@ WIDTH, WIDTH_OF_ONE = 10.0, 9.0
 LEFT, RIGHT, EDGE, GAP = 0.9, 0.68, 0.3, 1.36
 PANEL, TITLE, BELOW, BELOW_TURNED = 2.65, 0.42, 0.52, 0.8
 LEGEND, FOOTER = 0.29, 0.165
+BADGE_WIDTH = 3.0
 COLUMN_GAP = 1.7  # of the legend, in font sizes
 
 
@@ -586,7 +587,10 @@ def sheet(
     def text(x: float, y: float, content: str, **options: Any) -> None:
         figure.text(x / width, y / height, content, **options)
 
-    text(EDGE, height - 0.42, artifact.heading, fontsize=14, fontweight="bold", va="baseline")
+    # a long title gets smaller, so that it does not run under the badge
+    room = width - 2 * EDGE - (BADGE_WIDTH if origin.scale == "demo" else 0.0)
+    size = min(14.0, room * 72 / (0.66 * len(artifact.heading)))
+    text(EDGE, height - 0.42, artifact.heading, fontsize=size, fontweight="bold", va="baseline")
     for line, content in enumerate(subtitle):
         text(EDGE, height - 0.66 - 0.19 * line, content, fontsize=9.5, color=QUIET, va="baseline")
     for line, content in enumerate(guide):
