@@ -94,12 +94,16 @@ class Artifact(BaseModel):
         return grid.artifact_manifests(self.needs, self.block, self.setting, store)
 
     def _counted(self, grid: Grid, store: str) -> list[str]:
-        """Table 1 counts the data that are prepared, and has nothing prepared for its sake."""
+        """What table 1 counts: data that are made here, and of those from outside what is prepared already."""
         if self.kind != "dataset_table":
             return []
-        study = grid.study
-        rows = [grid.rows(name, seed).key for name in study.settings for seed in study.seeds]
-        return [path for key in rows if Path(path := f"{store}/{key}.json").exists()]
+        study, found = grid.study, []
+        for name, setting in study.settings.items():
+            made_here = study.datasets[setting.dataset].source == "generated"
+            for seed in study.seeds:
+                path = f"{store}/{grid.rows(name, seed).key}.json"
+                found += [path] if made_here or Path(path).exists() else []
+        return found
 
     @property
     def heading(self) -> str:
