@@ -19,7 +19,7 @@ include: "rules/artifacts.smk"
 rule all_figures:
     default_target: True
     input:
-        [file for name, files in TARGETS.items() if ARTIFACTS[name].place == "figures" for file in files],
+        [file for name, files in TARGETS.items() if not ARTIFACTS[name].is_table for file in files],
 
 
 rule all_tables:

@@ -100,7 +100,7 @@ rule claims:
 
 rule comparison:
     input:
-        manifests=ancient(evaluated_so_far()),
+        manifests=ancient(evaluated_so_far),
         published="config/published_values.csv",
         modules=expand("scripts/artifacts/{module}.py", module=["comparison", "printed", "style"]),
     output:

@@ -77,7 +77,7 @@ def asked(manifests, *arguments):
         sys.exit(f"error: {error}")
 
 
-def evaluated_so_far():
+def evaluated_so_far(wildcards):
     """What a page reads that shows whatever there is, and has nothing made for its sake."""
     return [f"{STORE}/{key}.json" for key in (GRID.card.key, *LAUNCH.evaluated())]
 

@@ -32,7 +32,7 @@ def main(launch: Launch, name: str, path: Path) -> None:
         UserError: no such artifact, the study cannot have it, or an evaluation is missing.
     """
     artifact = find_artifact(name)
-    launch.grid.require(artifact.needs, artifact.block, artifact.setting)
+    artifact.require(launch.grid)
     kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
     # a kind whose numbers are no scores collects them itself
     if hasattr(kind, "collect"):

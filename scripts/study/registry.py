@@ -85,10 +85,16 @@ class Artifact(BaseModel):
             return None
         return grid.lack(self.needs, self.block, self.setting)
 
-    def manifests(self, grid: Grid, store: str) -> list[str]:
-        """The manifests that its CSV is made from; raises UserError where the study cannot have it."""
+    def require(self, grid: Grid) -> None:
+        """Raises UserError where the study cannot have it, or its sweep has still to choose rates for it."""
         if lack := self.lack(grid):
             raise UserError(lack)
+        if self.needs:
+            grid.require(self.needs, self.block, self.setting)
+
+    def manifests(self, grid: Grid, store: str) -> list[str]:
+        """The manifests that its CSV is made from; raises UserError as `require` does."""
+        self.require(grid)
         if not self.needs:
             return [f"{store}/{grid.card.key}.json", *self._counted(grid, store)]
         return grid.artifact_manifests(self.needs, self.block, self.setting, store)

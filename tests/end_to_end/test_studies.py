@@ -37,6 +37,13 @@ def test_what_needs_no_model_is_made_under_the_paper_s_study(checkout: Path) -> 
     assert "0 agree, 0 differ, 279 are not run" in compared
 
 
+def test_the_first_version_has_a_default_target_and_tables_without_a_model(checkout: Path) -> None:
+    house = House(checkout, study="paper-v1")
+    assert house.plan("all_figures")["draw"] == 16
+    house.snakemake("results/v1/tables/tableS1.md", "results/v1/tables/table1.md", "--cores", "1")
+    assert "15.12" in (house.root / "results/v1/tables/tableS1.md").read_text()
+
+
 def test_an_artifact_of_the_other_edition_and_one_that_needs_a_judge(checkout: Path) -> None:
     (said,) = errors(House(checkout, study="paper").snakemake("results/v1/figures/fig2.pdf", "-n", ok=False))
     assert "v1/fig2 is of edition v1, study 'paper' has that of v2" in said
