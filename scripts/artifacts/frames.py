@@ -12,7 +12,7 @@ from typing import Any
 import pandas
 
 from scripts.artifacts import style
-from scripts.artifacts.points import DIVERGED, Method, Origin, read_origin
+from scripts.artifacts.points import DIVERGED, Method, Origin, read_origin, read_text, to_numbers
 from scripts.study.errors import UserError
 from scripts.study.grid import BASE, Condition
 from scripts.study.launch import Launch
@@ -86,23 +86,11 @@ def read(path: Path, columns: Iterable[str], numbers: Iterable[str]) -> tuple[pa
     Raises UserError, in one sentence, where the file or one of `columns` is missing, a cell is no number, or the CSV
     has no value at all.
     """
-    try:
-        rows = pandas.read_csv(path, dtype=str, keep_default_na=False)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not a CSV with a header line ({' '.join(str(error).split())})") from error
-    if lacking := [column for column in columns if column not in rows.columns]:
-        raise UserError(f"{path}: lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}")
+    rows = read_text(path, columns)
     origin = read_origin(rows, path)
     if "state" in rows.columns:
         rows = rows[rows["state"] != DIVERGED].copy()
-    for column in numbers:
-        found = pandas.to_numeric(rows[column].where(rows[column] != ""), errors="coerce")
-        bad = rows.loc[found.isna() & (rows[column] != ""), column]
-        if len(bad):
-            raise UserError(f"{path}: {column}: {bad.iloc[0]!r} in row {bad.index[0] + 2} is not a number")
-        rows[column] = found
+    to_numbers(rows, numbers, path)
     if "value" in rows.columns and rows["value"].isna().all():
         raise UserError(f"{path}: has no row with a value")
     if "variant" in rows.columns:

@@ -243,24 +243,8 @@ def read_rows(path: Path) -> pandas.DataFrame:
 
     Raises UserError, in one sentence, where the file or a column is missing or a cell is not of the right form.
     """
-    try:
-        # Everything as text: a fingerprint such as 12e456789012 must not become a number.
-        rows = pandas.read_csv(path, dtype=str, keep_default_na=False)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not a CSV with a header line ({' '.join(str(error).split())})") from error
-    lacking = [column for column in COLUMNS if column not in rows.columns]
-    if lacking:
-        raise UserError(f"{path}: lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}")
-    if not len(rows):
-        raise UserError(f"{path}: has a header but no rows")
-    for column in NUMBERS:
-        numbers = pandas.to_numeric(rows[column].where(rows[column] != ""), errors="coerce")
-        bad = rows.loc[numbers.isna() & (rows[column] != ""), column]
-        if len(bad):
-            raise UserError(f"{path}: {column}: {bad.iloc[0]!r} in row {bad.index[0] + 2} is not a number")
-        rows[column] = numbers
+    rows = read_text(path, COLUMNS)
+    to_numbers(rows, NUMBERS, path)
     for column, allowed in CHOICES.items():
         bad = rows.loc[~rows[column].isin(allowed), column]
         if len(bad):
@@ -289,6 +273,35 @@ def read_rows(path: Path) -> pandas.DataFrame:
                 f"{path}: {column}: must be the same in every row, has {' and '.join(rows[column].unique())}"
             )
     return rows
+
+
+def read_text(path: Path, columns: Iterable[str]) -> pandas.DataFrame:
+    """The rows of a CSV, every cell as text.
+
+    Raises UserError, in one sentence, where the file or one of `columns` is missing, or there is no row.
+    """
+    try:
+        # a fingerprint such as 12e456789012 must not become a number
+        rows = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not a CSV with a header line ({' '.join(str(error).split())})") from error
+    if lacking := [column for column in columns if column not in rows.columns]:
+        raise UserError(f"{path}: lacks the column{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}")
+    if not len(rows):
+        raise UserError(f"{path}: has a header but no rows")
+    return rows
+
+
+def to_numbers(rows: pandas.DataFrame, columns: Iterable[str], path: Path) -> None:
+    """Makes the cells of `columns` floats, NaN where empty; raises UserError where one is no number."""
+    for column in columns:
+        numbers = pandas.to_numeric(rows[column].where(rows[column] != ""), errors="coerce")
+        bad = rows.loc[numbers.isna() & (rows[column] != ""), column]
+        if len(bad):
+            raise UserError(f"{path}: {column}: {bad.iloc[0]!r} in row {bad.index[0] + 2} is not a number")
+        rows[column] = numbers
 
 
 def read_origin(rows: pandas.DataFrame, path: Path) -> Origin:

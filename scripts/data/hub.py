@@ -48,7 +48,7 @@ class Repository:
             UserError: it has none; the sentence names the command that locks it.
         """
         if revision is None:
-            raise not_locked(self.identity, launch.name)
+            raise not_locked([self.identity], launch.name)
         return revision
 
     def commit(self) -> str:

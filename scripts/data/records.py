@@ -57,7 +57,7 @@ def builder(launch: Launch, product: Product) -> Build:
 
     def copy(out: Path) -> dict[str, Any]:
         if spec["sha256"] is None:
-            raise not_locked(launch.grid.unlocked.get(product.key, product.key), launch.name)
+            raise not_locked([launch.grid.unlocked.get(product.key, product.key)], launch.name)
         path = next((key for key, entry in launch.data_lock.items() if entry.get("sha256") == spec["sha256"]), None)
         if path is None:
             raise UserError(f"{product.key}: no file of {DATA_LOCK} has the SHA-256 {spec['sha256'][:12]}...")
@@ -77,7 +77,7 @@ def builder(launch: Launch, product: Product) -> Build:
 
         package, version = spec["package"], spec["version"]
         if spec["sha256"] is None:
-            raise not_locked(package_identity(package, version), launch.name)
+            raise not_locked([package_identity(package, version)], launch.name)
         scratch = launch.store.scratch(product.key)
         wheel = download(package, version, scratch)
         if (found := file_sha256(wheel)) != spec["sha256"]:

@@ -10,7 +10,7 @@ without an entry is planned as not locked; nothing is ever guessed.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,12 @@ def identity(part: Any) -> str:
     raise ValueError(f"source {part.source!r} is not outside")
 
 
-def not_locked(identity: str, study: str) -> UserError:
-    """What a job says that meets a source without an entry."""
+def not_locked(identities: Sequence[str], study: str) -> UserError:
+    """What a launch or a job says that meets sources without an entry."""
+    more = f" and {len(identities) - 1} more are" if len(identities) > 1 else " is"
     return UserError(
-        f"{DATA_LOCK}: {identity} is not locked; run `python -m scripts.data.lock --study {study}` where the network "
-        "is, and commit the file"
+        f"{DATA_LOCK}: {identities[0]}{more} not locked; run `python -m scripts.data.lock --study {study}` where the "
+        "network is, and commit the file"
     )
 
 

@@ -64,11 +64,7 @@ class Launch:
         fingerprints = {key[-12:] for key in keys}
         names = sorted({name for key, name in self.grid.unlocked.items() if key[-12:] in fingerprints})
         if names:
-            more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
-            raise UserError(
-                f"config/data.lock: {names[0]}{more} not locked; run `python -m scripts.data.lock --study {self.name}` "
-                "where the network is, and commit the file"
-            )
+            raise datalock.not_locked(names, self.name)
 
     def evaluated(self) -> list[str]:
         """Keys of the evaluations of every block that are in the store already."""
