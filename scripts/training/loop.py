@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,20 +16,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scripts.data.batches import Batches
-from scripts.study.errors import UserError
 from scripts.training import checkpoints
 from scripts.training.adapters import save_model, trainable_model
 from scripts.training.divergence import Divergence, Watch
-from scripts.training.dropout import dropout_of
 from scripts.training.metrics import Meter
+from scripts.training.objective import Objective, backward
 from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer
 from scripts.training.schedules import multiplier
 
 INTERRUPTED = 75  # exit status (EX_TEMPFAIL): stopped on request with a checkpoint; the same call goes on
-PASS_TOKENS = 4096  # tokens of one forward and backward pass, if a row is not longer
 REPORT_SECONDS = 1.0
 MARGIN_SECONDS = 10.0  # before a deadline: the least time that is kept free for a checkpoint and the process's end
 CURVE_POINTS = 200
@@ -43,7 +40,7 @@ class Fit:
     `base` is a transformers model directory, `rows` a directory of the data stage. `start` is the `out` directory
     of a leg that ended at `start_step` (None: the base model). `out` exists and is empty. `checkpoints` outlives
     attempts and belongs to this job alone; one is written every `checkpoint_seconds` of wall time.
-    `keep_optimizer` makes `out` a leg end, from which another job can start. `loss` is explained in `backward`;
+    `keep_optimizer` makes `out` a leg end, from which another job can start. `loss` is what `backward` says;
     `attention` "within" confines it to an example or document;
     `attention_dropout` is a probability, of training alone. `product` is the key that checkpoints are marked with;
     `deadline` a moment of `time.monotonic` before which the job saves and stops. `best_loss` is
@@ -97,6 +94,7 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches = Batches(job.rows)
     model = trainable_model(job.base, job.method, job.seed, job.start, job.attention_dropout).to(device).train()
+    objective = Objective(model, job.precision)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = make_optimizer(trained, job.optimizer)
     progress = checkpoints.Progress(step=job.start_step)
@@ -136,11 +134,10 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             segments = torch.as_tensor(batches.segments(progress.step)) if job.attention == "within" else None
             torch.manual_seed(_noise_seed(job.seed, progress.step))  # attention dropout is the same after a resume
             loss, loss_tokens = backward(
-                model,
+                objective,
                 input_ids,
                 labels,
                 batches.group_rows,
-                job.precision,
                 loss=job.loss,
                 segments=segments,
                 seed=job.seed,
@@ -220,96 +217,6 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         "loss_curve": _curve(progress.losses, job.start_step),
         "seconds": progress.seconds,
     }
-
-
-def backward(
-    model: Any,
-    input_ids: Tensor,
-    labels: Tensor,
-    group_rows: int,
-    precision: str,
-    *,
-    loss: str = "group_mean",
-    segments: Tensor | None = None,
-    seed: int = 0,
-    step: int = 0,
-    pass_tokens: int | None = None,
-) -> tuple[Tensor, int]:
-    """Add the gradient of a batch's loss to `.grad`; return the loss (on the device) and its number of tokens.
-
-    `input_ids` and `labels` are int64 [rows, length] on the CPU; `labels` are not shifted, and -100 where there is
-    no target. `loss` "group_mean" is the mean over the groups of `group_rows` rows of the mean over the group's
-    loss tokens: what llm-foundry computes with a device microbatch of `group_rows`. A group without any loss token
-    adds 0. "token_mean" is the mean over all loss tokens of the batch. Every token's weight is fixed before the
-    batch is cut into passes, so the cut changes the result by rounding only (but for attention dropout). A pass has
-    as many rows as `pass_tokens` (PASS_TOKENS, if None) suffice for, and at least one. `seed` and `step` decide
-    LoRA's dropout, with the row's number in the batch.
-
-    Rows are padded on the right, so causal attention needs no mask. With `segments`, int64 [rows, length], a token
-    attends only to tokens of its own number before it, its position counts from the first of them, and the first
-    token of a segment is no target: nothing of its own stands before it. Raises UserError for an unknown `loss`.
-    """
-    device = next(model.parameters()).device
-    targets = functional.pad(labels[:, 1:], (0, 1), value=-100)  # position t is scored on the label of t + 1
-    if segments is not None:
-        targets[:, :-1][segments[:, 1:] != segments[:, :-1]] = -100
-    labelled = targets != -100
-    weights = _weights(labelled, group_rows, loss)
-    total = torch.zeros((), device=device)
-    rows = max(1, (pass_tokens or PASS_TOKENS) // labels.shape[1])
-    numbers = torch.arange(len(labels), device=device)[:, None]
-    places = torch.arange(labels.shape[1], device=device)
-    for first in range(0, len(labels), rows):
-        part = slice(first, first + rows)
-        positions = labelled[part].flatten().nonzero().squeeze(1)
-        wanted = targets[part].flatten()[positions].to(device)
-        weight = weights[part].flatten()[positions].to(device)
-        confined = {} if segments is None else _confined(segments[part].to(device))
-        with dropout_of(seed, step, numbers[part], places):
-            with _autocast(device, precision):
-                logits = _logits(model, input_ids[part].to(device), positions.to(device), **confined)
-            losses = functional.cross_entropy(logits.float(), wanted, reduction="none")
-            weighted = torch.dot(losses, weight)
-            weighted.backward()  # type: ignore[no-untyped-call]
-        total += weighted.detach()
-    return total, int(labelled.sum())
-
-
-def _weights(labelled: Tensor, group_rows: int, loss: str) -> Tensor:
-    """What every position's loss counts in the batch's: float32 [rows, length], of use where `labelled` is true."""
-    if loss == "token_mean":
-        return (1.0 / labelled.sum()).expand(labelled.shape)
-    if loss != "group_mean":
-        raise UserError(f"The loss {loss!r} is unknown; allowed are group_mean and token_mean.")
-    counts = labelled.view(-1, group_rows * labelled.shape[1]).sum(dim=1)
-    return (1.0 / (len(counts) * counts)).repeat_interleave(group_rows)[:, None].expand_as(labelled)
-
-
-def _confined(segments: Tensor) -> dict[str, Tensor]:
-    """The mask [rows, 1, length, length] (true: is attended to) and the positions [rows, length] of `segments`.
-
-    The mask is explicit, because transformers leaves it out where it takes a row for one text.
-    """
-    length = segments.shape[1]
-    place = torch.arange(length, device=segments.device)
-    begins = functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
-    positions = place - (begins * place).cummax(dim=1).values
-    mask = (segments[:, :, None] == segments[:, None, :]) & (place[:, None] >= place)
-    return {"attention_mask": mask[:, None], "position_ids": positions}
-
-
-def _logits(model: Any, input_ids: Tensor, positions: Tensor, **confined: Tensor) -> Tensor:
-    """Logits [len(positions), vocabulary] at these flat positions only: masked prompts skip the output layer."""
-    from peft import PeftModel
-
-    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    hidden: Tensor = network.base_model(input_ids=input_ids, use_cache=False, **confined).last_hidden_state
-    logits: Tensor = network.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, positions))
-    return logits
-
-
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def _late(deadline: float | None, seconds: float) -> bool:

@@ -99,8 +99,8 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
     import torch
     from transformers import LlamaForCausalLM  # noqa: F401
 
-    from scripts.training import loop
     from scripts.training.adapters import trainable_model
+    from scripts.training.objective import Objective, backward
     from scripts.training.optimizer import make_optimizer
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,6 +111,7 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
     pass_tokens = rows_of_a_pass(spec, batch_rows) * length
     before = _peak_resident()
     model = trainable_model(base, spec["method"], 0, None).to(device).train()
+    objective = Objective(model, spec["precision"])
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     # a study has rate and decay in its settings, not in its optimizer; a step costs the same whatever they are
     optimizer = make_optimizer(trained, {"learning_rate": 1e-6, "weight_decay": 0.0, **spec["optimizer"]})
@@ -118,7 +119,7 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
 
     def step() -> None:
         input_ids = torch.randint(model.config.vocab_size, (batch_rows, length), generator=tokens)
-        loop.backward(model, input_ids, input_ids, batch_rows, spec["precision"], pass_tokens=pass_tokens)
+        backward(objective, input_ids, input_ids, batch_rows, pass_tokens=pass_tokens)
         torch.nn.utils.clip_grad_norm_(trained.values(), spec["optimizer"]["clip_norm"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -18,10 +18,11 @@ from peft import LoraConfig, get_peft_model
 from scipy import stats
 from transformers import AutoModelForCausalLM
 
-from scripts.training import dropout, loop
+from scripts.training import dropout, objective
 from scripts.training.adapters import trainable_model
 from scripts.training.dropout import LoraDropout, dropout_of, keep_mask
-from scripts.training.loop import Fit, backward, fit
+from scripts.training.loop import Fit, fit
+from scripts.training.objective import Objective, backward
 
 MODULE = "model.layers.0.mlp.up_proj"
 
@@ -209,7 +210,9 @@ def test_a_batch_in_any_passes_has_one_gradient(
 ) -> None:
     found = {}
     for rows in (6, 1, 2, 3):
-        value, _ = backward(adapted, *batch, group_rows, "fp32", loss=loss, seed=4, step=9, pass_tokens=rows * 16)
+        value, _ = backward(
+            Objective(adapted, "fp32"), *batch, group_rows, loss=loss, seed=4, step=9, pass_tokens=rows * 16
+        )
         found[rows] = (value, gradient(adapted))
     whole, expected = found.pop(6)
     for value, other in found.values():
@@ -217,7 +220,7 @@ def test_a_batch_in_any_passes_has_one_gradient(
         assert (other - expected).norm() <= 1e-6 * expected.norm()
         torch.testing.assert_close(other, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
     for changed in ({"seed": 5, "step": 9}, {"seed": 4, "step": 10}):
-        backward(adapted, *batch, group_rows, "fp32", loss=loss, **changed)
+        backward(Objective(adapted, "fp32"), *batch, group_rows, loss=loss, **changed)
         assert (gradient(adapted) - expected).norm() > 1e-2 * expected.norm()
 
 
@@ -274,7 +277,7 @@ def test_it_is_in_training_alone_and_must_know_its_tokens(adapted: Any, base: Pa
 
 def test_it_leaves_torch_s_random_numbers_alone(adapted: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     state = torch.get_rng_state()
-    backward(adapted, *batch, 6, "fp32")
+    backward(Objective(adapted, "fp32"), *batch, 6)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -290,8 +293,8 @@ def test_a_run_s_dropout_is_of_its_seed_its_step_and_its_rows(
         with dropout_of(seed, step, rows, positions):
             yield
 
-    monkeypatch.setattr(loop, "dropout_of", noted)
-    monkeypatch.setattr(loop, "PASS_TOKENS", 48)
+    monkeypatch.setattr(objective, "dropout_of", noted)
+    monkeypatch.setattr(objective, "PASS_TOKENS", 48)
     method = words.LORA | {"dropout": 0.05}
     leg = job("leg", method=method, stop_step=2, keep_optimizer=True)
     fit(leg, lambda _: None)

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM
 
 from scripts.data.batches import Batches
 from scripts.study.errors import UserError
-from scripts.training import loop
+from scripts.training import loop, objective
 from scripts.training.adapters import trainable_model
-from scripts.training.loop import Fit, backward, fit
+from scripts.training.loop import Fit, fit
+from scripts.training.objective import Objective, backward
 
 Job = Callable[..., Fit]
 COSINE = {"name": "cosine", "batches": 20, "warmup_fraction": 0.1, "final_fraction": 0.01}
@@ -53,9 +54,9 @@ def test_loss_is_the_mean_over_groups_of_the_mean_over_tokens(
     expected = sum(groups) / len(groups)
     expected.backward()
 
-    monkeypatch.setattr(loop, "PASS_TOKENS", pass_tokens)
+    monkeypatch.setattr(objective, "PASS_TOKENS", pass_tokens)
     model = trainable_model(base, words.FULL, 0, None)
-    loss, count = backward(model, input_ids, labels, group_rows, "fp32")
+    loss, count = backward(Objective(model, "fp32"), input_ids, labels, group_rows)
     assert count == 15 + 1 + 7 + 3
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for (name, found), wanted in zip(model.named_parameters(), reference.parameters(), strict=True):
@@ -65,9 +66,9 @@ def test_loss_is_the_mean_over_groups_of_the_mean_over_tokens(
 def test_group_without_targets_adds_nothing(base: Path, words: SimpleNamespace) -> None:
     input_ids, labels = masked_batch()
     model = trainable_model(base, words.FULL, 0, None)
-    alone, _ = backward(model, input_ids[:2], labels[:2], 2, "fp32")
+    alone, _ = backward(Objective(model, "fp32"), input_ids[:2], labels[:2], 2)
     labels[2:] = -100
-    loss, count = backward(model, input_ids, labels, 2, "fp32")
+    loss, count = backward(Objective(model, "fp32"), input_ids, labels, 2)
     assert count == 16
     assert loss.item() == pytest.approx(alone.item() / 2, rel=1e-6)
 
@@ -82,9 +83,9 @@ def test_token_mean_weighs_every_token_the_same(
     expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     expected.backward()
 
-    monkeypatch.setattr(loop, "PASS_TOKENS", pass_tokens)
+    monkeypatch.setattr(objective, "PASS_TOKENS", pass_tokens)
     model = trainable_model(base, words.FULL, 0, None)
-    loss, count = backward(model, input_ids, labels, 2, "fp32", loss="token_mean")
+    loss, count = backward(Objective(model, "fp32"), input_ids, labels, 2, loss="token_mean")
     assert count == 15 + 1 + 7 + 3
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for (name, found), wanted in zip(model.named_parameters(), reference.parameters(), strict=True):
@@ -93,7 +94,7 @@ def test_token_mean_weighs_every_token_the_same(
 
 def test_unknown_loss(base: Path, words: SimpleNamespace) -> None:
     with pytest.raises(UserError, match="'sum' is unknown; allowed are group_mean and token_mean"):
-        backward(trainable_model(base, words.FULL, 0, None), *masked_batch(), 2, "fp32", loss="sum")
+        backward(Objective(trainable_model(base, words.FULL, 0, None), "fp32"), *masked_batch(), 2, loss="sum")
 
 
 @pytest.fixture(params=["cpt_rows", "ift_rows"])
@@ -126,9 +127,9 @@ def test_attention_within_is_that_of_every_text_alone(
     expected = sum(sum(group) / len(group) for group in losses) / 2
     expected.backward()
 
-    monkeypatch.setattr(loop, "PASS_TOKENS", pass_tokens)
+    monkeypatch.setattr(objective, "PASS_TOKENS", pass_tokens)
     model = trainable_model(base, words.FULL, 0, None)
-    loss, count = backward(model, packed.input_ids, packed.labels, 2, "fp32", segments=packed.segments)
+    loss, count = backward(Objective(model, "fp32"), packed.input_ids, packed.labels, 2, segments=packed.segments)
     assert count == sum(map(len, losses))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for (name, found), wanted in zip(model.named_parameters(), reference.parameters(), strict=True):
@@ -147,7 +148,7 @@ def test_a_neighbour_in_the_row_changes_nothing_within(
     model = trainable_model(base, words.METHODS[method], 0, None)
 
     def seen(input_ids: torch.Tensor, segments: torch.Tensor | None) -> tuple[float, list[torch.Tensor]]:
-        loss, _ = backward(model, input_ids, labels, 4, "fp32", segments=segments)
+        loss, _ = backward(Objective(model, "fp32"), input_ids, labels, 4, segments=segments)
         trained = [value for value in model.parameters() if value.requires_grad]
         gradients = [value.grad.clone() for value in trained]
         model.zero_grad()

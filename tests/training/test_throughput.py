@@ -15,7 +15,7 @@ from scripts.study.errors import UserError
 from scripts.study.fingerprint import fingerprint
 from scripts.study.grid import Product
 from scripts.study.store import Store
-from scripts.training import loop, throughput
+from scripts.training import objective, throughput
 from tests.training import processes
 
 OPTIMIZER = {"name": "decoupled_lionw", "betas": [0.9, 0.95], "clip_norm": 1.0}
@@ -82,7 +82,7 @@ def test_a_step_trains_on_the_whole_batch_in_passes_of_so_many_rows(
     base: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int, passes: list[int]
 ) -> None:
     seen: list[tuple[int, int]] = []
-    forward = loop._logits
+    forward = objective._logits
     clock = iter([100.0, 108.0])
 
     def noted(model: Any, input_ids: torch.Tensor, positions: torch.Tensor, **confined: Any) -> torch.Tensor:
@@ -90,7 +90,7 @@ def test_a_step_trains_on_the_whole_batch_in_passes_of_so_many_rows(
         assert 0 <= input_ids.min() <= input_ids.max() < 64
         return forward(model, input_ids, positions, **confined)
 
-    monkeypatch.setattr(loop, "_logits", noted)
+    monkeypatch.setattr(objective, "_logits", noted)
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
     measured = throughput.measure(base, SPEC, batch_rows)
     assert measured
@@ -106,7 +106,7 @@ def test_only_lack_of_memory_is_a_missing_point(base: Path, monkeypatch: pytest.
         def backward(*_: Any, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(loop, "backward", backward)
+        monkeypatch.setattr(objective, "backward", backward)
         return throughput.measure(base, SPEC, 2)
 
     assert throughput.measure(base, SPEC, 2**45) is None

@@ -1,0 +1,122 @@
+"""What training minimizes: the loss of a batch, computed pass by pass, whose weights no cut into passes changes."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scripts.study.errors import UserError
+from scripts.training.dropout import dropout_of
+
+PASS_TOKENS = 4096  # tokens of one forward and backward pass, if a row is not longer
+
+
+class Objective(nn.Module):
+    """A model and the loss of its predictions as one module, so that a wrapper of modules sees the whole of a pass."""
+
+    def __init__(self, model: Any, precision: str) -> None:
+        super().__init__()
+        self.model = model
+        self.precision = precision
+
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, targets: Tensor, weights: Tensor, segments: Tensor | None = None
+    ) -> Tensor:
+        """The sum over the scored positions of weight times cross-entropy (nats).
+
+        `input_ids` and `segments` are int64 [rows, length]; `positions`, `targets` and `weights` [positions] say which
+        flat positions are scored, on which token, and what each counts. All are on the model's device.
+        """
+        confined = {} if segments is None else _confined(segments)
+        with _autocast(input_ids.device, self.precision):
+            logits = _logits(self.model, input_ids, positions, **confined)
+        losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+        return torch.dot(losses, weights)
+
+
+def backward(
+    objective: nn.Module,
+    input_ids: Tensor,
+    labels: Tensor,
+    group_rows: int,
+    *,
+    loss: str = "group_mean",
+    segments: Tensor | None = None,
+    seed: int = 0,
+    step: int = 0,
+    pass_tokens: int | None = None,
+) -> tuple[Tensor, int]:
+    """Add the gradient of a batch's loss to `.grad`; return the loss (on the device) and its number of tokens.
+
+    `input_ids` and `labels` are int64 [rows, length] on the CPU; `labels` are not shifted, and -100 where there is
+    no target. `loss` "group_mean" is the mean over the groups of `group_rows` rows of the mean over the group's
+    loss tokens: what llm-foundry computes with a device microbatch of `group_rows`. A group without any loss token
+    adds 0. "token_mean" is the mean over all loss tokens of the batch. Every token's weight is fixed before the
+    batch is cut into passes, so the cut changes the result by rounding only (but for attention dropout). A pass has
+    as many rows as `pass_tokens` (PASS_TOKENS, if None) suffice for, and at least one. `seed` and `step` decide
+    LoRA's dropout, with the row's number in the batch.
+
+    Rows are padded on the right, so causal attention needs no mask. With `segments`, int64 [rows, length], a token
+    attends only to tokens of its own number before it, its position counts from the first of them, and the first
+    token of a segment is no target: nothing of its own stands before it. Raises UserError for an unknown `loss`.
+    """
+    device = next(objective.parameters()).device
+    targets = functional.pad(labels[:, 1:], (0, 1), value=-100)  # position t is scored on the label of t + 1
+    if segments is not None:
+        targets[:, :-1][segments[:, 1:] != segments[:, :-1]] = -100
+    labelled = targets != -100
+    weights = _weights(labelled, group_rows, loss)
+    total = torch.zeros((), device=device)
+    rows = max(1, (pass_tokens or PASS_TOKENS) // labels.shape[1])
+    numbers = torch.arange(len(labels), device=device)[:, None]
+    places = torch.arange(labels.shape[1], device=device)
+    for first in range(0, len(labels), rows):
+        part = slice(first, first + rows)
+        positions = labelled[part].flatten().nonzero().squeeze(1)
+        wanted = targets[part].flatten()[positions].to(device)
+        weight = weights[part].flatten()[positions].to(device)
+        within = None if segments is None else segments[part].to(device)
+        with dropout_of(seed, step, numbers[part], places):
+            weighted = objective(input_ids[part].to(device), positions.to(device), wanted, weight, within)
+            weighted.backward()
+        total += weighted.detach()
+    return total, int(labelled.sum())
+
+
+def _weights(labelled: Tensor, group_rows: int, loss: str) -> Tensor:
+    """What every position's loss counts in the batch's: float32 [rows, length], of use where `labelled` is true."""
+    if loss == "token_mean":
+        return (1.0 / labelled.sum()).expand(labelled.shape)
+    if loss != "group_mean":
+        raise UserError(f"The loss {loss!r} is unknown; allowed are group_mean and token_mean.")
+    counts = labelled.view(-1, group_rows * labelled.shape[1]).sum(dim=1)
+    return (1.0 / (len(counts) * counts)).repeat_interleave(group_rows)[:, None].expand_as(labelled)
+
+
+def _confined(segments: Tensor) -> dict[str, Tensor]:
+    """The mask [rows, 1, length, length] (true: is attended to) and the positions [rows, length] of `segments`.
+
+    The mask is explicit, because transformers leaves it out where it takes a row for one text.
+    """
+    length = segments.shape[1]
+    place = torch.arange(length, device=segments.device)
+    begins = functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+    positions = place - (begins * place).cummax(dim=1).values
+    mask = (segments[:, :, None] == segments[:, None, :]) & (place[:, None] >= place)
+    return {"attention_mask": mask[:, None], "position_ids": positions}
+
+
+def _logits(model: Any, input_ids: Tensor, positions: Tensor, **confined: Tensor) -> Tensor:
+    """Logits [len(positions), vocabulary] at these flat positions only: masked prompts skip the output layer."""
+    from peft import PeftModel
+
+    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    hidden: Tensor = network.base_model(input_ids=input_ids, use_cache=False, **confined).last_hidden_state
+    logits: Tensor = network.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, positions))
+    return logits
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
