@@ -273,6 +273,7 @@ def _methods(study: Study, value: PublishedValue) -> list[str]:
         if isinstance(method, Lora):
             alike = (
                 value.kind == "lora"
+                and not method.variant
                 and method.rank == value.rank
                 and value.alpha in (None, method.alpha)
                 and (value.modules is None or set(method.modules) == MODULES[value.modules])

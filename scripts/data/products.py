@@ -39,10 +39,8 @@ def data_bytes(launch: Launch, key: str) -> Path:
         UserError: the product is not complete, or its bytes cannot be made again.
     """
     manifest = launch.store.require(key)
-    directory = launch.store.directory(key)
-    if manifest["spec"].get("source") in _DOWNLOADED:
-        return launch.store.bytes_of(key)
-    if not has_bytes(manifest, directory):
+    made_here = manifest["spec"].get("source") not in _DOWNLOADED
+    if made_here and not has_bytes(manifest, launch.store.directory(key)):
         print(f"{key}: its bytes are gone; making them again from the manifest", file=sys.stderr, flush=True)
         make_named(launch, key, manifest["spec"]["kind"])
-    return directory
+    return launch.store.bytes_of(key)

@@ -81,7 +81,8 @@ def spectra(
 
     Args:
         base: a transformers model directory, its weights in one safetensors file or in several with an index.
-        finetuned: such a directory with all weights; or a peft adapter directory (LoRA).
+        finetuned: such a directory with all weights; or a peft adapter directory (LoRA, DoRA). Of an adapter on a base
+            model in 4 bits, what those take from the base model is no part of the difference.
         whole: names of matrices of which the base and the finetuned weights' own spectra are wanted too.
         report: see `Report`.
 
@@ -91,7 +92,7 @@ def spectra(
 
     Raises:
         UserError: a matrix is missing in one of the two, has another shape, or holds a value that is not finite; the
-            base model lacks one of `whole`; the adapter is of another kind than plain LoRA.
+            base model lacks one of `whole`; the adapter is of another kind than LoRA and DoRA.
     """
     from torch.linalg import svdvals
 
@@ -146,14 +147,17 @@ class _Tensors:
         """Linear matrices of the layers, in the layers' order, and their shapes: rows, columns."""
         modules = (name.removesuffix(".weight") for name in self.files if name.endswith(".weight"))
         names = sorted(filter(LINEAR.fullmatch, modules), key=place)
-        return {name: self.shape(f"{name}.weight") for name in names}
+        shapes = {}
+        for name in names:
+            rows, columns = self.shape(f"{name}.weight")
+            shapes[name] = (rows, columns)
+        return shapes
 
-    def shape(self, name: str) -> tuple[int, int]:
+    def shape(self, name: str) -> tuple[int, ...]:
         from safetensors import safe_open
 
         with safe_open(self.files[name], framework="pt") as opened:
-            rows, columns = opened.get_slice(name).get_shape()
-        return rows, columns
+            return tuple(opened.get_slice(name).get_shape())
 
     def read(self, name: str) -> "Tensor":
         """In float64."""
@@ -197,56 +201,65 @@ class _Weights:
 
 @dataclass(frozen=True)
 class _Adapter:
-    """LoRA: the base model's weights plus scaling * B A where there is an adapter, and unchanged elsewhere."""
+    """LoRA: the base model's weights plus scaling * B A where there is an adapter, and unchanged elsewhere.
+
+    DoRA: there each row of that sum has the length that the adapter says.
+    """
 
     before: _Tensors
     tensors: _Tensors
     shapes: dict[str, tuple[int, int]]
     scaling: float
+    decomposed: bool
 
     @classmethod
     def of(cls, directory: Path, before: _Tensors, shapes: dict[str, tuple[int, int]]) -> "_Adapter":
         file = directory / "adapter_config.json"
         config = json.loads(file.read_text(encoding="utf-8"))
-        # each of these makes the difference something else than alpha / r * B A
-        odd = [key for key in ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)]
+        # each of these makes the difference something else than is said above
+        odd = [key for key in ("rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)]
         if config.get("peft_type") != "LORA" or not isinstance(config.get("target_modules"), list) or odd:
             raise UserError(
                 f"{file} is not of a plain LoRA adapter ({odd[0] if odd else 'peft_type or target_modules'}): "
-                "spectra are there for peft_type LORA with a list of target_modules, without DoRA and patterns"
+                "spectra are there for peft_type LORA with a list of target_modules, without patterns"
             )
-        rank = config["r"]
+        rank, decomposed = config["r"], bool(config.get("use_dora"))
         tensors = _Tensors.of(directory, "adapter_model")
-        expected = {
-            _factor(name, part): (rank, columns) if part == "A" else (rows, rank)
-            for name, (rows, columns) in shapes.items()
-            if place(name)[1] in config["target_modules"]
-            for part in "AB"
-        }
+        expected: dict[str, tuple[int, ...]] = {}
+        for name, (rows, columns) in shapes.items():
+            if place(name)[1] in config["target_modules"]:
+                expected |= {_factor(name, "A"): (rank, columns), _factor(name, "B"): (rows, rank)}
+                expected |= {_lengths(name): (rows,)} if decomposed else {}
         for name, shape in expected.items():
             if name not in tensors.files:
                 raise UserError(f"{directory} has no {name}, although its configuration names that module")
             _check_shape(f"{name} in {directory}", tensors.shape(name), shape)
         if other := sorted(tensors.files.keys() - expected.keys()):
             raise UserError(f"{directory} has {other[0]}, which belongs to no linear matrix of {before.directory}")
-        return cls(before, tensors, shapes, config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank))
+        scaling = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
+        return cls(before, tensors, shapes, scaling, decomposed)
 
     def read(self, name: str) -> "Tensor":
         weight = self.before.read(f"{name}.weight")
         if _factor(name, "A") in self.tensors.files:
             a, b = (self.tensors.read(_factor(name, part)) for part in "AB")
             weight += self.scaling * b @ a
+            if self.decomposed:
+                weight *= (self.tensors.read(_lengths(name)) / weight.norm(dim=1))[:, None]
         return weight
 
     def difference(self, name: str) -> "Tensor":
-        """Singular values of scaling * B A: those of the small matrix between the orthogonal bases of B and A.
+        """Singular values of finetuned minus base.
 
-        As many as the rank; the others are exactly zero.
+        Of scaling * B A they are those of the small matrix between the orthogonal bases of B and A: as many as the
+        rank, and the others are exactly zero.
         """
         import torch
 
         values = torch.zeros(min(self.shapes[name]), dtype=torch.float64)
-        if _factor(name, "A") in self.tensors.files:
+        if _factor(name, "A") in self.tensors.files and self.decomposed:
+            values = torch.linalg.svdvals(self.read(name) - self.before.read(f"{name}.weight"))
+        elif _factor(name, "A") in self.tensors.files:
             a, b = (self.tensors.read(_factor(name, part)) for part in "AB")
             core = torch.linalg.qr(b, mode="r").R @ torch.linalg.qr(a.T, mode="r").R.T
             found = torch.linalg.svdvals(self.scaling * core)
@@ -258,7 +271,11 @@ def _factor(name: str, part: str) -> str:
     return f"base_model.model.{name}.lora_{part}.weight"
 
 
-def _check_shape(what: str, found: tuple[int, int], expected: tuple[int, int]) -> None:
+def _lengths(name: str) -> str:
+    return f"base_model.model.{name}.lora_magnitude_vector"
+
+
+def _check_shape(what: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if found != expected:
         raise UserError(f"{what} has the shape {list(found)}; the base model asks for {list(expected)}")
 

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import os
 import signal
 import sys
@@ -49,9 +50,9 @@ def find(launch: Launch, name: str) -> Product:
     return Product(name, manifest["spec"], tuple(manifest["inputs"]))
 
 
-def make(launch: Launch, product: Product, build: Build) -> dict[str, Any]:
+def make(launch: Launch, product: Product, build: Build, until: float = math.inf) -> dict[str, Any]:
     """Makes what is missing of a product; see `Store.make`."""
-    return launch.store.make(product, build, launch.code_of(product))
+    return launch.store.make(product, build, launch.code_of(product), until)
 
 
 def end_with(head: int) -> None:

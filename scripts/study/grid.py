@@ -303,9 +303,8 @@ class Grid:
         method = self.study.methods[name]
         spec = method.model_dump()
         if isinstance(method, Lora):
-            spec["modules"] = sorted(method.modules)
-            if not method.dropout:
-                del spec["dropout"]
+            spec = {name: spec[name] for name in ("kind", "rank", "alpha")}
+            spec |= {"modules": sorted(method.modules), **_unusual(method, "dropout"), **method.variant}
         return spec
 
     def _recipe(

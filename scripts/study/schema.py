@@ -436,12 +436,12 @@ class Full(Part):
 
 
 class Lora(Part):
-    """LoRA: W + (alpha / rank) B A on the named modules, B = 0 at the start."""
+    """LoRA: W + (alpha / rank) B A on the named modules, B = 0 at the start. The last keys make its variants."""
 
     kind: Literal["lora"] = field("which method", paper="section 3")
     rank: Count = field("inner dimension of the adapter", paper="figure 1")
     alpha: Annotated[float, Field(gt=0)] = field(
-        "what the adapter adds is multiplied by `alpha / rank`", paper="appendix B.2, figure S3"
+        "what the adapter adds is multiplied by `alpha / rank` (but see `scaling`)", paper="appendix B.2, figure S3"
     )
     modules: Annotated[list[Module], Field(min_length=1)] = field(
         "the linear modules of every block that get an adapter; the others stay as they are",
@@ -454,6 +454,52 @@ class Lora(Part):
         unit="probability",
         paper="appendix A",
     )
+    scaling: Literal["alpha_over_rank", "rank_stabilized"] = field(
+        "what the adapter adds is multiplied by `alpha / rank`, or by `alpha / sqrt(rank)` (rsLoRA, arXiv 2312.03732)",
+        default="alpha_over_rank",
+        paper="beyond the paper",
+    )
+    decomposed: bool = field(
+        "DoRA (arXiv 2402.09353): the lengths of the rows of W + (alpha / rank) B A are trained by themselves",
+        default=False,
+        paper="beyond the paper",
+    )
+    initialization: Literal["random", "pissa"] = field(
+        "`random`: A is drawn, B = 0. `pissa` (arXiv 2404.02948): (alpha / rank) B A is W's part of its `rank` largest "
+        "singular values, and W loses it; what is written is LoRA of twice the rank, for W as it was",
+        default="random",
+        paper="beyond the paper",
+    )
+    learning_rate_ratio_b: Annotated[float, Field(gt=0)] = field(
+        "LoRA+ (arXiv 2402.12354): the learning rate of B (and of the lengths of `decomposed`) over that of A, which "
+        "is the method's",
+        default=1.0,
+        paper="beyond the paper",
+    )
+    quantization: Literal["nf4"] | None = field(
+        "QLoRA (arXiv 2305.14314): the adapted base model is kept in 4 bits; takes an NVIDIA GPU and bitsandbytes",
+        default=None,
+        paper="beyond the paper",
+    )
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """The keys that make it another method than the paper's LoRA."""
+        names = ("scaling", "decomposed", "initialization", "learning_rate_ratio_b", "quantization")
+        fields = type(self).model_fields
+        return {name: value for name in names if (value := getattr(self, name)) != fields[name].default}
+
+    @model_validator(mode="after")
+    def _variants_go_together(self) -> Self:
+        if self.initialization == "pissa":
+            for name, reason in (
+                ("dropout", "what it would drop is the largest part of W"),
+                ("decomposed", "peft cannot write both as one adapter of the base model"),
+                ("quantization", "the 4 bits of what W has left are not those of the base model"),
+            ):
+                if getattr(self, name):
+                    raise ValueError(f"initialization: pissa does not go together with {name} ({reason})")
+        return self
 
 
 Method = Annotated[Full | Lora, Field(discriminator="kind")]
@@ -661,8 +707,48 @@ class Throughput(Part):
     steps: Count = field("how many are timed, after one that is not", unit="optimizer steps", paper="not said")
 
 
+class _Asked(Part):
+    cpus: Count = field("CPUs of a process", default=2)
+    memory_gb: Count = field("memory of a node", default=8, unit="GiB")
+    minutes: Count = field(
+        "the longest that an attempt may take; training goes on in the next where it ended", default=60, unit="minutes"
+    )
+
+
+class Job(_Asked):
+    """What a kind of job asks a cluster for: one process on one node. Local runs do not read it."""
+
+    gpus: Annotated[int, Field(ge=0, le=1)] = field("GPUs of the process", default=0)
+
+
+class TrainingJob(_Asked):
+    """What a training job asks a cluster for: a process for each GPU, or for each node. Local runs do not read it."""
+
+    nodes: Count = field("how many nodes", default=1)
+    gpus: Annotated[int, Field(ge=0)] = field("GPUs of a node", default=0)
+
+    @property
+    def processes(self) -> int:
+        """Of one node."""
+        return max(self.gpus, 1)
+
+
+class Jobs(Part):
+    """What each kind of job asks a cluster for. Downloads, joins and drawings run where Snakemake does."""
+
+    data: Job = field("makes the rows that training reads", default=Job())
+    models: Job = field("makes the base model", default=Job())
+    training: TrainingJob = field(
+        "trains a leg, a branch or a run; less time than `minutes` is asked for where its tokens need less",
+        default=TrainingJob(),
+    )
+    throughput: Job = field("measures speed and memory", default=Job())
+    evaluation: Job = field("asks a model the items of a task", default=Job())
+    spectra: Job = field("computes singular values", default=Job())
+
+
 class Resources(Part):
-    """What jobs are expected to take, and how often they save; no result depends on it."""
+    """What jobs are expected to take, how often they save, what they ask a cluster for; no result depends on it."""
 
     tokens_per_second: Count = field("how fast one job trains", unit="tokens a second")
     evaluation_seconds: Count = field(
@@ -673,6 +759,16 @@ class Resources(Part):
         "how often a job saves what it needs to go on, so how much work it loses at most when it is killed",
         unit="seconds",
     )
+    jobs: Jobs = field("what jobs ask a cluster for", default=Jobs())
+
+    @model_validator(mode="after")
+    def _attempts_have_time(self) -> Self:
+        if self.jobs.training.minutes * 60 <= 4 * self.startup_seconds:
+            raise ValueError(
+                f"jobs.training.minutes: an attempt must be longer than four times startup_seconds "
+                f"({self.startup_seconds}), or it ends before it trains"
+            )
+        return self
 
 
 class Study(Part):
@@ -854,6 +950,13 @@ class Study(Part):
             if missing := shown - rates - swept - set(setting.published):
                 raise ValueError(f"settings.{name}.learning_rates: no rate for {_listed(missing)}")
             published = set(setting.published)
+            for method_name in sorted(published & methods):
+                method = self.methods[method_name]
+                if isinstance(method, Lora) and method.variant:
+                    raise ValueError(
+                        f"settings.{name}.published: {method_name} has {_listed(method.variant)}, which no published "
+                        "checkpoint has"
+                    )
             for key, given in (("learning_rates", rates), ("sweep.learning_rates", swept), ("published", published)):
                 if unknown := given - methods:
                     raise ValueError(

@@ -5,17 +5,17 @@ renamed, the manifest last, so nothing half-written has a product's name. Manife
 may be, and are made again from the manifest, which then proves that they are the same.
 """
 
-import fcntl
 import json
+import math
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,13 @@ from typing import Any
 from scripts.study.errors import UserError
 from scripts.study.fingerprint import file_sha256, fingerprint
 from scripts.study.grid import Product
+from scripts.study.locks import exclusive
 
 Build = Callable[[Path], dict[str, Any]]
-"""Writes a product's bytes into the empty directory it is given and returns its results (plain data)."""
+"""Writes a product's bytes into the empty directory it is given and returns its results (plain data).
+
+What the results have under `provenance` (times, devices) joins the manifest's own provenance instead.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,13 @@ class Store:
         return manifest
 
     def bytes_of(self, key: str) -> Path:
-        """The directory of a complete product's bytes.
+        """The directory of a complete product's bytes, for those who read them: they are what the manifest says.
+
+        Their hashes are computed once a process, at about the speed of the disk (1 GB/s and core or more).
 
         Raises:
-            UserError: the product is not complete, or its bytes were deleted; the sentence says how to remake them.
+            UserError: the product is not complete, or its bytes were deleted or are damaged; the sentence says how to
+                remake them.
         """
         manifest = self.require(key)
         directory = self.directory(key)
@@ -86,44 +93,59 @@ class Store:
                 f"the bytes of {key} are gone from {directory}; "
                 f"`{maker(manifest)}` makes them again and checks their hashes"
             )
+        for name, file in manifest["files"].items():
+            path = directory / name
+            try:
+                damage = None if _sha256_at(path, path.stat().st_mtime_ns) == file["sha256"] else "another hash"
+            except OSError as error:
+                damage = error.strerror or str(error)
+            if damage:
+                raise UserError(
+                    f"{path} is not what its manifest says ({damage}); delete {directory}, "
+                    f"and `{maker(manifest)}` makes it again and checks its hashes"
+                )
         return directory
 
-    @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Exclusive right to make a product. Waits for another holder and says so; ends with its process."""
-        path = self.root / ".locks" / f"{key}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"{key}: another job is making it; waiting for it", file=sys.stderr, flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def lock(self, key: str, until: float = math.inf) -> AbstractContextManager[None]:
+        """Exclusive right to make a product or to delete its bytes, in this process and on this and other hosts.
 
-    def make(self, product: Product, build: Build, code: dict[str, Any]) -> dict[str, Any]:
+        Waits for another holder, says so in one line, and gives up at `until` (a moment of `time.monotonic`; without
+        it, never).
+
+        Raises:
+            LockedError: another process held it until then.
+        """
+        return exclusive(self.root / ".locks" / f"{key}.lock", key, until)
+
+    def make(self, product: Product, build: Build, code: dict[str, Any], until: float = math.inf) -> dict[str, Any]:
         """The product's manifest, after making what is missing of it: everything, bytes alone, or nothing.
 
         Args:
             product: what to make.
             build: see `Build`; its directory becomes the product's, unless it leaves it empty.
             code: the code versions behind the product and their hashes, kept in the manifest.
+            until: moment of `time.monotonic` at which waiting for another job that makes it ends; without it, never.
 
         Raises:
+            LockedError: another job was still making it.
             UserError: bytes made again for an existing manifest differ from what it says.
         """
-        with self.lock(product.key):
+        with self.lock(product.key, until):
             manifest = self.read(product.key)
             directory = self.directory(product.key)
             if manifest is not None and has_bytes(manifest, directory):
                 return manifest
             directory.parent.mkdir(parents=True, exist_ok=True)
-            for left_over in directory.parent.glob(f".{directory.name}-*"):  # of a killed job: the lock is ours
-                shutil.rmtree(left_over, ignore_errors=True)
+            for left_over in directory.parent.glob(f".{directory.name}[-.]*"):  # of a killed job: the lock is ours
+                if left_over.is_dir():
+                    shutil.rmtree(left_over)
+                else:
+                    left_over.unlink()
             started = time.time()
             new = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
             try:
                 results = build(new)
+                provenance = results.pop("provenance", {})
                 files = {
                     str(path.relative_to(new)): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
                     for path in sorted(new.rglob("*"))
@@ -155,6 +177,7 @@ class Store:
                         "packages": _installed(),
                         "started": round(started, 3),
                         "seconds": round(time.time() - started, 3),
+                        **provenance,
                     },
                 }
                 write_json(self.manifest_path(product.key), manifest)
@@ -171,8 +194,14 @@ def _installed() -> dict[str, str]:
     return found
 
 
+@cache
+def _sha256_at(path: Path, changed: int) -> str:
+    """SHA-256 of a file that was last changed at `changed`; a family's jobs read the same inputs many times."""
+    return file_sha256(path)
+
+
 def has_bytes(manifest: dict[str, Any], directory: Path) -> bool:
-    """Whether every file that the manifest names is there, at its size. Hashes are checked where bytes are made."""
+    """Whether every file that the manifest names is there, at its size; `Store.bytes_of` checks hashes too."""
     for name, file in manifest["files"].items():
         path = directory / name
         if not path.is_file() or path.stat().st_size != file["bytes"]:

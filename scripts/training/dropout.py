@@ -4,10 +4,10 @@ Every element has a 32-bit hash of its own, and is dropped where that is below t
 so that a batch gets the same masks however it is cut into passes and spread over processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 LOWBIAS32 = ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1))
 # 2**32 over the golden ratio (Knuth's Fibonacci hashing): row * GOLDEN + position differ among 2**30 tokens of a step.
 GOLDEN = 0x9E3779B9
+NAME_BYTES = 256
 
 
 def keep_mask(seed: int, step: int, module: str, rows: Tensor, positions: Tensor, channels: int, rate: float) -> Tensor:
@@ -27,13 +28,33 @@ def keep_mask(seed: int, step: int, module: str, rows: Tensor, positions: Tensor
     of the result, whose common (broadcast) shape is [...]. `seed` and `step` are at least 0, `rate` is in [0, 1)
     and counts in steps of 2**-32. `module` is the name of the adapted module in the base model.
     """
+    return _mask(*_hashes(seed, step, module, rows, positions, channels), rate)
+
+
+def _hashes(seed: int, step: int, module: str, rows: Tensor, positions: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Of every token and of every channel: what an element's hash is made from."""
     token_key, channel_key = _keys(seed, step, module)
     tokens = rows.to(torch.int32) * _signed(GOLDEN) + positions.to(torch.int32)
     numbers = torch.arange(channels, dtype=torch.int32, device=rows.device)
-    bits = _mix(_mix(tokens ^ token_key)[..., None] ^ _mix(numbers ^ channel_key))
+    return _mix(tokens ^ token_key), _mix(numbers ^ channel_key)
+
+
+def _mask(tokens: Tensor, channels: Tensor, rate: float) -> Tensor:
+    bits = _mix(tokens[..., None] ^ channels)
     first_kept = min(round(rate * 2**32), 2**32 - 1) - 2**31  # of the integers from -2**31 up
     kept = torch.ge(bits, first_kept, out=torch.empty_like(bits, dtype=torch.float32))
     return kept.mul_(1 / (1 - rate))
+
+
+def _dropped(tokens: Tensor, channels: Tensor, rate: float, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    mask = _mask(tokens, channels, rate)
+    return tuple((x * mask).to(x.dtype) for x in inputs)
+
+
+@cache
+def _dropped_in_one_kernel() -> Callable[..., tuple[Tensor, ...]]:
+    """For a GPU, where every operation of the hash would otherwise read and write a mask of its own."""
+    return torch.compile(_dropped, dynamic=True)
 
 
 @lru_cache(maxsize=4096)
@@ -84,22 +105,36 @@ def dropout_of(seed: int, step: int, rows: Tensor, positions: Tensor) -> Iterato
 
 
 class LoraDropout(nn.Module):
-    """Drops channels at `rate`, in training only, by `keep_mask`; `module` is the name of the adapted module."""
+    """Drops channels at `rate`, in training only, by `keep_mask`; `module` is the name of the adapted module.
+
+    `name` is its UTF-8 bytes and zeros, always as many: what a compiled layer has as a tensor is no constant of it, so
+    that one graph serves all layers.
+    """
 
     def __init__(self, rate: float, module: str) -> None:
         super().__init__()
         self.rate = rate
         self.module = module
-
-    def mask(self, channels: int) -> Tensor:
-        """The `keep_mask` of the tokens that `dropout_of` has named."""
-        if _tokens is None:
-            raise RuntimeError("LoRA dropout in training needs to know its tokens: call the model inside `dropout_of`")
-        now = _tokens
-        return keep_mask(now.seed, now.step, self.module, now.rows, now.positions, channels, self.rate)
+        self.name = torch.tensor(list(module.encode().ljust(NAME_BYTES, b"\0")), dtype=torch.uint8)  # never on a GPU
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x * self.mask(x.shape[-1])).to(x.dtype) if self.training else x
+        return drop(self.module, self.rate, x)[0] if self.training else x
+
+
+def module_of(name: Tensor) -> str:
+    """The module whose LoraDropout has this `name`."""
+    return name.numpy().tobytes().rstrip(b"\0").decode()
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # what a compiler would take for a constant is another one in the next step
+def drop(module: str, rate: float, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The inputs, all of one shape, times the `keep_mask` of the tokens that `dropout_of` has named, in their types."""
+    if _tokens is None:
+        raise RuntimeError("LoRA dropout in training needs to know its tokens: call the model inside `dropout_of`")
+    now = _tokens
+    hashes = _hashes(now.seed, now.step, module, now.rows, now.positions, inputs[0].shape[-1])
+    compute = _dropped_in_one_kernel() if inputs[0].is_cuda else _dropped
+    return compute(*hashes, rate, inputs)
 
 
 def use_lora_dropout(model: Any) -> None:

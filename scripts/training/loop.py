@@ -1,4 +1,4 @@
-"""The training loop, for one device. `fit` reads from top to bottom."""
+"""The training loop, the same in each process of those that train together. `fit` reads from top to bottom."""
 
 import math
 import os
@@ -16,14 +16,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import deterministic
 
 from scripts.data.batches import Batches
-from scripts.training import checkpoints
+from scripts.training import checkpoints, execution, parallel
 from scripts.training.adapters import save_model, trainable_model
 from scripts.training.divergence import Divergence, Watch
 from scripts.training.metrics import Meter
 from scripts.training.objective import Objective, backward
-from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer
+from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_rates
 from scripts.training.schedules import multiplier
 
 INTERRUPTED = 75  # exit status (EX_TEMPFAIL): stopped on request with a checkpoint; the same call goes on
@@ -69,7 +70,7 @@ class Fit:
     best_loss: float | None = None
 
 
-def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Group = parallel.ALONE) -> dict[str, Any]:
     """Train, write the final weights to `job.out`, and return the metrics.
 
     Goes on from the newest readable checkpoint; on the CPU, with equal threads, the result is the same bit for
@@ -77,9 +78,14 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     step and raises SystemExit(75); so it does where after another step less time may be left before the deadline than
     the longest checkpoint took to write (10 seconds at least). Checkpoints are written while training goes on.
 
+    Every process of `group` calls it with the same job, and trains its share of each batch's rows: a full finetuning
+    with weights and state spread over them (FSDP2), an adapter with all of it in each (DDP). The first one reports and
+    writes; all return the metrics. A signal to one of them, or one's deadline, stops all. The number of processes may
+    change between attempts; then weights are equal to rounding (under Lion, a sign, single ones part in time).
+
     About once a second, and after the last step, `report` gets step, steps, resumed_at (the step at which this attempt
-    began), loss (of the last batch), lr, tokens (so far), tokens_per_second (of this attempt), mfu, memory_bytes (both:
-    `Meter`) and eta_seconds.
+    began), loss (of the last batch), lr, tokens (so far), tokens_per_second (of this attempt, on all devices), devices
+    (as many as processes), mfu, memory_bytes (both: `Meter`, of the first process) and eta_seconds.
 
     Metrics, of this job's batches: steps, tokens (positions, padding included), loss_tokens (positions with a
     target), final_loss (mean over the last 20 batches, nats; None where there was no batch to train), loss_curve
@@ -89,50 +95,60 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     the metrics have `diverged`, the fields of a Divergence: steps, tokens and the curve reach to that batch, final_loss
     is None, and loss_tokens is not there.
 
-    Raises UserError where a checkpoint or the weights cannot be written, and where a checkpoint is of another product.
+    Raises UserError where a checkpoint or the weights cannot be written, where a checkpoint is of another product, and
+    where the rows of a batch cannot be divided among the processes.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = group.device
     batches = Batches(job.rows)
-    model = trainable_model(job.base, job.method, job.seed, job.start, job.attention_dropout).to(device).train()
-    objective = Objective(model, job.precision)
+    share = group.share(batches.batch_rows)
+    model = trainable_model(job.base, job.method, job.seed, job.start, job.attention_dropout, job.precision)
+    execution.prepare_model(model, device, job.precision)
+    vocabulary, meter = model.config.vocab_size, Meter(model, batches.sequence_length, device, job.precision)
+    sharded = group.world > 1 and job.method["kind"] == "full"
+    objective = parallel.spread(Objective(model.train(), job.precision), group, sharded, job.precision)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    optimizer = make_optimizer(trained, job.optimizer)
-    progress = checkpoints.Progress(step=job.start_step)
-    if checkpoint := checkpoints.load(job.checkpoints, job.product):
-        progress = checkpoint.progress
-        _restore_weights(trained, checkpoint.weights)
-        restore_optimizer(optimizer, trained, checkpoint.optimizer)
+    optimizer = make_optimizer(trained, job.optimizer, job.method.get("learning_rate_ratio_b", 1.0))
+    owner = checkpoints.Owner(job.product, batches.batch_rows)
+    state = optimizer_state(optimizer, trained)
+    progress = checkpoints.load(job.checkpoints, owner, trained, state, group)
+    if progress is not None:
+        restore_optimizer(optimizer, trained, state)
     elif job.start is not None:
-        from safetensors.torch import load_file
+        restore_optimizer(optimizer, trained, parallel.read_like(job.start / "optimizer.safetensors", state))
+    del state
+    progress = progress or checkpoints.Progress(step=job.start_step)
+    rows_here = share.stop - share.start
+    pass_tokens = execution.plan_passes(objective, optimizer, rows_here, batches.sequence_length)
 
-        restore_optimizer(optimizer, trained, load_file(job.start / "optimizer.safetensors"))
-
-    watch = Watch(model.config.vocab_size, job.best_loss, progress.losses)
+    watch = Watch(vocabulary, job.best_loss, progress.losses)
     unread: list[Tensor] = []  # losses and gradient norms on the device: reading each would stall a GPU
     began = saved = reported = time.monotonic()
     seconds_before, tokens_before = progress.seconds, progress.tokens
     resumed_at = saved_step = progress.step
     longest_step = 0.0
     diverged: Divergence | None = None
-    meter = Meter(model, batches.sequence_length, device, job.precision)
     with (
         _deterministic(device),
         _own_random_numbers(device),
         _interruption() as interruption,
-        checkpoints.Writer(job.checkpoints, job.product, trained) as writer,
+        checkpoints.Writer(job.checkpoints, owner, trained, group) as writer,
     ):
-        while (
-            not (stopping := interruption.requested or _late(job.deadline, longest_step + writer.seconds))
-            and progress.step < job.stop_step
-        ):
-            writer.check()
+        while True:
+            # whoever leaves the loop alone would let the others wait in it
+            stopping, failed = group.any(
+                interruption.requested or _late(job.deadline, longest_step + writer.seconds), writer.failed
+            )
+            if failed:
+                writer.wait()
+            if stopping or progress.step == job.stop_step:
+                break
             step_began = time.monotonic()
-            rate = job.optimizer["learning_rate"] * multiplier(job.schedule, progress.step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            factor = multiplier(job.schedule, progress.step)
+            set_rates(optimizer, factor)
             input_ids, labels = (torch.as_tensor(array) for array in batches.batch(progress.step))
             segments = torch.as_tensor(batches.segments(progress.step)) if job.attention == "within" else None
-            torch.manual_seed(_noise_seed(job.seed, progress.step))  # attention dropout is the same after a resume
+            # attention dropout is the same after a resume, and differs between processes
+            torch.manual_seed(_noise_seed(job.seed, progress.step, group.rank))
             loss, loss_tokens = backward(
                 objective,
                 input_ids,
@@ -142,8 +158,10 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
                 segments=segments,
                 seed=job.seed,
                 step=progress.step,
+                pass_tokens=pass_tokens,
+                share=share,
             )
-            norm = torch.nn.utils.clip_grad_norm_(trained.values(), job.optimizer["clip_norm"])
+            norm = parallel.whole(torch.nn.utils.clip_grad_norm_(trained.values(), job.optimizer["clip_norm"]))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             unread.append(torch.stack((loss, norm)))
@@ -153,36 +171,42 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 
             now = time.monotonic()
             finished = progress.step == job.stop_step
-            if now - reported >= REPORT_SECONDS or finished:
-                if diverged := _read_losses(progress, unread, watch):
+            reading, saving = group.any(  # by the clock of the first process
+                group.is_first and now - reported >= REPORT_SECONDS,
+                group.is_first and now - saved >= job.checkpoint_seconds,
+            )
+            if reading or finished:
+                if diverged := _read_losses(progress, unread, watch, group):
                     break
                 reported = now
                 speed = (progress.tokens - tokens_before) / (now - began)
-                report(
-                    {
-                        "step": progress.step,
-                        "steps": job.stop_step,
-                        "resumed_at": resumed_at,
-                        "loss": progress.losses[-1],
-                        "lr": rate,
-                        "tokens": progress.tokens,
-                        "tokens_per_second": speed,
-                        "mfu": meter.mfu(speed),
-                        "memory_bytes": meter.memory_bytes(),
-                        "eta_seconds": (job.stop_step - progress.step) * input_ids.numel() / speed,
-                    }
-                )
+                if group.is_first:
+                    report(
+                        {
+                            "step": progress.step,
+                            "steps": job.stop_step,
+                            "resumed_at": resumed_at,
+                            "loss": progress.losses[-1],
+                            "lr": job.optimizer["learning_rate"] * factor,
+                            "tokens": progress.tokens,
+                            "tokens_per_second": speed,
+                            "devices": group.world,
+                            "mfu": meter.mfu(speed / group.world),
+                            "memory_bytes": meter.memory_bytes(),
+                            "eta_seconds": (job.stop_step - progress.step) * input_ids.numel() / speed,
+                        }
+                    )
             seconds = time.monotonic() - step_began
             # what an attempt's first step takes longer than the others will not come again
             longest_step = max(longest_step, seconds) if progress.step > resumed_at + 2 else seconds
-            if now - saved >= job.checkpoint_seconds and not finished:
-                if diverged := _read_losses(progress, unread, watch):
+            if saving and not finished:
+                if diverged := _read_losses(progress, unread, watch, group):
                     break
                 progress.seconds = seconds_before + now - began
                 writer.save(progress, trained, optimizer_state(optimizer, trained))
                 saved, saved_step = time.monotonic(), progress.step
 
-        diverged = diverged or _read_losses(progress, unread, watch)
+        diverged = diverged or _read_losses(progress, unread, watch, group)
         progress.seconds = seconds_before + time.monotonic() - began
         if diverged:
             steps = diverged.step - job.start_step
@@ -198,16 +222,22 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             if progress.step > saved_step:
                 writer.save(progress, trained, optimizer_state(optimizer, trained))
             writer.wait()
-            print(
-                f"stopped at step {progress.step} of {job.stop_step}; the same call goes on from there", file=sys.stderr
-            )
+            if group.is_first:
+                at = f"step {progress.step} of {job.stop_step}"
+                print(f"stopped at {at}; the same call goes on from there", file=sys.stderr)
             raise SystemExit(INTERRUPTED)
-    with checkpoints.writable(job.out):
-        save_model(model, job.out)
-        if job.keep_optimizer:
-            from safetensors.torch import save_file
+    weights = parallel.gathered(trained, group) if sharded else {}
+    state = parallel.gathered(optimizer_state(optimizer, trained), group) if job.keep_optimizer else {}
+    if group.is_first:
+        if sharded:  # the bytes of one process come from a model of one process
+            model = trainable_model(job.base, job.method, job.seed, job.start)
+            model.load_state_dict(weights, strict=False)  # without the second names of tied weights
+        with checkpoints.writable(job.out):
+            save_model(model, job.out)
+            if job.keep_optimizer:
+                from safetensors.torch import save_file
 
-            save_file(optimizer_state(optimizer, trained), job.out / "optimizer.safetensors")
+                save_file(state, job.out / "optimizer.safetensors")
     final = progress.losses[-FINAL_BATCHES:]
     return {
         "steps": job.stop_step - job.start_step,
@@ -224,18 +254,16 @@ def _late(deadline: float | None, seconds: float) -> bool:
     return deadline is not None and time.monotonic() + max(seconds, MARGIN_SECONDS) >= deadline
 
 
-def _restore_weights(trained: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(weights[name])
-
-
-def _read_losses(progress: checkpoints.Progress, unread: list[Tensor], watch: Watch) -> Divergence | None:
+def _read_losses(
+    progress: checkpoints.Progress, unread: list[Tensor], watch: Watch, group: parallel.Group
+) -> Divergence | None:
     """Move the losses that are still on the device to `progress`, up to the first that shows a divergence."""
     if not unread:
         return None
     first = progress.step - len(unread) + 1
-    for step, (loss, norm) in enumerate(torch.stack(unread).tolist(), start=first):
+    losses, norms = torch.stack(unread).cpu().unbind(dim=1)
+    losses = group.total(losses.contiguous())  # each process has its rows' part
+    for step, (loss, norm) in enumerate(zip(losses.tolist(), norms.tolist(), strict=True), start=first):
         diverged = watch.look(step, loss, norm)
         if math.isfinite(loss):
             progress.losses.append(loss)
@@ -260,18 +288,23 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     """Deterministic kernels where torch has them; torch's settings are put back after."""
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # it makes itself a module
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    # nobody reads it, and filling it takes time
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
 
 
-def _noise_seed(seed: int, step: int) -> int:
-    """A seed of 32 bits (torch's CPU generator uses no more) for the random numbers of one step."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+def _noise_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A seed of 32 bits (torch's CPU generator uses no more) for the random numbers of one step in one process."""
+    # a 0 at the end of what is mixed changes nothing
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 @contextmanager

@@ -6,11 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from scripts.study.errors import UserError
+from scripts.training.attention import begins_of, is_varlen
 from scripts.training.dropout import dropout_of
+from scripts.training.parallel import passing
 
 PASS_TOKENS = 4096  # tokens of one forward and backward pass, if a row is not longer
+CHUNK_LOGITS = 2**27  # logits that are in memory at once: as fp32 half a GB, and as much for their gradient
 
 
 class Objective(nn.Module):
@@ -27,11 +31,22 @@ class Objective(nn.Module):
         """The sum over the scored positions of weight times cross-entropy (nats).
 
         `input_ids` and `segments` are int64 [rows, length]; `positions`, `targets` and `weights` [positions] say which
-        flat positions are scored, on which token, and what each counts. All are on the model's device.
+        flat positions are scored, on which token, and what each counts. All are on the model's device. Where there
+        are more than CHUNK_LOGITS logits, the output layer and the loss take that many at a time, in the backward
+        pass once more; no other position has logits.
         """
-        confined = {} if segments is None else _confined(segments)
+        confined = {} if segments is None else _confined(segments, is_varlen(self.model))
         with _autocast(input_ids.device, self.precision):
-            logits = _logits(self.model, input_ids, positions, **confined)
+            hidden, head = _hidden(self.model, input_ids, positions, **confined)
+        many = max(1, CHUNK_LOGITS // head.weight.shape[0])
+        if len(hidden) <= many:
+            return self._weighted(head, hidden, targets, weights)
+        chunks = zip(*(torch.split(part, many) for part in (hidden, targets, weights)), strict=True)
+        return torch.stack([checkpoint(self._weighted, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+
+    def _weighted(self, head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        with _autocast(hidden.device, self.precision):
+            logits = head(hidden)
         losses = functional.cross_entropy(logits.float(), targets, reduction="none")
         return torch.dot(losses, weights)
 
@@ -47,8 +62,12 @@ def backward(
     seed: int = 0,
     step: int = 0,
     pass_tokens: int | None = None,
+    share: slice | None = None,
 ) -> tuple[Tensor, int]:
     """Add the gradient of a batch's loss to `.grad`; return the loss (on the device) and its number of tokens.
+
+    `share` are the rows that this process trains (None: all of them), the other ones being other processes': then
+    the loss is its rows' part of the batch's, while the number of tokens is the batch's.
 
     `input_ids` and `labels` are int64 [rows, length] on the CPU; `labels` are not shifted, and -100 where there is
     no target. `loss` "group_mean" is the mean over the groups of `group_rows` rows of the mean over the group's
@@ -72,13 +91,14 @@ def backward(
     rows = max(1, (pass_tokens or PASS_TOKENS) // labels.shape[1])
     numbers = torch.arange(len(labels), device=device)[:, None]
     places = torch.arange(labels.shape[1], device=device)
-    for first in range(0, len(labels), rows):
-        part = slice(first, first + rows)
+    share = share or slice(0, len(labels))
+    for first in range(share.start, share.stop, rows):
+        part = slice(first, min(first + rows, share.stop))
         positions = labelled[part].flatten().nonzero().squeeze(1)
         wanted = targets[part].flatten()[positions].to(device)
         weight = weights[part].flatten()[positions].to(device)
         within = None if segments is None else segments[part].to(device)
-        with dropout_of(seed, step, numbers[part], places):
+        with dropout_of(seed, step, numbers[part], places), passing(objective, last=part.stop == share.stop):
             weighted = objective(input_ids[part].to(device), positions.to(device), wanted, weight, within)
             weighted.backward()
         total += weighted.detach()
@@ -95,27 +115,29 @@ def _weights(labelled: Tensor, group_rows: int, loss: str) -> Tensor:
     return (1.0 / (len(counts) * counts)).repeat_interleave(group_rows)[:, None].expand_as(labelled)
 
 
-def _confined(segments: Tensor) -> dict[str, Tensor]:
-    """The mask [rows, 1, length, length] (true: is attended to) and the positions [rows, length] of `segments`.
+def _confined(segments: Tensor, varlen: bool) -> dict[str, Tensor]:
+    """The positions [rows, length] of `segments`, and a mask [rows, 1, length, length] (true: is attended to).
 
-    The mask is explicit, because transformers leaves it out where it takes a row for one text.
+    The mask is explicit, because transformers leaves it out where it takes a row for one text. With `varlen` the
+    segments' begins are in its place.
     """
     length = segments.shape[1]
     place = torch.arange(length, device=segments.device)
     begins = functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
     positions = place - (begins * place).cummax(dim=1).values
+    if varlen:
+        return {"begins": begins_of(segments), "position_ids": positions}
     mask = (segments[:, :, None] == segments[:, None, :]) & (place[:, None] >= place)
     return {"attention_mask": mask[:, None], "position_ids": positions}
 
 
-def _logits(model: Any, input_ids: Tensor, positions: Tensor, **confined: Tensor) -> Tensor:
-    """Logits [len(positions), vocabulary] at these flat positions only: masked prompts skip the output layer."""
+def _hidden(model: Any, input_ids: Tensor, positions: Tensor, **confined: Tensor) -> tuple[Tensor, Any]:
+    """What the output layer is given at these flat positions, [len(positions), width], and that layer."""
     from peft import PeftModel
 
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     hidden: Tensor = network.base_model(input_ids=input_ids, use_cache=False, **confined).last_hidden_state
-    logits: Tensor = network.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, positions))
-    return logits
+    return hidden.flatten(0, 1).index_select(0, positions), network.get_output_embeddings()
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

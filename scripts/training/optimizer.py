@@ -16,8 +16,14 @@ _STEP = "step"
 """What the number of steps so far is stored under; only AdamW's bias correction asks for it."""
 
 
-def make_optimizer(parameters: Mapping[str, Tensor], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer called `name`, through torch-optimi, over all of `parameters` in one group.
+def make_optimizer(
+    parameters: Mapping[str, Tensor], settings: Mapping[str, Any], ratio_b: float = 1.0
+) -> torch.optim.Optimizer:
+    """The optimizer called `name`, through torch-optimi, over all of `parameters`.
+
+    With another `ratio_b` than 1 (LoRA+, arXiv 2402.12354) they are in two groups, and the rates of the second are
+    `ratio_b` times those of the first. It has LoRA's B and every vector (DoRA's magnitudes), as peft's
+    `create_loraplus_optimizer` has it.
 
     Every rule begins with the decay above; then, for the gradient g:
 
@@ -37,7 +43,8 @@ def make_optimizer(parameters: Mapping[str, Tensor], settings: Mapping[str, Any]
         m <- momentum * m + g
         p <- p - lr * m
 
-    `settings` has learning_rate (the peak) and weight_decay; lionw and adamw have betas, adamw eps, sgd momentum.
+    `settings` has learning_rate (the peak; of two groups, the first one's) and weight_decay; lionw and adamw have
+    betas, adamw eps, sgd momentum.
     Raises UserError for an unknown name.
     """
     import optimi
@@ -51,19 +58,26 @@ def make_optimizer(parameters: Mapping[str, Tensor], settings: Mapping[str, Any]
         "foreach": False,  # would allocate a second copy of all weights
         "triton": False,  # rounds differently and needs a compiler where it runs
     }
+    groups = _groups(parameters, ratio_b, settings["learning_rate"])
     optimizer: torch.optim.Optimizer
     if settings["name"] == "decoupled_lionw":
-        optimizer = optimi.Lion(list(parameters.values()), betas=tuple(settings["betas"]), **common)
+        optimizer = optimi.Lion(groups, betas=tuple(settings["betas"]), **common)
     elif settings["name"] == "decoupled_adamw":
         betas, eps = tuple(settings["betas"]), settings["eps"]
-        optimizer = optimi.AdamW(list(parameters.values()), betas=betas, eps=eps, **common)
+        optimizer = optimi.AdamW(groups, betas=betas, eps=eps, **common)
     elif settings["name"] == "sgd":
-        optimizer = optimi.SGD(list(parameters.values()), momentum=settings["momentum"], **common)
+        optimizer = optimi.SGD(groups, momentum=settings["momentum"], **common)
     else:
         raise UserError(
             f"The optimizer {settings['name']!r} is unknown; allowed are decoupled_lionw, decoupled_adamw and sgd."
         )
     return optimizer
+
+
+def set_rates(optimizer: torch.optim.Optimizer, multiplier: float) -> None:
+    """Give every group `multiplier` times its peak rate, for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["max_lr"] * multiplier
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,7 +108,19 @@ def restore_optimizer(
         optimizer.state[parameter] = {**tensors, "kahan_comp": None}
     if "exp_avg_sq" in fields:
         # A group that is not set up would begin to count its steps anew.
-        optimizer.param_groups[0] |= {"step": state[_STEP].clone(), "setup": True}
+        for group in optimizer.param_groups:
+            group |= {"step": state[_STEP].clone(), "setup": True}
+
+
+def _groups(parameters: Mapping[str, Tensor], ratio_b: float, rate: float) -> list[dict[str, Any]]:
+    """What torch takes for parameters; `rate` is the peak of the first group."""
+    if ratio_b == 1:
+        return [{"params": list(parameters.values())}]
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for name, parameter in parameters.items():
+        parts["lora_B" in name or parameter.ndim == 1].append(parameter)
+    peak = ratio_b * rate
+    return [{"params": parts[0]}, {"params": parts[1], "lr": peak, "max_lr": peak}]
 
 
 def _fields(optimizer: torch.optim.Optimizer) -> list[str]:

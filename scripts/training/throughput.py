@@ -100,6 +100,7 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
     from transformers import LlamaForCausalLM  # noqa: F401
 
     from scripts.training.adapters import trainable_model
+    from scripts.training.execution import checkpoint_layers, prepare_model
     from scripts.training.objective import Objective, backward
     from scripts.training.optimizer import make_optimizer
 
@@ -110,11 +111,14 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
     length = spec["sequence_length"]
     pass_tokens = rows_of_a_pass(spec, batch_rows) * length
     before = _peak_resident()
-    model = trainable_model(base, spec["method"], 0, None).to(device).train()
-    objective = Objective(model, spec["precision"])
+    model = trainable_model(base, spec["method"], 0, None)
+    prepare_model(model, device, spec["precision"])
+    objective = Objective(model.to(device).train(), spec["precision"])
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     # a study has rate and decay in its settings, not in its optimizer; a step costs the same whatever they are
     optimizer = make_optimizer(trained, {"learning_rate": 1e-6, "weight_decay": 0.0, **spec["optimizer"]})
+    if device.type == "cuda":
+        checkpoint_layers(objective, optimizer, rows_of_a_pass(spec, batch_rows), length)
     tokens = torch.Generator().manual_seed(0)
 
     def step() -> None:

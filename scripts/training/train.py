@@ -2,11 +2,18 @@
 
 python -m scripts.training.train KEY
 python -m scripts.training.train KEY --deadline SECONDS
+python -m scripts.training.train KEY --lock-wait SECONDS
+python -m scripts.training.train KEY --tracker tensorboard
 
-Seconds count from the start of the process. Before they are over it saves a checkpoint and ends with status 75; the
-same call goes on from there.
+The deadline counts from the start of the process. Before it, it saves a checkpoint and ends with status 75; the same
+call goes on from there. Where another job makes the same product it waits, and finds it done; with `--lock-wait` it
+gives up after so many seconds, with status 75 too.
+
+Under torchrun, `accelerate launch` or as tasks of SLURM's srun, several processes train together; see
+`scripts.training.parallel`.
 """
 
+import argparse
 import math
 import os
 import shutil
@@ -14,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,48 +31,83 @@ from scripts.study.errors import UserError, run
 from scripts.study.grid import Product
 from scripts.study.launch import Launch
 from scripts.study.store import Build, atomic_path
-from scripts.training import devices
+from scripts.training import devices, trackers
+from scripts.training.parallel import ALONE, Group, launched
+from scripts.training.trackers import tracked
 
 _REPORT_SECONDS = 10.0
 _CHOICES = ("loss", "attention", "attention_dropout")
 """Of `Fit`: where a spec does not have one, the loop's default holds."""
 
 
-def main(launch: Launch, name: str, deadline: float | None = None) -> None:
+def main(launch: Launch, name: str, deadline: float | None = None, lock_wait: float = math.inf) -> None:
     """Makes what is missing of a leg, a run or a family of them.
 
     Args:
         launch: the study and the store.
         name: key of the product, with or without its fingerprint.
         deadline: moment of `time.monotonic` before which it saves and ends with SystemExit(75).
+        lock_wait: how many seconds it waits for another job that makes the same product.
 
     Raises:
-        UserError: no such product; its inputs are not there.
+        LockedError: another job was still making it.
+        UserError: no such product; its inputs are not there or not what they were.
     """
+    with launched() as group:
+        if group.is_first:
+            _lead(launch, name, deadline, lock_wait, group)
+            group.told(None)
+        else:
+            _follow(group)
+
+
+def _lead(launch: Launch, name: str, deadline: float | None, lock_wait: float, group: Group) -> None:
+    """What the first process does of `main`: all but its part of the training."""
+    trackers.chosen()  # a mistake in it shows before anything is waited for
     product = find(launch, name)
     with ExitStack() as held:
         # once, at the first training: CUDA stays on the devices that a process began with
         claim = cache(lambda: held.enter_context(devices.claimed(launch.store.root, deadline=deadline)))
         if product.kind == "trained":
             for key in product.members:
-                train(launch, launch.grid.products[key], deadline, claim)
+                # one that is complete is not made again, also where its bytes were deleted to save room
+                if launch.store.read(key) is None:
+                    train(launch, launch.grid.products[key], deadline, claim, lock_wait, group)
             make(launch, product, lambda out: {})
         elif product.kind in ("leg", "run"):
-            train(launch, product, deadline, claim)
+            train(launch, product, deadline, claim, lock_wait, group)
         else:
             raise UserError(f"{product.key}: is of the kind {product.kind!r}, which is not trained")
     print(f"{product.key}: complete")
 
 
+def _follow(group: Group) -> None:
+    """What the other processes do: take part in whatever the first one trains, until there is no more of it."""
+    while (job := group.told(None)) is not None:
+        from scripts.training.loop import fit
+
+        fit(replace(job, deadline=None), lambda _: None, group)  # a moment of the first one's clock
+
+
 def train(
-    launch: Launch, product: Product, deadline: float | None = None, claim: Callable[[], object] = tuple
+    launch: Launch,
+    product: Product,
+    deadline: float | None = None,
+    claim: Callable[[], object] = tuple,
+    lock_wait: float = math.inf,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
     """Makes what is missing of one leg or run and returns its manifest; see `main` and `builder`."""
-    return make(launch, product, builder(launch, product, deadline, claim))
+    until = min(time.monotonic() + lock_wait, math.inf if deadline is None else deadline)
+    return make(launch, product, builder(launch, product, deadline, claim, group), until)
 
 
 def builder(
-    launch: Launch, product: Product, deadline: float | None = None, claim: Callable[[], object] = tuple
+    launch: Launch,
+    product: Product,
+    deadline: float | None = None,
+    claim: Callable[[], object] = tuple,
+    group: Group = ALONE,
 ) -> Build:
     """Writes the weights (safetensors; an adapter alone for LoRA) and, for a leg, the optimizer's state.
 
@@ -72,8 +115,9 @@ def builder(
     `scripts.training.divergence`. So do those of every leg and branch after a leg that diverged, which are not trained
     then; there `leg` is the key of the one that did.
 
-    `claim` is called before the device is used. What the loop reports on the way lies beside the manifest, in
-    `<key>.metrics.jsonl` (see `Log`): it has times in it, so it is no part of the product.
+    `claim` is called before the device is used; the other processes of `group` are then told what is trained. What the
+    loop reports on the way lies beside the manifest, in `<key>.metrics.jsonl` (see `Log`): it has times in it, so it is
+    no part of the product. The manifest's provenance has `training`, what all attempts took (see `Attempts`).
     """
     spec = product.spec
     trunk = spec.get("trunk", spec)
@@ -81,6 +125,7 @@ def builder(
 
     def fit_product(out: Path) -> dict[str, Any]:
         from scripts.data.products import data_bytes
+        from scripts.training.attempts import attempt
         from scripts.training.divergence import best_mean
         from scripts.training.loop import Fit, fit
         from scripts.training.metrics import Log
@@ -115,16 +160,23 @@ def builder(
             deadline=deadline,
         )
         log, tell = Log(job.checkpoints / "metrics.jsonl"), _reporter(product.name)
-
-        def report(event: dict[str, Any]) -> None:
-            log.add(event)
-            tell(event)
-
         claim()
+        group.told(job)
         try:
-            results = fit(job, report)
+            with (
+                attempt(job.checkpoints / "attempts.json", group.world) as attempts,
+                tracked(trackers.chosen(), product) as track,
+            ):
+
+                def report(event: dict[str, Any]) -> None:
+                    attempts.report()
+                    for receive in (log.add, tell, track):
+                        receive(event)
+
+                results = fit(job, report, group)
         except UserError as error:
             raise UserError(f"{product.key}: {error}") from error
+        results["provenance"] = {"training": attempts.totals()}
         if log.path.exists():
             with atomic_path(store.manifest_path(product.key).with_suffix(".metrics.jsonl")) as kept:
                 shutil.copyfile(log.path, kept)
@@ -251,6 +303,12 @@ def _bar(name: str) -> Callable[[dict[str, Any]], None]:
     return report
 
 
+def _lock_wait(seconds: float) -> float:
+    if not seconds >= 0:
+        raise UserError(f"--lock-wait: must be a number of seconds, 0 or more, not {seconds}")
+    return seconds
+
+
 def _moment(seconds: float | None) -> float | None:
     """The moment of `time.monotonic` at which this process is `seconds` old."""
     if seconds is None:
@@ -274,7 +332,23 @@ if __name__ == "__main__":
     parser.add_argument(
         "--deadline", type=float, metavar="SECONDS", help="age of the process before which it saves and ends, status 75"
     )
-    run(
-        lambda arguments: main(current_launch(arguments), arguments.product, _moment(arguments.deadline)),
-        parser,
+    parser.add_argument(
+        "--lock-wait",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="how long to wait for another job that makes the same product, then status 75 (default: without end)",
     )
+    parser.add_argument(
+        "--tracker",
+        choices=trackers.TRACKERS,
+        help=f"where to show the loss as it falls (default: what {trackers.VARIABLE} says; else nowhere)",
+    )
+
+    def by_hand(arguments: argparse.Namespace) -> None:
+        if arguments.tracker:
+            os.environ[trackers.VARIABLE] = arguments.tracker
+        deadline, lock_wait = _moment(arguments.deadline), _lock_wait(arguments.lock_wait)
+        main(current_launch(arguments), arguments.product, deadline, lock_wait)
+
+    run(by_hand, parser)

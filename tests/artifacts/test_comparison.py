@@ -281,8 +281,15 @@ def test_the_authors_checkpoints_are_told_from_what_was_trained_here(tmp_path: P
 
 @pytest.mark.parametrize(
     ("change", "is_the_same"),
-    [({}, True), ({"alpha": 16.0}, False), ({"rank": 32}, False), ({"modules": ["q_proj", "v_proj"]}, False)],
-    ids=["the same", "alpha", "rank", "modules"],
+    [
+        ({}, True),
+        ({"alpha": 16.0}, False),
+        ({"rank": 32}, False),
+        ({"modules": ["q_proj", "v_proj"]}, False),
+        ({"decomposed": True}, False),
+        ({"learning_rate_ratio_b": 1.0, "scaling": "alpha_over_rank"}, True),
+    ],
+    ids=["the same", "alpha", "rank", "modules", "variant", "defaults"],
 )
 def test_a_method_is_what_it_does_and_not_its_name(tmp_path: Path, change: dict[str, Any], is_the_same: bool) -> None:
     launch = llama(tmp_path)

@@ -136,7 +136,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "shape": (lambda at: model(at, {Q: SQUARE, DOWN: np.ones((4, 5))}), r"shape \[4, 5\]; .* asks for \[4, 4\]"),
     "not finite": (lambda at: model(at, {Q: SQUARE, DOWN: np.full((4, 4), np.nan)}), rf"{DOWN}.* not finite"),
     "no weights": (lambda at: at, r"run has no weights: neither model\.safetensors nor"),
-    "DoRA": (lambda at: adapter(at, {DOWN: FACTORS}, use_dora=True), r"not of a plain LoRA adapter \(use_dora\)"),
+    "DoRA without lengths": (lambda at: adapter(at, {DOWN: FACTORS}, use_dora=True), r"no .*lora_magnitude_vector"),
+    "patterns": (
+        lambda at: adapter(at, {DOWN: FACTORS}, rank_pattern={"q": 1}),
+        r"not of a plain LoRA adapter \(rank_pattern\)",
+    ),
     "regex": (lambda at: adapter(at, {DOWN: FACTORS}, target_modules=".*"), "a list of target_modules"),
     "no factor": (lambda at: adapter(at, {}), rf"run has no base_model\.model\.{DOWN}\.lora_A\.weight, although"),
     "other module": (lambda at: adapter(at, {DOWN: FACTORS, Q: FACTORS}), f"{Q}.* belongs to no linear matrix"),

@@ -34,7 +34,7 @@ class Fit:
     best_loss: float | None = None
 
 
-def fit(job: Fit, report: Any) -> dict[str, Any]:
+def fit(job: Fit, report: Any, group: Any) -> dict[str, Any]:
     running = ("out", "checkpoints", "checkpoint_seconds", "product", "deadline", "best_loss")
     decides = {key: value for key, value in asdict(job).items() if key not in running}
     for key in ("base", "rows", "start"):

@@ -54,6 +54,30 @@ CASES = {
     "rank 0": (put("methods/lora-r2/rank", 0), ["methods.lora-r2.rank", "greater than 0"]),
     "rank as a fraction": (put("methods/lora-r2/rank", 2.5), ["methods.lora-r2.rank", "integer"]),
     "alpha negative": (put("methods/lora-r2/alpha", -1.0), ["methods.lora-r2.alpha", "greater than 0"]),
+    "PiSSA with dropout": (
+        lambda study: study["methods"]["lora-r2"].update(initialization="pissa", dropout=0.05),
+        ["methods.lora-r2", "pissa does not go together with dropout"],
+    ),
+    "PiSSA with DoRA": (
+        lambda study: study["methods"]["lora-r2"].update(initialization="pissa", decomposed=True),
+        ["methods.lora-r2", "pissa does not go together with decomposed"],
+    ),
+    "PiSSA with QLoRA": (
+        lambda study: study["methods"]["lora-r2"].update(initialization="pissa", quantization="nf4"),
+        ["methods.lora-r2", "pissa does not go together with quantization"],
+    ),
+    "a rate of 0 for B": (
+        put("methods/lora-r2/learning_rate_ratio_b", 0.0),
+        ["methods.lora-r2.learning_rate_ratio_b", "greater than 0"],
+    ),
+    "unknown quantization": (put("methods/lora-r2/quantization", "int8"), ["methods.lora-r2.quantization", "'nf4'"]),
+    "a variant among the published": (
+        lambda study: (
+            put("methods/lora-r2/scaling", "rank_stabilized")(study),
+            put("settings/math-ift/published", {"lora-r2": "owner/adapters"})(study),
+        ),
+        ["settings.math-ift.published", "lora-r2 has scaling, which no published checkpoint has"],
+    ),
     "unknown module": (put("methods/lora-r2/modules", ["query"]), ["methods.lora-r2.modules", "q_proj"]),
     "unknown kind of method": (put("methods/lora-r2/kind", "dora"), ["methods.lora-r2", "lora"]),
     "empty durations": (put("settings/code-cpt/durations", []), ["settings.code-cpt.durations", "at least 1"]),

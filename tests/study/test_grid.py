@@ -100,6 +100,28 @@ def test_what_a_change_moves(change: Callable[[dict[str, Any]], Any], expected: 
 
 
 @pytest.mark.parametrize(
+    ("key", "default", "other"),
+    [
+        ("scaling", "alpha_over_rank", "rank_stabilized"),
+        ("decomposed", False, True),
+        ("initialization", "random", "pissa"),
+        ("learning_rate_ratio_b", 1.0, 16.0),
+        ("quantization", None, "nf4"),
+    ],
+)
+def test_a_variant_of_lora_is_in_the_spec_where_it_is_one(key: str, default: Any, other: Any) -> None:
+    assert not new_kinds(grid(lambda s: s["methods"]["lora-r2"].update({key: default})))
+    changed = grid(lambda s: s["methods"]["lora-r2"].update({key: other}))
+    assert new_kinds(changed) == {"leg": 3, "run": 6, "evaluation": 36, "trained": 4, "evaluated": 8}
+    methods = [
+        {name: value for name, value in product.spec.get("trunk", product.spec)["method"].items() if name == key}
+        for product in changed
+        if product.kind == "run" and "/lora-r2/" in product.key
+    ]
+    assert methods == [{key: other}] * 6
+
+
+@pytest.mark.parametrize(
     ("version", "kinds"),
     [
         ("judge", {"evaluation", "evaluated"}),

@@ -75,8 +75,14 @@ def test_left_overs_of_a_killed_job_go_away(tmp_path: Path) -> None:
     store = Store(tmp_path)
     left_over = store.directory(PRODUCT.key).with_name(f".{Path(PRODUCT.key).name}-xyz")
     left_over.mkdir(parents=True)
+    half_manifest = left_over.with_name(f".{Path(PRODUCT.key).name}.json.4711.json")
+    neighbour = left_over.with_name(".1-seed0-0123456789ab-xyz")
+    half_manifest.touch()
+    neighbour.mkdir()
     store.make(PRODUCT, build("abc"), {})
     assert not left_over.exists()
+    assert not half_manifest.exists()
+    assert neighbour.exists()
 
 
 def test_a_manifest_of_another_product_is_refused(tmp_path: Path) -> None:
@@ -104,7 +110,7 @@ def test_a_second_job_waits_and_says_so(tmp_path: Path, capfd: pytest.CaptureFix
     store.make(PRODUCT, slow, {})
     first.join()
     assert made == [1]
-    assert capfd.readouterr().err.count("another job is making it") == 1
+    assert capfd.readouterr().err.count("is making it; waiting for it") == 1
 
 
 def test_a_job_ends_with_its_head(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The loop: its loss by hand, the same weights however a run is cut into pieces, and what stops it."""
 
+import json
 import math
 import os
 import signal
@@ -231,7 +232,9 @@ def test_dropout_leaves_the_random_numbers_of_others_alone(job: Job, words: Simp
 
 def test_dropout_has_another_seed_in_every_step_and_run() -> None:
     seeds = [loop._noise_seed(seed, step) for seed in range(40) for step in range(500)]
+    seeds += [loop._noise_seed(seed, step, rank) for seed in range(5) for step in range(50) for rank in range(1, 8)]
     assert len(set(seeds)) == len(seeds)
+    assert loop._noise_seed(7, 3) == np.random.SeedSequence([7, 3]).generate_state(1)[0]
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
@@ -319,7 +322,7 @@ def test_damaged_newest_checkpoint_costs_only_its_steps(
     words.train(cut)
     kept = sorted(path.name for path in cut.checkpoints.iterdir())
     assert kept == ["step-000010", "step-000011"]
-    weights = cut.checkpoints / "step-000011" / "weights.safetensors"
+    (weights,) = (cut.checkpoints / "step-000011").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:100])
     again = replace(cut, out=job("again").out)
     steps = []
@@ -371,8 +374,8 @@ def test_a_full_disk_costs_no_more_than_the_way_back_to_a_checkpoint(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        if what == "a checkpoint":  # five calls for each: the seventh fails
-            patch.setattr(loop.checkpoints, "_sync", lambda path: full() if next(synced) >= 31 else sync(path))
+        if what == "a checkpoint":  # three calls for each: the seventh fails
+            patch.setattr(loop.checkpoints, "_sync", lambda path: full() if next(synced) >= 19 else sync(path))
         else:
             patch.setattr(loop, "save_model", full)
         with pytest.raises(UserError, match=r" could not be written \(No space left on device\); earlier checkpoints"):
@@ -434,7 +437,7 @@ def test_report(job: Job, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatc
         [0, 1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 3 / 4, 1 / 2, 1 / 4]
     )
     assert [state["tokens"] for state in states] == [4 * 16 * step for step in range(1, 13)]
-    assert {(state["resumed_at"], state["mfu"]) for state in states} == {(0, None)}
+    assert {(state["resumed_at"], state["mfu"], state["devices"]) for state in states} == {(0, None, 1)}
     assert all(state["tokens_per_second"] > 0 and state["memory_bytes"] > 10**6 for state in states)
     assert states[-1]["eta_seconds"] == 0 < states[0]["eta_seconds"]
 
@@ -461,8 +464,7 @@ def test_seconds_add_up_over_attempts(job: Job, words: SimpleNamespace, monkeypa
     cut = job("cut")
     with pytest.raises(SystemExit):
         fit(cut, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    first = loop.checkpoints.load(cut.checkpoints, "")
-    assert first is not None
+    first = json.loads((cut.checkpoints / "step-000001" / "state.json").read_text())["progress"]
     metrics = words.train(cut)
     assert math.isfinite(metrics["seconds"])
-    assert 0 < first.progress.seconds < metrics["seconds"]
+    assert 0 < first["seconds"] < metrics["seconds"]

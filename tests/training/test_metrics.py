@@ -18,7 +18,7 @@ from scripts.study.errors import UserError
 from scripts.training import loop, train
 from scripts.training.adapters import trainable_model
 from scripts.training.metrics import Log, Meter, flops_per_token, peak_flops
-from tests.training.test_train import COSINE, RECIPE, House
+from tests.training.houses import COSINE, RECIPE, House
 
 
 def test_the_published_share_of_a_7b_model() -> None:
@@ -138,8 +138,8 @@ def test_a_products_log_lies_beside_its_manifest(
     assert [line["loss"] for line in found] == [loss for _, loss in results["loss_curve"]]
     assert found[-1]["tokens"] == results["tokens"]
     assert set(found[-1]) == {
-        "step", "steps", "loss", "lr", "tokens", "tokens_per_second", "mfu", "memory_bytes", "eta_seconds", "time",
-        "attempt",
+        "step", "steps", "loss", "lr", "tokens", "tokens_per_second", "devices", "mfu", "memory_bytes", "eta_seconds",
+        "time", "attempt",
     }  # fmt: skip
     manifest = house.store.read(product.key)
     assert manifest is not None

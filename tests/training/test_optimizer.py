@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 
 from scripts.study.errors import UserError
-from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer
+from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_rates
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using weight_decay")
 
@@ -47,8 +47,8 @@ def start(dtype: type) -> dict[str, np.ndarray]:
     return {name: draw.normal(size=shape).astype(dtype) for name, shape in SHAPES.items()}
 
 
-def by_rule(name: str, dtype: type, steps: int) -> dict[str, np.ndarray]:
-    """numpy, every number rounded to `dtype`."""
+def by_rule(name: str, dtype: type, steps: int, ratio: float = 1.0) -> dict[str, np.ndarray]:
+    """numpy, every number rounded to `dtype`; the rate and its peak are `ratio` times those above."""
     weights = start(dtype)
     moments = {key: (np.zeros(shape, dtype), np.zeros(shape, dtype)) for key, shape in SHAPES.items()}
     for step in range(steps):
@@ -56,37 +56,37 @@ def by_rule(name: str, dtype: type, steps: int) -> dict[str, np.ndarray]:
             p, (m, v) = weights[key], moments[key]
             p = p * dtype(1 - rate(step) / PEAK * DECAY)
             if name == "decoupled_lionw":
-                p = p - dtype(rate(step)) * np.sign(m + dtype(1 - BETA1) * (g - m))
+                p = p - dtype(ratio * rate(step)) * np.sign(m + dtype(1 - BETA1) * (g - m))
                 m = m + dtype(1 - BETA2) * (g - m)
             elif name == "decoupled_adamw":
                 m = dtype(BETA1) * m + dtype(1 - BETA1) * g
                 v = dtype(BETA2) * v + dtype(1 - BETA2) * g * g
                 denominator = np.sqrt(v) / dtype(np.sqrt(1 - BETA2 ** (step + 1))) + dtype(EPS)
-                p = p - dtype(rate(step) / (1 - BETA1 ** (step + 1))) * m / denominator
+                p = p - dtype(ratio * rate(step) / (1 - BETA1 ** (step + 1))) * m / denominator
             else:
                 m = dtype(MOMENTUM) * m + g
-                p = p - dtype(rate(step)) * m
+                p = p - dtype(ratio * rate(step)) * m
             weights[key], moments[key] = p, (m, v)
     return weights
 
 
 def by_optimizer(
-    name: str, dtype: type, steps: int, restart_at: int | None = None, decay: float = DECAY
+    name: str, dtype: type, steps: int, restart_at: int | None = None, decay: float = DECAY, ratio_b: float = 1.0
 ) -> dict[str, np.ndarray]:
     settings = SETTINGS[name] | {"weight_decay": decay}
     weights = {key: torch.from_numpy(value.copy()).requires_grad_() for key, value in start(dtype).items()}
-    optimizer = make_optimizer(weights, settings)
+    optimizer = make_optimizer(weights, settings, ratio_b)
     for step in range(steps):
         if step == restart_at:
             stored = save(optimizer_state(optimizer, weights))
-            optimizer = make_optimizer(weights, settings)
+            optimizer = make_optimizer(weights, settings, ratio_b)
             restore_optimizer(optimizer, weights, load(stored))
+        set_rates(optimizer, rate(step) / PEAK)
         take_step(optimizer, weights, step, dtype)
     return {key: tensor.detach().numpy() for key, tensor in weights.items()}
 
 
 def take_step(optimizer: torch.optim.Optimizer, weights: dict[str, torch.Tensor], step: int, dtype: type) -> None:
-    optimizer.param_groups[0]["lr"] = rate(step)
     for key, g in gradients(step, dtype).items():
         weights[key].grad = torch.from_numpy(g)
     optimizer.step()
@@ -100,6 +100,14 @@ def test_equals_the_rule_over_300_steps(name: str, dtype: type, tolerance: float
         np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_group_has_the_rule_of_its_own_peak_rate(name: str) -> None:
+    """The vector is in it; its rates are eight times the matrix's, its decay is the same."""
+    found = by_optimizer(name, np.float64, 300, ratio_b=8.0)
+    for key, ratio in (("matrix", 1.0), ("vector", 8.0)):
+        np.testing.assert_allclose(found[key], by_rule(name, np.float64, 300, ratio)[key], rtol=0, atol=1e-11)
+
+
 @pytest.mark.parametrize(
     ("name", "torchs"),
     [
@@ -111,6 +119,7 @@ def test_without_decay_it_is_torchs_own(name: str, torchs: Any) -> None:
     weights = {key: torch.from_numpy(value).requires_grad_() for key, value in start(np.float64).items()}
     optimizer = torchs(list(weights.values()))
     for step in range(100):
+        optimizer.param_groups[0]["lr"] = rate(step)
         take_step(optimizer, weights, step, np.float64)
     found = by_optimizer(name, np.float64, 100, decay=0.0)
     for key, expected in weights.items():
@@ -126,11 +135,12 @@ def test_decay_is_not_multiplied_by_the_rate(name: str) -> None:
     np.testing.assert_allclose(weight.detach().numpy(), 2.0 * (1 - DECAY), rtol=1e-7)
 
 
+@pytest.mark.parametrize("ratio_b", [1.0, 8.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_restored_state_goes_on_bit_for_bit(name: str) -> None:
-    whole = by_optimizer(name, np.float32, 40)
+def test_restored_state_goes_on_bit_for_bit(name: str, ratio_b: float) -> None:
+    whole = by_optimizer(name, np.float32, 40, ratio_b=ratio_b)
     for restart_at in (0, 1, 23):
-        parts = by_optimizer(name, np.float32, 40, restart_at)
+        parts = by_optimizer(name, np.float32, 40, restart_at, ratio_b=ratio_b)
         assert all(np.array_equal(parts[key], whole[key]) for key in SHAPES)
 
 

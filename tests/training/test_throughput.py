@@ -82,15 +82,15 @@ def test_a_step_trains_on_the_whole_batch_in_passes_of_so_many_rows(
     base: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int, passes: list[int]
 ) -> None:
     seen: list[tuple[int, int]] = []
-    forward = objective._logits
+    forward = objective._hidden
     clock = iter([100.0, 108.0])
 
-    def noted(model: Any, input_ids: torch.Tensor, positions: torch.Tensor, **confined: Any) -> torch.Tensor:
+    def noted(model: Any, input_ids: torch.Tensor, positions: torch.Tensor, **confined: Any) -> Any:
         seen.append(tuple(input_ids.shape))
         assert 0 <= input_ids.min() <= input_ids.max() < 64
         return forward(model, input_ids, positions, **confined)
 
-    monkeypatch.setattr(objective, "_logits", noted)
+    monkeypatch.setattr(objective, "_hidden", noted)
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
     measured = throughput.measure(base, SPEC, batch_rows)
     assert measured

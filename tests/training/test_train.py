@@ -1,6 +1,5 @@
 """From specs to jobs: the products of one long run that is evaluated on the way, and what else a spec may say."""
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,52 +7,8 @@ from typing import Any
 import pytest
 
 from scripts.data.batches import Batches
-from scripts.study.fingerprint import fingerprint
-from scripts.study.grid import Product
-from scripts.study.store import Store
 from scripts.training import loop, train
-
-OPTIMIZER = {
-    "name": "decoupled_lionw",
-    "learning_rate": 2e-3,
-    "betas": [0.9, 0.95],
-    "weight_decay": 1e-4,
-    "clip_norm": 1.0,
-}
-RECIPE = {"optimizer": OPTIMIZER, "seed": 5, "precision": "fp32"}
-COSINE = {"warmup_fraction": 0.1, "final_fraction": 0.01}
-
-
-class House:
-    """A store with a base model and rows, and as much of a launch as training asks for."""
-
-    def __init__(self, root: Path, base: Path, rows: Path) -> None:
-        self.store = Store(root)
-        self.grid = SimpleNamespace(study=SimpleNamespace(resources=SimpleNamespace(checkpoint_seconds=1e9)))
-        self.base = tuple(self.bring(kind, source) for kind, source in [("model", base), ("rows", rows)])
-
-    def code_of(self, product: Product) -> dict[str, Any]:
-        return {}
-
-    def bring(self, kind: str, source: Path) -> str:
-        product = Product(f"{kind}s/given-000000000000", {"kind": kind}, ())
-        build = lambda out: shutil.copytree(source, out, dirs_exist_ok=True) and {}  # noqa: E731
-        self.store.make(product, build, {})
-        return product.key
-
-    def product(self, spec: dict[str, Any], *start: Product) -> Product:
-        key = f"{spec['kind']}s/it-{fingerprint(spec)}"
-        return Product(key, spec, (*self.base, *(leg.key for leg in start)))
-
-    def train(self, spec: dict[str, Any], *start: Product) -> tuple[Product, dict[str, Any]]:
-        """The product, and its manifest's results."""
-        product = self.product(spec, *start)
-        return product, train.train(self, product)["results"]  # type: ignore[arg-type]
-
-    def weights(self, product: Product) -> dict[str, bytes]:
-        found = {path.name: path.read_bytes() for path in self.store.directory(product.key).glob("*model.safetensors")}
-        assert found
-        return found
+from tests.training.houses import COSINE, RECIPE, House
 
 
 @pytest.fixture
@@ -105,7 +60,7 @@ def test_a_run_of_its_own_cools_down_where_a_hot_one_does_not(
 
 def test_what_a_spec_says_reaches_the_loop(ift: House, words: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[loop.Fit] = []
-    monkeypatch.setattr(loop, "fit", lambda job, report: jobs.append(job) or {})
+    monkeypatch.setattr(loop, "fit", lambda job, report, group: jobs.append(job) or {})
     choices = {"loss": "token_mean", "attention": "within", "attention_dropout": 0.1}
     recipe = {**RECIPE, "method": words.FULL}
     ift.train({"kind": "run", **recipe, **COSINE, "epochs": 1})

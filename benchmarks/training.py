@@ -1,0 +1,521 @@
+"""Training beside its peers: transformers' Trainer, TRL's SFTTrainer and a bare loop around peft, in one run.
+
+python -m benchmarks.training                                       on the CPU; writes results/training.json
+python -m benchmarks.training --device cuda --shape llama-2-7b      on a GPU; writes results/training-llama-2-7b.json
+
+The model has random weights, and every tool trains it with the same optimizer on the same examples: full finetuning,
+and LoRA of rank 16, 64 and 256 on all linear layers. Tokens are the examples' own, never padding. Their loss is the
+mean over the response's tokens of a step. `small` is trained in fp32 on instructions as the demo makes them, each tool
+with its own way to make batches of them: ours packs them and keeps them apart, a Trainer pads a batch to its longest
+example. TRL is measured both ways, and without its checkpointing of activations, which saves memory that is not short
+here. The 7B shape is trained in bf16 on whole rows of 4,096 tokens; there each peer checkpoints its activations, and a
+sweep over batch sizes follows (the paper's figure S10).
+
+The tools take turns, ROUNDS times, in one process of one thread; the first step of each run does not count. A ratio is
+the median over the rounds of ours over the peer's, in tokens per second of wall time, and of the CPU's own time, which
+what else the machine does disturbs less.
+
+TRL is no dependency of the project: `python -m pip install trl` in an environment of one's own that has ours too.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from scripts.study.errors import UserError, run
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+OPTIMIZER = {
+    "name": "decoupled_lionw", "learning_rate": 1e-4, "betas": [0.9, 0.95], "weight_decay": 0.0, "clip_norm": 1.0,
+}  # fmt: skip
+EOS, PAD = 1, 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model, the rows of a step, and the rows that a peer takes at once; `batch_rows` of the sweep."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    length: int
+    rows: int
+    steps: int
+    rounds: int
+    precision: str
+    peer_rows: int
+    sweep: tuple[int, ...] = ()
+
+
+SHAPES = {
+    "small": Shape(1024, 256, 688, 6, 4, length=256, rows=8, steps=6, rounds=3, precision="fp32", peer_rows=0),
+    "llama-2-7b": Shape(
+        32000, 4096, 11008, 32, 32, length=4096, rows=24, steps=4, rounds=1, precision="bf16", peer_rows=2,
+        sweep=(2, 4, 8, 16, 32, 64, 128),
+    ),
+}  # fmt: skip
+TARGETS = {  # of one H200
+    "full tokens/s": 10_700.0, "lora-r16 tokens/s": 13_600.0, "peak bytes": 135 * 2.0**30,
+}  # fmt: skip
+
+
+def lora(rank: int, dropout: float) -> dict[str, Any]:
+    return {"kind": "lora", "rank": rank, "alpha": 2.0 * rank, "modules": MODULES, "dropout": dropout}
+
+
+METHODS: dict[str, dict[str, Any]] = {"full": {"kind": "full"}} | {
+    f"lora-r{rank}" + f"-dropout-{dropout}" * bool(dropout): lora(rank, dropout)
+    for rank, dropout in ((16, 0.0), (16, 0.05), (64, 0.0), (256, 0.0))
+}
+
+
+@dataclass
+class Work:
+    """What every tool is given: `base` is a model directory, `rows` ours of the same `examples` (prompt, response)."""
+
+    shape: Shape
+    base: Path
+    rows: Path
+    examples: list[tuple[list[int], list[int]]]
+    method: dict[str, Any]
+    scratch: Path
+    examples_per_step: int  # as many as our rows hold on average, so that all take as many steps an epoch
+    tokens: list[int] = field(default_factory=list)  # of each step, without padding
+
+
+# -- the tools: each trains `shape.steps` steps of `work`, and notes the tokens of each ------------------------------
+
+
+def ours(work: Work) -> None:
+    import numpy as np
+
+    from scripts.data.batches import Batches
+    from scripts.training.loop import Fit, fit
+
+    batches = Batches(work.rows)
+    work.tokens = [int(np.count_nonzero(batches.batch(step)[0] != PAD)) for step in range(work.shape.steps)]
+    out = work.scratch / "out"
+    out.mkdir()
+    fit(
+        Fit(
+            method=work.method,
+            optimizer=OPTIMIZER,
+            schedule={"name": "trapezoid", "warmup_batches": 0, "batches": None, "cooldown_batches": None},
+            seed=0,
+            precision=work.shape.precision,  # type: ignore[arg-type]
+            base=work.base,
+            rows=work.rows,
+            start=None,
+            start_step=0,
+            stop_step=work.shape.steps,
+            out=out,
+            checkpoints=work.scratch / "checkpoints",
+            keep_optimizer=False,
+            checkpoint_seconds=1e9,
+            loss="token_mean",
+            attention="within",
+        ),
+        lambda _: None,
+    )
+
+
+def peer_model(work: Work) -> tuple[Any, Any]:
+    """Plain transformers and peft, and our optimizer over what they train."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from scripts.training.optimizer import make_optimizer
+
+    torch.manual_seed(0)
+    frozen_in_bf16 = work.shape.precision == "bf16" and work.method["kind"] == "lora"
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        work.base, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32
+    )
+    if work.method["kind"] == "lora":
+        method = work.method
+        config = LoraConfig(
+            r=method["rank"], lora_alpha=method["alpha"], target_modules=MODULES, lora_dropout=method["dropout"],
+            task_type="CAUSAL_LM",
+        )  # fmt: skip
+        model = get_peft_model(model, config)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return model, make_optimizer(trained, OPTIMIZER)
+
+
+def dataset(work: Work) -> list[dict[str, list[int]]]:
+    return [
+        {
+            "input_ids": [*prompt, *response, EOS],
+            "attention_mask": [1] * (len(prompt) + len(response) + 1),
+            "labels": [-100] * len(prompt) + [*response, EOS],
+        }
+        for prompt, response in work.examples
+    ]
+
+
+def arguments_of(work: Work) -> dict[str, Any]:
+    """Of a Trainer: one micro-batch a step where `peer_rows` is 0."""
+    import torch
+
+    at_once = work.shape.peer_rows or work.examples_per_step
+    return {
+        "output_dir": str(work.scratch / "trainer"), "max_steps": work.shape.steps, "report_to": [],
+        "per_device_train_batch_size": at_once, "gradient_accumulation_steps": work.examples_per_step // at_once,
+        "save_strategy": "no", "lr_scheduler_type": "constant", "max_grad_norm": 1.0, "disable_tqdm": True,
+        "logging_strategy": "no", "bf16": work.shape.precision == "bf16", "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": work.shape.precision == "bf16",
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    }  # fmt: skip
+
+
+def noting(work: Work, collate: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """A collator that counts the tokens of a step."""
+    made = 0
+    accumulated = 1 if not work.shape.peer_rows else work.examples_per_step // work.shape.peer_rows
+
+    def noted(examples: Any) -> dict[str, Any]:
+        nonlocal made
+        batch = collate(examples)
+        tokens = sum(len(example["input_ids"]) for example in examples)
+        if made % accumulated == 0:
+            work.tokens.append(0)
+        work.tokens[-1] += tokens
+        made += 1
+        return batch
+
+    return noted
+
+
+def transformers_trainer(work: Work) -> None:
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    from scripts.data.tokenizer import load_tokenizer
+
+    model, optimizer = peer_model(work)
+    collate = DataCollatorForSeq2Seq(load_tokenizer(work.base))
+    Trainer(
+        model=model, args=TrainingArguments(**arguments_of(work)), train_dataset=dataset(work),  # type: ignore[arg-type]
+        data_collator=noting(work, collate), optimizers=(optimizer, None),
+    ).train()  # fmt: skip
+
+
+def trl(work: Work, **changes: Any) -> None:
+    try:
+        from trl import SFTConfig, SFTTrainer
+    except ImportError as error:
+        raise UserError(
+            "TRL is not installed; run `python -m pip install trl` in an environment of your own"
+        ) from error
+    from datasets import Dataset
+
+    from scripts.data.tokenizer import load_tokenizer
+
+    model, optimizer = peer_model(work)
+    rows = [{key: row[key] for key in ("input_ids", "labels")} for row in dataset(work)]
+    trainer = SFTTrainer(
+        model=model, args=SFTConfig(**arguments_of(work) | {"max_length": work.shape.length} | changes),
+        train_dataset=Dataset.from_list(rows), processing_class=load_tokenizer(work.base),
+        optimizers=(optimizer, None),
+    )  # fmt: skip
+    trainer.data_collator = noting(work, trainer.data_collator)
+    trainer.train()
+
+
+def trl_packed(work: Work) -> None:
+    trl(work, packing=True, per_device_train_batch_size=work.shape.rows)
+
+
+def bare_peft(work: Work) -> None:
+    """What the documentation of peft and transformers shows, without any trainer."""
+    import torch
+    from transformers import DataCollatorForSeq2Seq
+
+    from scripts.data.tokenizer import load_tokenizer
+
+    model, optimizer = peer_model(work)
+    at_once = work.shape.peer_rows or work.examples_per_step
+    if work.shape.precision == "bf16":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    collate = noting(work, DataCollatorForSeq2Seq(load_tokenizer(work.base)))
+    loader = torch.utils.data.DataLoader(dataset(work), batch_size=at_once, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+    batches = iter(loader)
+    model.train()
+    device = next(model.parameters()).device
+    for _ in range(work.shape.steps):
+        parts = list(islice(batches, work.examples_per_step // at_once))
+        targets = sum(int((part["labels"][:, 1:] != -100).sum()) for part in parts)
+        for part in parts:
+            with torch.autocast(device.type, torch.bfloat16, enabled=work.shape.precision == "bf16"):
+                loss = model(**{key: value.to(device) for key, value in part.items()}, num_items_in_batch=targets).loss
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+TOOLS: dict[str, Callable[[Work], None]] = {
+    "ours": ours,
+    "TRL": trl,
+    "TRL, packed": trl_packed,
+    "transformers": transformers_trainer,
+    "peft": bare_peft,
+}
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Clock:
+    """Wall and CPU seconds at the end of every optimizer step of whatever trains."""
+
+    moments: list[tuple[float, float]] = field(default_factory=list)
+
+    def __call__(self, *_: Any) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.moments.append((time.perf_counter(), time.process_time()))
+
+
+@contextmanager
+def clock() -> Iterator[Clock]:
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    found = Clock()
+    hook = register_optimizer_step_post_hook(found)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def settle() -> int:
+    """Forget the peak of memory so far; the bytes that the process has now."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    with suppress(OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> int:
+    import torch
+
+    from scripts.training.throughput import _peak_resident
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_resident()
+
+
+def measure(tool: str, work: Work) -> dict[str, float] | None:
+    """tokens_per_second, tokens_per_cpu_second and peak_bytes of one run; None where memory did not suffice."""
+    import torch
+
+    work.tokens = []
+    shutil.rmtree(work.scratch, ignore_errors=True)
+    work.scratch.mkdir()
+    before = settle()
+    with clock() as steps:
+        try:
+            TOOLS[tool](work)
+        except torch.OutOfMemoryError:
+            return None
+    if len(steps.moments) != work.shape.steps or len(work.tokens) < work.shape.steps:
+        raise UserError(f"{tool} made {len(steps.moments)} steps of {len(work.tokens)} batches, not {work.shape.steps}")
+    (began, cpu_began), (ended, cpu_ended) = steps.moments[0], steps.moments[-1]
+    tokens = sum(work.tokens[1 : work.shape.steps])
+    return {
+        "tokens_per_second": tokens / (ended - began),
+        "tokens_per_cpu_second": tokens / (cpu_ended - cpu_began),
+        "peak_bytes": peak() - before,
+    }
+
+
+# -- what is trained --------------------------------------------------------------------------------------------------
+
+
+def prepare(shape: Shape, directory: Path) -> tuple[Path, Path, list[tuple[list[int], list[int]]], int]:
+    """The model directory, our rows, their examples, and how many of these a step of ours has."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from scripts.data.batches import Batches, write_ift_rows
+    from scripts.data.generators import code, math
+    from scripts.data.tokenizer import load_tokenizer, prompt_text, response_text, train_tokenizer
+
+    base, rows = directory / "base", directory / "rows"
+    records = [*code.instructions(400, 0, "train"), *math.instructions(600, 0, "train")]
+    pairs = [(prompt_text(record["instruction"]), response_text(record["response"])) for record in records]
+    vocabulary = min(shape.vocab_size, 1024)
+    train_tokenizer((text for pair in pairs for text in pair), vocabulary, base)
+    tokenizer = load_tokenizer(base)
+    config = LlamaConfig(
+        vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers, num_attention_heads=shape.num_attention_heads,
+        max_position_embeddings=shape.length, use_cache=False, eos_token_id=EOS, pad_token_id=PAD,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config)
+    (model.bfloat16() if shape.precision == "bf16" else model).save_pretrained(base)
+    del model
+    if shape.peer_rows:  # whole rows, as in continued pretraining
+        draw = torch.Generator().manual_seed(0)
+        tokens = torch.randint(3, shape.vocab_size, (shape.steps * shape.rows, shape.length - 1), generator=draw)
+        examples = [([], row) for row in tokens.tolist()]
+    else:
+        encoded = ([tokenizer.encode(text, add_special_tokens=False) for text in pair] for pair in pairs)
+        examples = [(prompt, response) for prompt, response in encoded]
+    rows.mkdir()
+    write_ift_rows(
+        examples, rows, sequence_length=shape.length, batch_rows=shape.rows, group_rows=shape.rows, max_epochs=1,
+        eos=EOS, pad=PAD, vocab_size=shape.vocab_size, seed=0, packing="bfd",
+    )  # fmt: skip
+    return base, rows, examples, round(len(examples) / (Batches(rows).steps_per_epoch or 1))
+
+
+def machine(shape: Shape) -> dict[str, Any]:
+    import torch
+
+    from scripts.training.throughput import describe_device
+
+    packages = ("torch", "transformers", "peft", "accelerate", "torch-optimi", "trl")
+    return {
+        "device": describe_device()[0],
+        "cores": os.cpu_count(),
+        "load before": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "cuda": torch.version.cuda,
+        "precision": shape.precision,
+    }
+
+
+def sweep(shape: Shape, base: Path) -> dict[str, Any]:
+    """Of every batch size tokens per second and peak bytes, as the product of figure S10 measures them."""
+    from scripts.training.throughput import apart
+    from scripts.training.throughput import measure as measure_point
+
+    optimizer = {key: value for key, value in OPTIMIZER.items() if key not in ("learning_rate", "weight_decay")}
+    points: dict[str, Any] = {}
+    for name in ("full", "lora-r16-dropout-0.05", "lora-r64", "lora-r256"):
+        spec = {
+            "method": METHODS[name], "optimizer": optimizer, "precision": shape.precision,
+            "sequence_length": shape.length, "pass_rows": 1, "steps": 1,
+        }  # fmt: skip
+        for rows in shape.sweep:
+            points.setdefault(name, {})[str(rows)] = apart(measure_point, base, spec, rows)
+    return points
+
+
+def summary(runs: dict[str, list[dict[str, float] | None]], flops: float, peak_flops: float | None) -> dict[str, Any]:
+    """The medians of each tool, and ours over each peer's: of rounds that lie beside each other."""
+    rows: dict[str, Any] = {}
+    for tool, found in runs.items():
+        done = [one for one in found if one is not None]
+        if not done:
+            rows[tool] = None
+            continue
+        row: dict[str, Any] = {key: round(statistics.median(one[key] for one in done)) for key in done[0]}
+        row["mfu"] = round(row["tokens_per_second"] * flops / peak_flops, 4) if peak_flops else None
+        for key, name in (("tokens_per_second", "ours over it"), ("tokens_per_cpu_second", "ours over it, CPU time")):
+            pairs = [(a[key], b[key]) for a, b in zip(runs["ours"], found, strict=True) if a and b]
+            if pairs and tool != "ours":
+                row[name] = round(statistics.median(mine / theirs for mine, theirs in pairs), 2)
+        rows[tool] = row
+    return rows
+
+
+def table(result: dict[str, Any]) -> None:
+    print(f"{'':24}{'':16}{'tokens/s':>10}{'MFU':>8}{'peak GB':>9}{'ours over it':>14}{'CPU time':>10}")
+    for method, tools in result["methods"].items():
+        for tool, row in tools.items():
+            if row is None:
+                print(f"{method:24}{tool:16}  memory does not suffice")
+                continue
+            mfu = "" if row["mfu"] is None else f"{row['mfu']:.1%}"
+            ratios = [row.get(name, "") for name in ("ours over it", "ours over it, CPU time")]
+            print(
+                f"{method:24}{tool:16}{row['tokens_per_second']:>10,}{mfu:>8}{row['peak_bytes'] / 1e9:>9.2f}"
+                f"{ratios[0]:>14}{ratios[1]:>10}"
+            )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from scripts.training.adapters import trainable_model
+    from scripts.training.metrics import flops_per_token, peak_flops
+
+    shape = SHAPES[arguments.shape]
+    if torch.cuda.is_available() != (arguments.device == "cuda"):
+        raise UserError(
+            f"--device is {arguments.device}, but torch {'sees' if torch.cuda.is_available() else 'has no'} GPU"
+        )
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as where:
+        base, rows, examples, per_step = prepare(shape, Path(where))
+        result: dict[str, Any] = {
+            "machine": machine(shape),
+            "shape": vars(shape),
+            "rounds": shape.rounds,
+            "methods": {},
+        }
+        peak_of_device = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+        for name, method in ((name, METHODS[name]) for name in arguments.methods):
+            model = trainable_model(base, method, 0, None)
+            flops = flops_per_token(model, shape.length)
+            parameters = sum(value.numel() for value in model.parameters())
+            del model
+            runs: dict[str, list[dict[str, float] | None]] = {tool: [] for tool in TOOLS}
+            for _ in range(shape.rounds):
+                for tool in TOOLS:
+                    work = Work(shape, base, rows, examples, method, Path(where) / "scratch", per_step)
+                    runs[tool].append(measure(tool, work))
+                    print(name, tool, runs[tool][-1], file=sys.stderr, flush=True)
+            result["methods"][name] = summary(runs, flops, peak_of_device)
+            result.setdefault("parameters", {})[name] = parameters
+        if shape.sweep:
+            result["targets"] = TARGETS
+            result["sweep"] = sweep(shape, base)
+        result["machine"]["load after"] = round(os.getloadavg()[0], 1)
+    path = (
+        ROOT / "benchmarks" / "results" / f"training{'' if arguments.shape == 'small' else '-' + arguments.shape}.json"
+    )
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    table(result)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="small")
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS), help="fewer, to try it")
+    run(main, parser)

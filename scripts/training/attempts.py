@@ -1,0 +1,68 @@
+"""What all attempts at a product took together, kept in one small file until the product is complete."""
+
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from scripts.study.errors import UserError
+from scripts.study.store import atomic_path
+from scripts.training.checkpoints import writable
+
+
+class Attempts:
+    """The attempts in `path`, the last of which is this one; one that was killed counts to its last report.
+
+    An entry has `started` (seconds since 1970), `seconds` (wall time with the device in hand), `device` (its name) and
+    `devices` (how many, over all processes).
+    """
+
+    def __init__(self, path: Path, device: str, devices: int) -> None:
+        """Raises UserError where the file cannot be written."""
+        self._path = path
+        self._entries: list[dict[str, Any]] = []
+        with suppress(OSError, ValueError):  # none yet, or spoilt: they are told of, nothing depends on them
+            self._entries = json.loads(path.read_text(encoding="utf-8"))
+        self._began = time.monotonic()
+        self._entries.append({"started": round(time.time(), 3), "seconds": 0.0, "device": device, "devices": devices})
+        self.report()
+
+    def report(self) -> None:
+        """This attempt has come so far. Raises UserError where the file cannot be written."""
+        self._now()
+        with writable(self._path), atomic_path(self._path) as new:
+            new.write_text(json.dumps(self._entries) + "\n", encoding="utf-8")
+
+    def totals(self) -> dict[str, Any]:
+        """The entries, their `wall_seconds`, and their `device_seconds`: wall time times devices."""
+        self._now()
+        return {
+            "attempts": self._entries,
+            "wall_seconds": round(math.fsum(entry["seconds"] for entry in self._entries), 3),
+            "device_seconds": round(math.fsum(entry["seconds"] * entry["devices"] for entry in self._entries), 3),
+        }
+
+    def _now(self) -> None:
+        self._entries[-1]["seconds"] = round(time.monotonic() - self._began, 3)
+
+
+@contextmanager
+def attempt(path: Path, devices: int) -> Iterator[Attempts]:
+    """A new attempt, on so many devices; how long it took is written at its end too, however it ends, but for a kill.
+
+    To be entered when the device is claimed. Raises UserError where the file cannot be written.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
+    attempts = Attempts(path, device, devices)
+    try:
+        yield attempts
+    finally:
+        with suppress(UserError):  # the attempt's own end matters more
+            attempts.report()

@@ -1,0 +1,318 @@
+"""Several processes that train one product: who they are, how the model is spread over them, what they agree on.
+
+Every process reads the whole batch, weighs all of its tokens and trains its own share of the rows; gradients are sums
+over the processes. So nothing that is learned depends on their number, but for rounding. One process is the same path
+without any communication. torch is imported where it is needed: a job that finds its product made needs none.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scripts.study.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)
+"""How long the others wait while the first waits for a lock. Who waits for a process that has ended is told at once."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One process of those that train together; by default, alone.
+
+    `local_rank` and `local_world` count the processes of its machine. `control` is torch's process group for what is
+    agreed on while training, `writing` a second one for the thread that writes checkpoints; None for one process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    control: Any = None
+    writing: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that reports, commits checkpoints and writes what is kept."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> "torch.device":
+        """The GPU of this process, of those that its machine shows it; the CPU where there is none."""
+        import torch
+
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        if self.world == 1:
+            return torch.device("cuda")
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())  # a cluster may show each task its own
+
+    @property
+    def of_writer(self) -> "Group":
+        """The same processes, for a thread of each: what it agrees on does not mix with what training does."""
+        return replace(self, control=self.writing)
+
+    def share(self, rows: int) -> slice:
+        """This process's rows of a batch. Raises UserError where they cannot be divided evenly."""
+        if rows % self.world:
+            raise UserError(
+                f"a batch of {rows} rows cannot be divided evenly among {self.world} processes; "
+                f"start a number of them that divides {rows}"
+            )
+        size = rows // self.world
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+    def any(self, *wishes: bool) -> list[bool]:
+        """Of each wish, whether any process has it."""
+        if self.world == 1:
+            return list(wishes)
+        import torch
+        from torch import distributed
+
+        found = torch.tensor(wishes, dtype=torch.int32)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self.control)
+        return [bool(wish) for wish in found.tolist()]
+
+    def total(self, values: "Tensor") -> "Tensor":
+        """The sum of `values` over all processes, on the CPU and the same bits in each."""
+        values = values.cpu()
+        if self.world > 1:
+            from torch import distributed
+
+            distributed.all_reduce(values, group=self.control)
+        return values
+
+    def told(self, message: T) -> T:
+        """The `message` of the first process."""
+        if self.world == 1:
+            return message
+        from torch import distributed
+
+        box = [message]
+        distributed.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def together(self, act: Callable[[], T]) -> list[T]:
+        """What `act` returns in every process, by rank. Where it raises in one, all of them raise that."""
+        if self.world == 1:
+            return [act()]
+        from torch import distributed
+
+        outcome: tuple[T | None, Exception | None]
+        try:
+            outcome = (act(), None)
+        except Exception as error:
+            outcome = (None, error)
+        outcomes: list[Any] = [None] * self.world
+        distributed.all_gather_object(outcomes, outcome, group=self.control)
+        for _, failure in outcomes:
+            if failure is not None:
+                raise failure
+        return [result for result, _ in outcomes]
+
+
+ALONE = Group()
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a launcher tells a process; `meeting` is where torch's processes find one another."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    meeting: str = ""
+
+
+def place(environment: Mapping[str, str]) -> Place:
+    """A process's place by the variables of torchrun and `accelerate launch`, or by those of a task of SLURM's srun.
+
+    Raises UserError where a variable is missing or is no number.
+    """
+    try:
+        if "RANK" in environment:
+            world = int(environment["WORLD_SIZE"])
+            local_world = int(environment.get("LOCAL_WORLD_SIZE", 1))
+            return Place(int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), local_world, "env://")
+        if "SLURM_STEP_ID" not in environment or int(environment.get("SLURM_NTASKS", 1)) == 1:
+            return Place()
+        world = int(environment["SLURM_NTASKS"])
+        nodes = int(environment["SLURM_STEP_NUM_NODES"])
+        port = 20000 + int(environment["SLURM_JOB_ID"]) % 20000  # two jobs on a machine rarely meet
+        return Place(
+            int(environment["SLURM_PROCID"]),
+            world,
+            int(environment["SLURM_LOCALID"]),
+            1 if world % nodes else world // nodes,
+            f"tcp://{environment['SLURM_LAUNCH_NODE_IPADDR']}:{port}",
+        )
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"the environment does not say which process this is ({error}); start several processes with torchrun, "
+            "accelerate launch or srun"
+        ) from None
+
+
+@contextmanager
+def launched() -> Iterator[Group]:
+    """The processes that a launcher has started, this one among them; without a launcher it is alone.
+
+    Where another process has ended, this one ends too: the other has said why.
+    """
+    mine = place(os.environ)
+    if mine.world == 1:
+        yield ALONE
+        return
+    import torch
+    from torch import distributed
+
+    alone = Group(mine.rank, mine.world, mine.local_rank, mine.local_world)
+    if alone.device.type == "cuda":
+        torch.cuda.set_device(alone.device)
+    try:
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if alone.device.type == "cuda" else "gloo",
+            init_method=mine.meeting,
+            rank=mine.rank,
+            world_size=mine.world,
+        )
+        control, writing = (distributed.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
+    except RuntimeError as error:
+        raise UserError(f"process {mine.rank} of {mine.world} does not find the others ({error})") from error
+    try:
+        yield replace(alone, control=control, writing=writing)
+    except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise
+        if mine.rank == 0:
+            print(f"error: another process of this job has ended ({error})", file=sys.stderr)
+        raise SystemExit(1) from None
+    distributed.destroy_process_group()  # not after an error: it could wait for those that go on
+
+
+def spread(objective: "nn.Module", group: Group, sharded: bool, precision: str) -> "nn.Module":
+    """`objective` on the group's devices: as it is for one process, else with gradients that are summed over all.
+
+    `sharded` spreads the parameters too (FSDP2), within a machine if there are several with several processes each
+    (HSDP); without, every process has all of them (DDP), which suits a frozen base. In bf16 the weights of decoder
+    layers are gathered in bf16; their masters, what is outside of layers, and gradients stay in fp32.
+    """
+    if group.world == 1:
+        return objective.to(group.device)
+    if not sharded:
+        return _replicated(objective.to(group.device))
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    machines, rest = divmod(group.world, group.local_world)
+    kind = group.device.type
+    if machines > 1 and group.local_world > 1 and not rest:
+        mesh = init_device_mesh(kind, (machines, group.local_world), mesh_dim_names=("replicate", "shard"))
+    else:
+        mesh = init_device_mesh(kind, (group.world,))
+    # autocast decides what is computed in bf16, as in one process; a cast of inputs would round the loss's weights
+    whole = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    halved = replace(whole, param_dtype=torch.bfloat16) if precision == "bf16" else whole
+    for layer in _layers(objective):
+        fully_shard(layer, mesh=mesh, mp_policy=halved)
+    fully_shard(objective, mesh=mesh, mp_policy=whole)
+    for module in objective.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+    return objective
+
+
+def _replicated(objective: "nn.Module") -> "nn.Module":
+    import torch
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    def summed(
+        _: object,
+        bucket: distributed.GradBucket,  # type: ignore[name-defined]  # it is there, but in no list of torch's
+    ) -> torch.futures.Future[torch.Tensor]:
+        work = distributed.all_reduce(bucket.buffer(), async_op=True)
+        assert work is not None
+        done: torch.futures.Future[torch.Tensor] = work.get_future().then(lambda future: future.value()[0])
+        return done
+
+    wrapped = DistributedDataParallel(objective)
+    wrapped.register_comm_hook(None, summed)
+    return wrapped
+
+
+def _layers(objective: "nn.Module") -> list["nn.Module"]:
+    """The decoder layers of the model, from first to last."""
+    from torch import nn
+
+    stacks = [module for module in objective.modules() if isinstance(module, nn.ModuleList)]
+    if not stacks:
+        raise UserError("a model without a list of layers cannot be spread over several processes")
+    return max((list(stack) for stack in stacks), key=len)
+
+
+def passing(objective: "nn.Module", last: bool) -> AbstractContextManager[object]:
+    """For one pass, forward and backward: only the last of a batch sends gradients over all processes.
+
+    Of a sharded model the earlier passes send them too, as nobody has room for all of them, but not between machines.
+    """
+    from torch.distributed.fsdp import FSDPModule
+    from torch.nn.parallel import DistributedDataParallel
+
+    if isinstance(objective, FSDPModule):
+        objective.set_requires_all_reduce(last)
+    elif isinstance(objective, DistributedDataParallel) and not last:
+        return objective.no_sync()
+    return nullcontext()
+
+
+def whole(tensor: "Tensor") -> "Tensor":
+    """All of a tensor, which may be spread over the processes; all of them ask for it."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(tensors: Mapping[str, "Tensor"], group: Group) -> dict[str, "Tensor"]:
+    """All of every tensor, in the first process alone, on the CPU; one after another, so that a device has room."""
+    kept = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if group.is_first:
+            kept[name] = full.cpu()
+    return kept
+
+
+def read_like(file: Path, like: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """The tensors of a safetensors file that have names in `like`, each spread over the processes as the one there.
+
+    Raises KeyError where one is missing.
+    """
+    from safetensors import safe_open
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    with safe_open(file, framework="pt") as opened:
+        missing = sorted(like.keys() - set(opened.keys()))
+        if missing:
+            raise KeyError(missing[0])
+        tensors = {}
+        for name, model in like.items():
+            tensor = opened.get_tensor(name)
+            if isinstance(model, DTensor):  # each has read all of it and keeps its part
+                tensor = distribute_tensor(
+                    tensor.to(model.device), model.device_mesh, model.placements, src_data_rank=None
+                )
+            tensors[name] = tensor
+    return tensors
