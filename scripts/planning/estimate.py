@@ -1,4 +1,7 @@
-"""How long products are expected to take, from the study's `resources`. Only progress lines depend on it."""
+"""How long products are expected to take, from the study's `resources`.
+
+Progress lines depend on it, and the minutes and GPU-hours of jobs on a cluster. No result does.
+"""
 
 from scripts.models.pretrain import SHIPPED
 from scripts.study.grid import Grid, Product

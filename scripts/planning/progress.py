@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from scripts.planning import disk
 from scripts.planning.estimate import seconds
-from scripts.study.grid import Grid
+from scripts.study.grid import Grid, Product
 from scripts.study.store import Store
 
 
@@ -37,13 +38,21 @@ class Progress(logging.Handler):
 
     __hash__ = logging.Handler.__hash__
 
+    def tell(self, jobs: Iterable[Any], gpu_hours: float, at_once: int | None, logger: logging.Logger) -> None:
+        """Says what jobs a cluster will be given; how long they take depends on its queue, so nothing more is said."""
+        jobs = list(jobs)
+        if jobs:
+            logger.info(f"Study {self.grid.name}: {len(jobs)} jobs, about {gpu_hours:,.1f} GPU-hours.")
+            self._tell_room([product for job in jobs if (product := self._product(job))], at_once or 1, logger)
+
     def start(self, jobs: Iterable[Any], cores: int | None, logger: logging.Logger) -> None:
         """Notes the jobs that will run (their `jobid`, `rule.name`, `wildcards`) and says what they are."""
-        made = {product.key for product in self.grid if self.store.manifest_path(product.key).exists()}
+        made = self._made()
+        products = []
         for job in jobs:
-            key = f"{self.places.get(job.rule.name)}/{getattr(job.wildcards, 'key', None)}"
-            product = self.grid.products.get(key)
+            product = self._product(job)
             self._estimates[job.jobid] = seconds(self.grid, product, made) if product else 1.0
+            products += [product] if product else []
             what = product.name.split("/", 1)[1] if product else getattr(job.wildcards, "name", "")
             self._names[job.jobid] = f"{job.rule.name} {what}".strip()
         self._cores = cores or 1
@@ -55,7 +64,18 @@ class Progress(logging.Handler):
                 f"Study {self.grid.name}: {len(self._estimates)} jobs, "
                 f"about {_spoken(total / self._cores)} on {self._cores} cores."
             )
+            self._tell_room(products, self._cores, logger)
             logger.addHandler(self)
+
+    def _product(self, job: Any) -> Product | None:
+        return self.grid.products.get(f"{self.places.get(job.rule.name)}/{getattr(job.wildcards, 'key', None)}")
+
+    def _made(self) -> set[str]:
+        return {product.key for product in self.grid if self.store.manifest_path(product.key).exists()}
+
+    def _tell_room(self, products: list[Product], at_once: int, logger: logging.Logger) -> None:
+        for line in disk.sentences(disk.forecast(self.grid, products, self._made(), at_once), self.store.root):
+            logger.info(line)
 
     def emit(self, record: logging.LogRecord) -> None:
         event = getattr(record, "event", None)

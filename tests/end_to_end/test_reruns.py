@@ -1,4 +1,4 @@
-"""What did not change does not run: each event, its expected jobs, and a figure that is true to the study.
+"""What did not change does not run: events that leave every model as it is, and a figure that is true to the study.
 
 A figure is true when its CSV equals the one that a fresh checkout makes of the same study with nothing trained.
 """
@@ -14,46 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import House
-
-FIG2 = "results/figures/fig2.pdf"
-# the smoke study: 2 settings x 2 methods x 2 durations; CPT has 2 legs a method; fig2 asks 3 tasks a model and the base
-RUNS, LEGS, EVALUATIONS = 8, 4, 8 * 3 + 3
-
-
-def condition_grain(study: dict[str, Any]) -> None:
-    study["grain"] = "condition"
-
-
-@pytest.fixture(scope="session")
-def finished(prepared: House, tmp_path_factory: pytest.TempPathFactory) -> House:
-    """The figure made once at condition grain, with quick models."""
-    house = prepared.copy(tmp_path_factory.mktemp("finished"))
-    house.edit(condition_grain)
-    assert house.plan() == {
-        "card": 1,
-        "train_leg": LEGS,
-        "train_run": RUNS,
-        "evaluate": EVALUATIONS,
-        "collect": 1,
-        "draw": 1,
-    }
-    house.run()
-    assert house.plan() == {}
-    return house
-
-
-@pytest.fixture
-def house(finished: House, tmp_path: Path) -> House:
-    return finished.copy(tmp_path)
-
-
-def check_truth(house: House, tmp_path: Path) -> None:
-    """Asking again is nothing; and the data equal those of a checkout that trains everything anew."""
-    assert "Nothing to be done" in house.snakemake(FIG2)
-    reference = house.clone(tmp_path / "reference", keep_store=False)
-    reference.edit(lambda study: study.update(grain="family"))
-    reference.snakemake("results/figures/fig2.csv")
-    assert house.csv() == reference.csv()
+from tests.end_to_end.truth import FIG2, check_truth, condition_grain
 
 
 def test_every_file_touched(house: House) -> None:
@@ -108,69 +69,39 @@ def test_another_study_in_between(house: House, tmp_path: Path) -> None:
     check_truth(house, tmp_path)
 
 
-def test_learning_rate_changed_and_back(house: House, tmp_path: Path) -> None:
-    before = house.csv()
-    house.edit(lambda study: study["settings"]["code-cpt"]["learning_rates"].update(full=5.0e-4))
-    assert house.plan() == {"train_leg": 2, "train_run": 2, "evaluate": 6, "collect": 1, "draw": 1}
-    house.run()
+def test_environment_made_anew_elsewhere(house: House, tmp_path: Path) -> None:
+    """Another virtual environment's interpreter, at another path, finds everything made."""
+    elsewhere = tmp_path / "elsewhere"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(elsewhere)], check=True)
+    library = next((elsewhere / "lib").glob("python*/site-packages"))
+    (library / "packages.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    done = subprocess.run(
+        [str(elsewhere / "bin" / "python"), *house.command(FIG2)[1:]],
+        cwd=house.root,
+        env=house.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_grain_switched(house: House, tmp_path: Path) -> None:
+    before, steps = house.csv(), house.steps()
+    house.edit(lambda study: study.update(grain="family"))
+    assert house.plan() == {"train_family": 4, "evaluate_family": 5, "collect": 1, "draw": 1}
+    evaluated = house.run()
+    # the families find every trained model; what fig2 did not need is new: the learning tasks
+    assert house.steps() == steps
+    assert sorted(evaluated.values()) == [1] * len(evaluated)
+    assert {name.split()[-1] for name in evaluated} == {"humaneval", "gsm8k"}
+    assert house.csv() == before
     check_truth(house, tmp_path)
-    assert house.csv() != before
-    house.edit(lambda study: study["settings"]["code-cpt"]["learning_rates"].update(full=4.0e-4))
+    house.edit(condition_grain)
     assert house.plan() == {"collect": 1, "draw": 1}
     assert not house.run()
     assert house.csv() == before
-    assert house.plan() == {}
-
-
-def test_rank_and_alpha_swapped_between_methods(house: House, tmp_path: Path) -> None:
-    def add(study: dict[str, Any]) -> None:
-        study["methods"]["lora-r4"] = {"kind": "lora", "rank": 4, "alpha": 8.0}
-        for setting in study["settings"].values():
-            setting["learning_rates"]["lora-r4"] = setting["learning_rates"]["lora-r2"]
-
-    def swap(study: dict[str, Any]) -> None:
-        methods = study["methods"]
-        methods["lora-r2"], methods["lora-r4"] = methods["lora-r4"], methods["lora-r2"]
-
-    house.edit(add)
-    house.run()
-    before = house.csv()
-    house.edit(swap)
-    assert house.plan() == {"train_leg": 4, "train_run": 8, "evaluate": 24, "collect": 1, "draw": 1}
-    house.run()
-    assert house.csv() != before
-    check_truth(house, tmp_path)
-
-
-def test_alpha_alone_swapped_with_rank(house: House) -> None:
-    # the same two numbers under each other's names: a set of values would not see it
-    house.edit(lambda study: study["methods"]["lora-r2"].update(rank=4, alpha=2.0))
-    assert house.plan() == {"train_leg": 2, "train_run": 4, "evaluate": 12, "collect": 1, "draw": 1}
-
-
-def test_bytes_deleted_and_condition_added(house: House, tmp_path: Path) -> None:
-    hashes = {key: manifest["files"] for key, manifest in house.manifests("data/rows").items()}
-    for key in hashes:
-        shutil.rmtree(house.store / key)
-    house.edit(lambda study: study["settings"]["math-ift"]["durations"].append(3))
-    assert house.plan() == {"train_run": 2, "evaluate": 6, "collect": 1, "draw": 1}
-    trained = house.run()
-    assert sum(name.startswith("trained") for name in trained) == 2
-    check_truth(house, tmp_path)
-    assert {key: manifest["files"] for key, manifest in house.manifests("data/rows").items()} == hashes
-
-
-def test_duration_added_between_and_removed(house: House, tmp_path: Path) -> None:
-    before = house.csv()
-    house.edit(lambda study: study["settings"]["code-cpt"].update(durations=[2560, 3840, 5120]))
-    assert house.plan() == {"train_run": 2, "evaluate": 6, "collect": 1, "draw": 1}
-    house.run()
-    check_truth(house, tmp_path)
-    house.edit(lambda study: study["settings"]["code-cpt"].update(durations=[2560, 5120]))
-    assert house.plan() == {"collect": 1, "draw": 1}
-    assert not house.run()
-    assert house.csv() == before
-    assert house.plan() == {}
 
 
 def launch(house: House) -> tuple[subprocess.Popen[str], list[str]]:
@@ -220,55 +151,6 @@ def test_study_edited_between_launch_and_job(prepared: House, tmp_path: Path, ed
     assert rates == {4e-4, 2e-3}
     house.study_file.write_text(original)
     check_truth(house, tmp_path)
-
-
-def test_environment_made_anew_elsewhere(house: House, tmp_path: Path) -> None:
-    """Another virtual environment's interpreter, at another path, finds everything made."""
-    elsewhere = tmp_path / "elsewhere"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(elsewhere)], check=True)
-    library = next((elsewhere / "lib").glob("python*/site-packages"))
-    (library / "packages.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    done = subprocess.run(
-        [str(elsewhere / "bin" / "python"), *house.command(FIG2)[1:]],
-        cwd=house.root,
-        env=house.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Nothing to be done" in done.stdout + done.stderr
-
-
-def test_grain_switched(house: House, tmp_path: Path) -> None:
-    before, steps = house.csv(), house.steps()
-    house.edit(lambda study: study.update(grain="family"))
-    assert house.plan() == {"train_family": 4, "evaluate_family": 5, "collect": 1, "draw": 1}
-    evaluated = house.run()
-    # the families find every trained model; what fig2 did not need is new: the learning tasks
-    assert house.steps() == steps
-    assert sorted(evaluated.values()) == [1] * len(evaluated)
-    assert {name.split()[-1] for name in evaluated} == {"humaneval", "gsm8k"}
-    assert house.csv() == before
-    check_truth(house, tmp_path)
-    house.edit(condition_grain)
-    assert house.plan() == {"collect": 1, "draw": 1}
-    assert not house.run()
-    assert house.csv() == before
-
-
-def test_family_grain_trains_only_what_is_new(prepared: House, tmp_path: Path) -> None:
-    house = prepared.copy(tmp_path)
-    house.run()
-    # code-cpt, each method: legs to 8 and 16 batches, branches 8->10 and 16->20; math-ift: epochs 1 and 2
-    steps = house.steps()
-    house.edit(lambda study: study["settings"]["code-cpt"].update(durations=[2560, 3840, 5120]))
-    assert house.plan() == {"train_family": 2, "evaluate_family": 2, "collect": 1, "draw": 1}
-    done = house.run()
-    # 3840 tokens are 15 batches: from the leg end at 8 (the cooldown starts at 12), so 7 steps for each method
-    assert house.steps() - steps == 2 * 7
-    assert sum(name.startswith("evaluated") for name in done) == 2 * 4
-    assert house.plan() == {}
 
 
 def test_code_changed_between_launch_and_job(prepared: House, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def test_lines(grid: Grid, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     ]
     with caplog.at_level(logging.INFO, "test-progress"):
         progress.start(jobs, 2, logger)
-        assert "2 jobs" in caplog.messages[-1]
-        assert "2 cores" in caplog.messages[-1]
+        assert "2 jobs" in caplog.messages[0]
+        assert "2 cores" in caplog.messages[0]
         for job in jobs:
             logger.info("started", extra={"event": LogEvent.JOB_INFO, "jobid": job.jobid})
         logger.info("done", extra={"event": LogEvent.JOB_FINISHED, "job_id": 1})

@@ -1,0 +1,229 @@
+"""How much room a study's models take in the store, known from the base model's shape before anything is there.
+
+python -m scripts.planning.disk [--study NAME] [--store DIR] [--jobs N]
+"""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.study.command import current_launch, launch_options
+from scripts.study.errors import run
+from scripts.study.grid import Grid, Product
+from scripts.study.launch import Launch
+from scripts.study.schema import HubModel, Model
+
+_TRAINED_BYTES = 4
+"""Of a weight that is trained here, and of each of its numbers in the optimizer's state: fp32."""
+_HUB_BYTES = 2
+"""Of a weight on the hub, as Llama-2 and the paper's checkpoints lie there: 16 bits."""
+_STATES = {"decoupled_lionw": 1, "decoupled_adamw": 2, "sgd": 1}
+"""Numbers that an optimizer keeps for each weight."""
+_CHECKPOINTS = 3
+"""Of a running job: the last two, and the one that is being written."""
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""Modules as wide as the residual stream at both ends; the others have the MLP's width at one."""
+_WIDENING = ("gate_proj", "up_proj")
+"""Modules whose outputs have the MLP's width."""
+_PRUNE = "python -m scripts.planning.prune --delete"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes that jobs are going to write."""
+
+    legs: int = 0
+    """Leg ends: weights and optimizer state."""
+    models: int = 0
+    """Trained weights of the runs, and what is downloaded in their place."""
+    checkpoints: int = 0
+    """What the jobs that run at the same time keep of their checkpoints, at most."""
+    pruned: int = 0
+    """What lies there at a time, at most, if one job runs after another and after each what is done with is deleted.
+
+    A leg end is, when the legs and branches that start from it are there; a run is, when it is evaluated.
+    """
+
+    @property
+    def total(self) -> int:
+        return self.legs + self.models + self.checkpoints
+
+
+def forecast(grid: Grid, jobs: Iterable[Product], made: set[str], at_once: int) -> Forecast:
+    """What `jobs` will write, of products that are not in `made`.
+
+    Not in it: records, rows, evaluations and spectra, whose size nobody knows before their text is read; beside fully
+    finetuned models they are small.
+
+    Args:
+        grid: the study.
+        jobs: legs, runs and families of them, base models and published checkpoints; others write nothing that counts.
+        made: keys of the products that are in the store already.
+        at_once: how many of the jobs run at the same time.
+    """
+    members = [[key for key in job.members or (job.key,) if key not in made] for job in _in_order(grid, jobs)]
+    last_user = {
+        start: index for index, keys in enumerate(members) for key in keys for start in grid.products[key].inputs
+    }
+    sizes = {key: product_bytes(grid, grid.products[key]) for keys in members for key in keys}
+    live: dict[str, int] = {}
+    most = 0
+    for index, keys in enumerate(members):
+        for key in keys:
+            # the product is written when no checkpoint is, and takes about as much as one
+            most = max(most, sum(live.values()) + checkpoint_bytes(grid, grid.products[key]))
+            live[key] = sizes[key]
+        most = max(most, sum(live.values()))
+        stays = {grid.model.key, *(key for key in live if last_user.get(key, -1) > index)}
+        live = {key: size for key, size in live.items() if key in stays}
+    running = sorted(max((checkpoint_bytes(grid, grid.products[key]) for key in keys), default=0) for keys in members)
+    legs = sum(size for key, size in sizes.items() if grid.products[key].kind == "leg")
+    return Forecast(
+        legs=legs,
+        models=sum(sizes.values()) - legs,
+        checkpoints=sum(running[-at_once:]),
+        pruned=most,
+    )
+
+
+def _in_order(grid: Grid, jobs: Iterable[Product]) -> list[Product]:
+    """As the study lists them: a leg, the branches that start from it, the next leg."""
+    place = {key: index for index, key in enumerate(grid.products)}
+    return sorted(jobs, key=lambda job: place[job.key])
+
+
+def product_bytes(grid: Grid, product: Product) -> int:
+    """Bytes of a leg end, a run, a base model or a published checkpoint; 0 for all else."""
+    model, spec = grid.study.model, product.spec
+    if product.kind == "model":
+        return (_HUB_BYTES if isinstance(model, HubModel) else _TRAINED_BYTES) * base_parameters(model)
+    if product.kind == "published":
+        return _HUB_BYTES * trained_parameters(model, spec["method"])
+    if product.kind not in ("leg", "run"):
+        return 0
+    recipe = spec.get("trunk", spec)
+    trained = trained_parameters(model, recipe["method"])
+    # what PiSSA starts from is written with what it comes to, as an adapter of twice the rank
+    written = trained * (2 if recipe["method"].get("initialization") == "pissa" else 1)
+    return _TRAINED_BYTES * (written + (_states(recipe) * trained if product.kind == "leg" else 0))
+
+
+def checkpoint_bytes(grid: Grid, product: Product) -> int:
+    """Bytes of the checkpoints that the job of a leg or run keeps while it runs; 0 for all else."""
+    if product.kind not in ("leg", "run"):
+        return 0
+    recipe = product.spec.get("trunk", product.spec)
+    return (
+        _CHECKPOINTS * _TRAINED_BYTES * trained_parameters(grid.study.model, recipe["method"]) * (1 + _states(recipe))
+    )
+
+
+def _states(recipe: Mapping[str, Any]) -> int:
+    return _STATES[recipe["optimizer"]["name"]]
+
+
+def base_parameters(model: Model) -> int:
+    """Parameters of a Llama of layers L, width H, MLP width I and vocabulary V, its keys and values as wide as H.
+
+        E V H + L (4 H H + 3 H I + 2 H) + H
+
+    E = 2 is the embedding and the output layer, 1 where they are one, as in models that are pretrained here.
+    Llama-2-7B has 6,738,415,616.
+    """
+    shape = model.architecture
+    embeddings = 2 * model.architecture.vocabulary if isinstance(model, HubModel) else model.tokenizer.vocabulary
+    width, inner = shape.hidden_size, shape.intermediate_size
+    layer = 4 * width * width + 3 * width * inner + 2 * width
+    return embeddings * width + shape.layers * layer + width
+
+
+def trained_parameters(model: Model, method: Mapping[str, Any]) -> int:
+    """Parameters that a method trains: all; or rank * (inputs + outputs) of each module, and its outputs for DoRA."""
+    if method["kind"] == "full":
+        return base_parameters(model)
+    shape = model.architecture
+    width, inner = shape.hidden_size, shape.intermediate_size
+    count = 0
+    for module in method["modules"]:
+        count += method["rank"] * (width + (width if module in _ATTENTION else inner))
+        if method.get("decomposed"):
+            count += inner if module in _WIDENING else width
+    return shape.layers * count
+
+
+def free_bytes(root: Path) -> int:
+    """What is free on the disk of a store, which need not be there yet."""
+    place = root.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def spoken(size: float) -> str:
+    """Bytes as people say them, in powers of 1000: 53.9 GB."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            return f"{size:.0f} {unit}" if size >= 99.95 or unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def sentences(coming: Forecast, root: Path) -> list[str]:
+    """What a plan says of the room it needs: a line, and a warning where the disk has less. Nothing for nothing."""
+    if not coming.total:
+        return []
+    free = free_bytes(root)
+    said = [
+        f"Disk: up to {spoken(coming.total)} for models, leg ends and checkpoints (data and samples are not counted), "
+        f"{spoken(coming.pruned)} if one job follows another and each is pruned; {spoken(free)} are free in {root}."
+    ]
+    if coming.pruned > free:
+        said.append(f"Warning: {root} has too little room, even with `{_PRUNE}` after every job.")
+    elif coming.total > free:
+        said.append(f"Warning: {root} has too little room, unless `{_PRUNE}` is called while the jobs run.")
+    return said
+
+
+def main(launch: Launch, at_once: int) -> None:
+    """Prints what the families of the study need that are not there yet, and all of them together."""
+    grid, store = launch.grid, launch.store
+    made = {product.key for product in grid if store.manifest_path(product.key).exists()}
+    jobs: dict[str, list[Product]] = {}
+    for product in grid:
+        if product.kind == "trained":
+            jobs[product.name.removeprefix("families/trained/")] = _jobs(grid, product)
+        elif product.kind == "published":
+            jobs.setdefault(product.name.rpartition("/")[0], []).append(product)
+        elif product.kind == "model":
+            jobs[product.name] = [product]
+    every = dict.fromkeys(job for unit in jobs.values() for job in unit)
+    rows = {name: forecast(grid, unit, made, at_once) for name, unit in jobs.items()}
+    whole = forecast(grid, every, made, at_once)
+    table: list[tuple[str, ...]] = [("", "leg ends", "models", "checkpoints", "in all", "pruned")]
+    for name, row in [*((name, row) for name, row in rows.items() if row.total), (f"study {grid.name}", whole)]:
+        sizes = (row.legs, row.models, row.checkpoints, row.total, row.pruned)
+        table.append((name, *(spoken(size) if size else "-" for size in sizes)))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for first, *others in table:
+        print(
+            first.ljust(widths[0]),
+            *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True)),
+            sep="  ",
+        )
+    print(*sentences(whole, store.root), sep="\n")
+
+
+def _jobs(grid: Grid, family: Product) -> list[Product]:
+    """The jobs that make a family, at the study's grain."""
+    return [family] if grid.study.grain == "family" else [grid.products[key] for key in family.members]
+
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    launch_options(parser)
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many jobs run at the same time")
+    run(lambda arguments: main(current_launch(arguments), arguments.jobs), parser)
