@@ -1,14 +1,16 @@
-# Everything a person types. `make setup` is a prerequisite of the rest: it takes a moment when there is nothing to do.
+# Everything a person types. `make setup` is a prerequisite of all but `status`: it takes a moment when there is nothing
+# to do.
 
 PYTHON ?= python3
 # the environment's programs start processes of their own name: theirs, not the machine's
 bin := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock
+.PHONY: help setup demo status test lint lock
 
 help:
 	@echo "make demo    set everything up, then build results/figures/fig2.pdf (the demo study)"
+	@echo "make status  say what is made, runs, waits, failed, and what the rest costs (STUDY=paper for another study)"
 	@echo "make test    set everything up, then run the tests (ARGS=\"-m slow\" for the slow ones)"
 	@echo "make lint    set everything up, then check style, types and the workflow"
 	@echo "make setup   only set everything up, in .venv (PYTHON=python3.12 for another interpreter)"
@@ -19,6 +21,10 @@ setup:
 
 demo: setup
 	$(bin)/snakemake results/figures/fig2.pdf --quiet host reason
+
+# Not after setup: that makes .venv anew where the lock changed, and what runs elsewhere uses it.
+status:
+	@$(bin)/python -m scripts.planning.status $(if $(STUDY),--study $(STUDY)) $(if $(STORE),--store $(STORE))
 
 test: setup
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)

@@ -1,6 +1,17 @@
 # Figures and tables: their data first, their drawing second. And what the numbers say of the paper's claims.
 
 
+# what is quick runs where Snakemake does, on a cluster too
+localrules:
+    collect,
+    printed,
+    draw,
+    tabulate,
+    claims,
+    comparison,
+    contact_sheet,
+
+
 rule collect:
     input:
         overlay=lambda wildcards: "config/published_values.csv" if GRID.study.overlay else [],

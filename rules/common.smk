@@ -1,10 +1,14 @@
 # The launch: the study, frozen for every job, and what the rules ask of it.
 
+import os
 import sys
 
 sys.path.insert(0, workflow.basedir)
 
 from scripts.study.registry import REGISTRY, load_registry
+from scripts.planning import cluster
+from scripts.planning.failures import Failures
+from scripts.planning.guard import Requeuer, by_fingerprint, settle
 from scripts.planning.progress import Progress
 from scripts.study.errors import UserError
 from scripts.study.launch import begin
@@ -19,6 +23,10 @@ except UserError as error:
 
 GRID = LAUNCH.grid
 STORE = LAUNCH.store_root
+# whether this is the Snakemake of a job of the cluster
+IN_JOB = workflow.remote_exec and "SLURM_JOB_ID" in os.environ
+if IN_JOB and LAUNCH.site.get("setup"):
+    shell.prefix(f"set -euo pipefail; {LAUNCH.site['setup']}; ")
 # what this study has; an artifact that it does not have is no part of "all"
 TARGETS = {name: artifact.files for name, artifact in ARTIFACTS.items() if artifact.lack(GRID) is None}
 # claims are judged on the conditions of figures 1 to 3; only a study of the paper's scale has numbers to compare
@@ -95,6 +103,24 @@ def length_of(place):
     return words
 
 
+def task_of(kind):
+    """What a command starts with; nothing where the job is none of a cluster."""
+    return cluster.task(LAUNCH, kind) if IN_JOB else ""
+
+
+def request(wildcards, resources):
+    """What a job asks the cluster for, for its message: Snakemake shows none of its own where there is one."""
+    names = ("nodes", "tasks", "tasks_per_node", "gres", "cpus_per_task", "mem_mb", "runtime")
+    names += ("slurm_account", "slurm_partition")
+    words = [f"{name}={resources.get(name)}" for name in names if resources.get(name)]
+    return f" ({', '.join(words)})" if config.get("cluster") else ""
+
+
+def deadline(wildcards, resources):
+    """When training saves and ends, for the next attempt to go on; local jobs have all the time they want."""
+    return f"--deadline {cluster.deadline(LAUNCH, resources.runtime)}" if IN_JOB else ""
+
+
 def printed_files():
     """All that can be made from the paper's printed numbers; read only when asked for, as no other job needs them."""
     published = load_published()
@@ -104,9 +130,23 @@ def printed_files():
 
 onstart:
     try:
-        LAUNCH.require_locked(job.wildcards.get("key", "") for job in workflow.dag.needrun_jobs())
+        jobs = list(workflow.dag.needrun_jobs())
+        fingerprints = {job.wildcards.get("key", "")[-12:] for job in jobs}
+        products = [product for product in GRID if product.fingerprint in fingerprints]
+        LAUNCH.require_locked(product.key for product in products)
+        if not workflow.local_exec:
+            cluster.require_ready(LAUNCH, products)
+            wanted, place, unlock = by_fingerprint(products), workflow.workdir_init, workflow.persistence.unlock
+            settle(LAUNCH.store, wanted, place, config.get("on_live_jobs"), logger, unlock)
+            Requeuer(wanted, place, logger).start()
+        hours = cluster.gpu_hours(GRID, products, LAUNCH.store)
+        cluster.require_budget(hours, config.get("budget_gpu_hours"))
     except UserError as error:
         sys.exit(f"error: {error}")
     if note := rates_note(GRID):
         logger.info(f"Note: {note}.")
-    PROGRESS.start(workflow.dag.needrun_jobs(), workflow.resource_settings.cores, logger)
+    if workflow.local_exec:
+        PROGRESS.start(jobs, workflow.resource_settings.cores, logger)
+    else:
+        PROGRESS.tell(jobs, hours, workflow.resource_settings.nodes, logger)
+    Failures().start(jobs, logger, on_cluster=not workflow.local_exec)

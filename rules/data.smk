@@ -1,6 +1,12 @@
 # Records, tokenizer, and the rows that training reads.
 
 
+# what may have to be downloaded is made where Snakemake runs: nodes of a cluster often have no network
+localrules:
+    records,
+    tokenizer,
+
+
 rule records:
     input:
         ancient(GRID.manifests("data/records", STORE)),
@@ -40,7 +46,12 @@ rule rows:
         "results/logs/data/rows/{key}.log",
     conda:
         "../envs/data.yaml"
+    resources:
+        **cluster.resources(LAUNCH, "data"),
+    params:
+        task=task_of("data"),
+        request=request,
     message:
-        "Tokenize and pack {wildcards.key}"
+        "Tokenize and pack {wildcards.key}{params.request}"
     shell:
-        "python -m scripts.data.rows data/rows/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.data.rows data/rows/{wildcards.key} > {log} 2>&1"

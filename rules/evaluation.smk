@@ -10,10 +10,15 @@ rule evaluate:
         "results/logs/evaluations/{key}.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **cluster.resources(LAUNCH, "evaluation"),
+    params:
+        task=task_of("evaluation"),
+        request=request,
     message:
-        "Evaluate {wildcards.key}"
+        "Evaluate {wildcards.key}{params.request}"
     shell:
-        "python -m scripts.evaluation.evaluate evaluations/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.evaluation.evaluate evaluations/{wildcards.key} > {log} 2>&1"
 
 
 rule evaluate_family:
@@ -25,7 +30,12 @@ rule evaluate_family:
         "results/logs/families/evaluated/{key}.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **cluster.resources(LAUNCH, "evaluation"),
+    params:
+        task=task_of("evaluation"),
+        request=request,
     message:
-        "Evaluate the family {wildcards.key}"
+        "Evaluate the family {wildcards.key}{params.request}"
     shell:
-        "python -m scripts.evaluation.evaluate families/evaluated/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.evaluation.evaluate families/evaluated/{wildcards.key} > {log} 2>&1"

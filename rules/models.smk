@@ -1,6 +1,12 @@
 # The base model, made here or taken from the hub; and checkpoints that the paper's authors published.
 
 
+# nodes of a cluster often have no network
+localrules:
+    fetch_model,
+    fetch_published,
+
+
 rule pretrain:
     input:
         ancient(GRID.manifests("models", STORE)),
@@ -12,10 +18,15 @@ rule pretrain:
         key=r"[\w.-]+-[0-9a-f]{12}",
     conda:
         "../envs/models.yaml"
+    resources:
+        **cluster.resources(LAUNCH, "models"),
+    params:
+        task=task_of("models"),
+        request=request,
     message:
-        "Make the base model {wildcards.key}"
+        "Make the base model {wildcards.key}{params.request}"
     shell:
-        "python -m scripts.models.pretrain models/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.models.pretrain models/{wildcards.key} > {log} 2>&1"
 
 
 rule fetch_model:

@@ -10,10 +10,15 @@ rule spectra:
         "results/logs/spectra/{key}.log",
     conda:
         "../envs/spectra.yaml"
+    resources:
+        **cluster.resources(LAUNCH, "spectra"),
+    params:
+        task=task_of("spectra"),
+        request=request,
     message:
-        "Decompose {wildcards.key}"
+        "Decompose {wildcards.key}{params.request}"
     shell:
-        "python -m scripts.spectra.singular_values spectra/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.spectra.singular_values spectra/{wildcards.key} > {log} 2>&1"
 
 
 rule spectra_family:
@@ -25,7 +30,12 @@ rule spectra_family:
         "results/logs/families/decomposed/{key}.log",
     conda:
         "../envs/spectra.yaml"
+    resources:
+        **cluster.resources(LAUNCH, "spectra"),
+    params:
+        task=task_of("spectra"),
+        request=request,
     message:
-        "Decompose the family {wildcards.key}"
+        "Decompose the family {wildcards.key}{params.request}"
     shell:
-        "python -m scripts.spectra.singular_values families/decomposed/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.spectra.singular_values families/decomposed/{wildcards.key} > {log} 2>&1"

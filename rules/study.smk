@@ -1,6 +1,12 @@
 # What artifacts say of a study, and what its sweep chooses.
 
 
+# what is quick runs where Snakemake does, on a cluster too
+localrules:
+    card,
+    learning_rates,
+
+
 rule card:
     input:
         ancient(GRID.manifests("studies", STORE)),

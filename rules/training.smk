@@ -11,11 +11,16 @@ rule train_leg:
     conda:
         "../envs/training.yaml"
     resources:
+        **cluster.resources(LAUNCH, "training", "legs"),
         length=length_of("legs"),
+    params:
+        task=task_of("training"),
+        request=request,
+        deadline=deadline,
     message:
-        "Train the leg {wildcards.key}: {resources.length}"
+        "Train the leg {wildcards.key}: {resources.length}{params.request}"
     shell:
-        "python -m scripts.training.train legs/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.training.train legs/{wildcards.key} {params.deadline} > {log} 2>&1"
 
 
 rule train_run:
@@ -28,11 +33,16 @@ rule train_run:
     conda:
         "../envs/training.yaml"
     resources:
+        **cluster.resources(LAUNCH, "training", "runs"),
         length=length_of("runs"),
+    params:
+        task=task_of("training"),
+        request=request,
+        deadline=deadline,
     message:
-        "Train {wildcards.key}: {resources.length}"
+        "Train {wildcards.key}: {resources.length}{params.request}"
     shell:
-        "python -m scripts.training.train runs/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.training.train runs/{wildcards.key} {params.deadline} > {log} 2>&1"
 
 
 rule train_family:
@@ -44,10 +54,16 @@ rule train_family:
         "results/logs/families/trained/{key}.log",
     conda:
         "../envs/training.yaml"
+    resources:
+        **cluster.resources(LAUNCH, "training", "families/trained"),
+    params:
+        task=task_of("training"),
+        request=request,
+        deadline=deadline,
     message:
-        "Train the family {wildcards.key}"
+        "Train the family {wildcards.key}{params.request}"
     shell:
-        "python -m scripts.training.train families/trained/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.training.train families/trained/{wildcards.key} {params.deadline} > {log} 2>&1"
 
 
 rule throughput:
@@ -60,7 +76,12 @@ rule throughput:
     conda:
         "../envs/training.yaml"
     threads: workflow.cores  # alone on the machine: what runs beside it would be measured too
+    resources:
+        **cluster.resources(LAUNCH, "throughput"),
+    params:
+        task=task_of("throughput"),
+        request=request,
     message:
-        "Measure the training speed of {wildcards.key}"
+        "Measure the training speed of {wildcards.key}{params.request}"
     shell:
-        "python -m scripts.training.throughput throughput/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.training.throughput throughput/{wildcards.key} > {log} 2>&1"

@@ -1,5 +1,6 @@
 """A copy of the house in a directory of its own, and what tests do to it."""
 
+import fcntl
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +143,32 @@ def copy_checkout(source: Path, target: Path) -> Path:
     return target
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], House]) -> House:
+    """The house that `make` makes in an empty directory; of pytest's workers one makes it, and the others wait for it.
+
+    It is for copying: nobody may change it.
+    """
+    own = factory.getbasetemp()
+    where = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with open(f"{where}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = where / "done.json"
+        if not done.exists():
+            shutil.rmtree(where, ignore_errors=True)
+            where.mkdir()
+            done.write_text(json.dumps(asdict(make(where)), default=str))
+        fields = json.loads(done.read_text())
+    return House(**fields | {"root": Path(fields["root"])})
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> House:
     """The smoke study with its data and base model made for real, and nothing trained yet."""
-    where = tmp_path_factory.mktemp("prepared")
-    house = House(copy_checkout(ROOT, where / "house"))
-    products = launch_by_hand(house.study, house.store_root).grid
-    house.snakemake(*(f"{house.store_root}/{p.key}.json" for p in products if p.kind in ("records", "rows", "model")))
-    return house
+
+    def make(where: Path) -> House:
+        house = House(copy_checkout(ROOT, where / "house"))
+        data = [p for p in launch_by_hand(house.study, house.store_root).grid if p.kind in ("records", "rows", "model")]
+        house.snakemake(*(f"{house.store_root}/{product.key}.json" for product in data))
+        return house
+
+    return once(tmp_path_factory, "prepared", make)

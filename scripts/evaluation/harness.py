@@ -99,7 +99,7 @@ class Harness:
         seed: decides the sampled programs and which shots an item gets.
         shots: for each label with `shots` above 0, the records that they are drawn from.
         judge: runs programs; the sandbox unless given.
-        workers: how many programs run at the same time.
+        workers: how many programs run at the same time; if None, as many as this process may use CPUs.
 
     Raises:
         UserError: a task has too few items or no records for its shots, asks for more tokens than the model
@@ -116,13 +116,13 @@ class Harness:
         seed: int = 0,
         shots: Mapping[str, Path] | None = None,
         judge: Judge | None = None,
-        workers: int = 2,
+        workers: int | None = None,
     ) -> None:
         from transformers import AutoTokenizer
 
         self.base = base
         self.seed = seed
-        self.workers = workers
+        self.workers = workers or _cpus()
         self._settings = {label: dict(settings) for label, settings in tasks.items()}
         self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         files = {label: _task_file(settings, records[label]) for label, settings in tasks.items()}
@@ -309,6 +309,11 @@ class Harness:
         """In tokens."""
         texts = [response_continuation(item) for item in read(records)]
         return max(len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+
+def _cpus() -> int:
+    """How many this process may use: on a cluster fewer than the node has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sandbox() -> Judge:

@@ -5,10 +5,11 @@ into one environment variable. Jobs read that and never the YAML.
 """
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from scripts.study.fingerprint import canonical
 from scripts.study.grid import Grid, Product
 from scripts.study.load import load_study, read_yaml
 from scripts.study.schema import Study
+from scripts.study.site import load_site
 from scripts.study.store import Store
 
 VARIABLE = "FORGETTING_LAUNCH"
 CONFIG = Path("config/config.yaml")
+STORE = "results/store"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Launch:
     store_root: str
     head: int
     """Process id of the head; a job that runs below it ends with it."""
+    site: dict[str, Any] = field(default_factory=dict)
+    """Of the cluster; see `scripts.study.site`."""
 
     @cached_property
     def grid(self) -> Grid:
@@ -101,8 +106,13 @@ def _versions_in(spec: Mapping[str, Any]) -> list[str]:
     return sorted(inner.get("versions", {}))
 
 
-def new_launch(study: str, store: str) -> Launch:
+def new_launch(study: str, store: str | None, grain: str | None = None) -> Launch:
     """A launch of a study as its files are now, its names all computed (so every mistake shows here).
+
+    Args:
+        study: its name.
+        store: the store's directory, or None for that of the site, or else the one in the checkout.
+        grain: instead of the study's; see `Study.grain`.
 
     Raises:
         UserError: one sentence: file, key, what is wrong, what is allowed.
@@ -110,13 +120,15 @@ def new_launch(study: str, store: str) -> Launch:
     code = read_code_lock()
     for name, value in current_hashes(code).items():
         code[name]["hash"] = value
+    site = load_site()
     launch = Launch(
         name=study,
-        study=load_study(study).model_dump(mode="json"),
+        study=load_study(study).model_dump(mode="json") | ({"grain": grain} if grain else {}),
         code=code,
         data_lock=datalock.read(),
-        store_root=store,
+        store_root=store or site.store or STORE,
         head=os.getpid(),
+        site=asdict(site),
     )
     launch.grid.card  # noqa: B018  (computing it validates what the grid alone can see)
     return launch
@@ -131,7 +143,7 @@ def frozen_launch() -> Launch | None:
 def launch_by_hand(study: str | None, store: str | None) -> Launch:
     """The launch of a command that a person types: the named study, or the one in ``config/config.yaml``."""
     config = read_yaml(CONFIG)
-    return new_launch(study or config["study"], store or config["store"])
+    return new_launch(study or config["study"], store or config.get("store"))
 
 
 def begin(config: Mapping[str, Any], root: str, *, is_head: bool) -> Launch:
@@ -148,13 +160,31 @@ def begin(config: Mapping[str, Any], root: str, *, is_head: bool) -> Launch:
     # jobs read what is in the store and never wait for a hub
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if not is_head and (launch := frozen_launch()):
+    # a head that waited for an earlier launch's jobs has executed itself again: it is the same process, and launch
+    if (launch := frozen_launch()) and (not is_head or launch.head == os.getpid()):
         return launch
-    if unknown := set(config) - {"study", "store"}:
-        raise UserError(f"--config: unknown key {', '.join(sorted(unknown))}; allowed are study and store")
-    launch = new_launch(str(config["study"]), str(config["store"]))
+    _check(config)
+    store = config.get("store")
+    launch = new_launch(str(config["study"]), None if store is None else str(store), config.get("grain"))
     launch.freeze()
     return launch
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Raises UserError where a key is none of those that `--config` knows, or has a value that it cannot have."""
+    known = ("study", "store", "grain", "cluster", "on_live_jobs", "budget_gpu_hours")
+    if unknown := sorted(set(config) - set(known)):
+        raise UserError(f"--config: unknown key {', '.join(unknown)}; allowed are {', '.join(known)}")
+    for key, allowed in (
+        ("grain", ("condition", "family")),
+        ("cluster", (True, False)),
+        ("on_live_jobs", ("wait", "stop")),
+    ):
+        if config.get(key, allowed[0]) not in allowed:
+            raise UserError(f"--config: {key} must be {' or '.join(map(str, allowed))}, not {config[key]}")
+    budget = config.get("budget_gpu_hours", 0)
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 <= budget < math.inf:
+        raise UserError(f"--config: budget_gpu_hours must be a number of hours, not {budget!r}")
 
 
 def _put_first(variable: str, directory: str) -> None:

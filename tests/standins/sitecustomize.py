@@ -12,7 +12,11 @@ from pathlib import Path
 
 QUICK = {
     module: file
-    for module, file in {"scripts.training.loop": "loop.py", "scripts.evaluation.harness": "harness.py"}.items()
+    for file, module in {
+        "loop.py": "scripts.training.loop",
+        "slow.py": "scripts.training.loop",
+        "harness.py": "scripts.evaluation.harness",
+    }.items()
     if Path(file).stem in os.environ["STANDINS"].split(",")
 }
 

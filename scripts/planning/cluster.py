@@ -1,0 +1,135 @@
+"""What jobs ask a cluster for, by the study's table (`resources.jobs`), and how a job's command starts there.
+
+Local runs have no use for any of it. Nothing here is part of a product's spec.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from scripts.planning.estimate import seconds
+from scripts.study.errors import UserError
+from scripts.study.grid import Grid, Product
+from scripts.study.launch import Launch
+from scripts.study.schema import Job, TrainingJob
+from scripts.study.site import Site
+from scripts.study.store import Store
+
+_SPARE = 1.5
+"""Times the expected time of training is asked for at the first attempt; the expectation is only one."""
+_LEAST_MINUTES = 10
+"""To ask for less gets nothing started sooner."""
+_KINDS = {
+    "rows": "data",
+    "model": "models",
+    "leg": "training",
+    "run": "training",
+    "trained": "training",
+    "throughput": "throughput",
+    "evaluation": "evaluation",
+    "evaluated": "evaluation",
+    "spectra": "spectra",
+    "decomposed": "spectra",
+}
+"""Kind of a product to the row of the table that its job has; others are made where Snakemake runs."""
+
+
+def resources(launch: Launch, kind: str, place: str = "") -> dict[str, Any]:
+    """The resources of a rule, as the SLURM executor calls them.
+
+    CPUs are no `threads`: those Snakemake cuts to the cores of the machine that it runs on.
+
+    Args:
+        launch: the study and the site.
+        kind: the row of the table.
+        place: of the store, for training: its jobs ask for less than the table's minutes where they need less.
+    """
+    job, site = _job(launch.grid, kind), Site(**launch.site)
+    asked: dict[str, Any] = {
+        "cpus_per_task": job.cpus,
+        "mem_mb": 1024 * job.memory_gb,
+        "runtime": _minutes(launch.grid, place) if place else job.minutes,
+    }
+    if job.gpus:
+        asked["gres"] = ":".join(["gpu", *filter(None, [site.asked("gpu_type")]), str(job.gpus)])
+    if _tasks(job) > 1:
+        # The executor wraps a job without `mpi` into a step of one task, takes `tasks` for those of a GPU, and refuses
+        # one task a node under that name. Their sum alone would let SLURM put more of them on one node than on another.
+        nodes = _nodes(job)
+        each = {"tasks": nodes} if _tasks(job) == nodes else {"tasks_per_node": _tasks(job) // nodes}
+        asked |= {"mpi": "srun", "nodes": nodes, "tasks_per_gpu": 0, **each}
+    for name in ("account", "partition"):
+        if value := site.asked(name):
+            asked[f"slurm_{name}"] = value
+    return asked
+
+
+def task(launch: Launch, kind: str) -> str:
+    """What stands before `python` in a job of the cluster, with a space at its end if it is not empty.
+
+    Training is the direct task of a step of its own, a task for each device: SLURM sends its signals to direct tasks
+    alone, and a Snakemake between them would keep them.
+    """
+    job, words = _job(launch.grid, kind), []
+    if isinstance(job, TrainingJob):
+        words = ["srun", "--overlap", "--kill-on-bad-exit=1", f"--nodes={job.nodes}", f"--ntasks={_tasks(job)}"]
+        words += [f"--ntasks-per-node={job.processes}", f"--cpus-per-task={job.cpus}"]
+        if job.gpus:
+            words.append(f"--gpus-per-node={job.gpus}")
+    words += [launch.site["container"]] if launch.site.get("container") else []
+    return "".join(f"{word} " for word in words)
+
+
+def deadline(launch: Launch, minutes: int) -> int:
+    """Age in seconds at which training in a job of so many minutes ends: two Snakemakes start before it does."""
+    return 60 * minutes - 2 * launch.grid.study.resources.startup_seconds
+
+
+def gpu_hours(grid: Grid, products: Iterable[Product], store: Store) -> float:
+    """What it takes to make `products`, but for their members that are in the store: GPUs times the expected time."""
+    products = list(products)
+    made = {key for product in products for key in product.members if store.manifest_path(key).exists()}
+    return math.fsum(
+        _nodes(job) * job.gpus * seconds(grid, product, made) / 3600
+        for product in products
+        if product.kind in _KINDS and (job := _job(grid, _KINDS[product.kind]))
+    )
+
+
+def require_ready(launch: Launch, products: Iterable[Product]) -> None:
+    """Raises UserError where the cluster's facts are missing without which `products` cannot be made there."""
+    rows = {_KINDS[product.kind] for product in products if product.kind in _KINDS}
+    gpus = any(_job(launch.grid, row).gpus for row in rows)
+    Site(**launch.site).require(["account", "partition", "gpu_type"] if gpus else ["account", "partition"])
+
+
+def require_budget(hours: float, budget: float | None) -> None:
+    """Raises UserError where the plan takes more GPU-hours than `--config budget_gpu_hours=` allows."""
+    if budget is not None and hours > budget:
+        raise UserError(
+            f"the plan takes about {hours:,.1f} GPU-hours, budget_gpu_hours allows {budget:,.1f}; nothing was started"
+        )
+
+
+def _job(grid: Grid, kind: str) -> Job | TrainingJob:
+    job: Job | TrainingJob = getattr(grid.study.resources.jobs, kind)
+    return job
+
+
+def _nodes(job: Job | TrainingJob) -> int:
+    return job.nodes if isinstance(job, TrainingJob) else 1
+
+
+def _tasks(job: Job | TrainingJob) -> int:
+    return job.nodes * job.processes if isinstance(job, TrainingJob) else 1
+
+
+def _minutes(grid: Grid, place: str) -> Any:
+    table = grid.study.resources
+
+    def minutes(wildcards: Any, attempt: int) -> int:
+        expected = seconds(grid, grid.find(f"{place}/{wildcards.key}"), set())
+        needed = math.ceil((attempt * _SPARE * expected + 2 * table.startup_seconds) / 60)
+        return min(max(needed, _LEAST_MINUTES), table.jobs.training.minutes)
+
+    return minutes

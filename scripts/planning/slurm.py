@@ -1,0 +1,82 @@
+"""SLURM's queue: the jobs that Snakemake put there from this checkout, told by the comment that they carry."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from scripts.study.errors import UserError
+
+_FIELDS = "%i|%T|%M|%r|%N|%Z|%k"
+_WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job as `squeue` shows it."""
+
+    number: str
+    state: str
+    elapsed: str
+    """As SLURM writes it: [days-]hours:minutes:seconds or minutes:seconds."""
+    reason: str
+    """Why it does not run yet; `None` in words of SLURM where there is no reason."""
+    nodes: str
+    directory: str
+    comment: str
+    """The rule and its wildcards, joined by the executor plugin."""
+
+    @property
+    def runs(self) -> bool:
+        return self.state not in _WAITING
+
+    @property
+    def fingerprint(self) -> str | None:
+        """That of the product it makes; None for jobs that make none of the store."""
+        found = re.search(r"-([0-9a-f]{12})$", self.comment)
+        return found[1] if found else None
+
+
+def has_slurm() -> bool:
+    return shutil.which("squeue") is not None
+
+
+def queued(directory: str, states: str | None = None) -> list[QueuedJob]:
+    """This user's jobs that were submitted in `directory`: those that wait or run, or those in `states`.
+
+    Raises:
+        UserError: `squeue` is not there, or SLURM does not answer.
+    """
+    command = ["squeue", "--me", "--noheader", f"--format={_FIELDS}", *([f"--states={states}"] if states else [])]
+    here = os.path.realpath(directory)
+    return [job for job in parse(_ask(command)) if os.path.realpath(job.directory) == here]
+
+
+def requeue(number: str) -> None:
+    """Puts a job that runs or has ended into the queue again, under its number.
+
+    Raises:
+        UserError: SLURM refuses, with its own words.
+    """
+    _ask(["scontrol", "requeue", number])
+
+
+def parse(text: str) -> list[QueuedJob]:
+    """The jobs in what `squeue` printed. A comment may have bars in it; so it comes last."""
+    count = _FIELDS.count("|")
+    return [QueuedJob(*line.split("|", count)) for line in text.splitlines() if line.count("|") >= count]
+
+
+def _ask(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except FileNotFoundError:
+        raise UserError(f"{command[0]}: is not on this machine, so SLURM cannot be asked") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]}: SLURM did not answer within {_SECONDS:.0f} s") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise UserError(f"{command[0]}: {said[-1]}")
+    return done.stdout

@@ -1,0 +1,100 @@
+"""What jobs ask a cluster for, and what the plan of them costs."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scripts.planning import cluster
+from scripts.study.errors import UserError
+from scripts.study.launch import Launch, launch_by_hand
+from scripts.study.site import load_site
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Launch:
+    return launch_by_hand("paper", str(tmp_path))
+
+
+def with_jobs(launch: Launch, **jobs: Any) -> Launch:
+    resources = launch.study["resources"]
+    return replace(launch, study={**launch.study, "resources": {**resources, "jobs": {**resources["jobs"], **jobs}}})
+
+
+def minutes(launch: Launch, name: str, attempt: int = 1) -> int:
+    key = launch.grid.find(name).key.removeprefix("runs/")
+    asked = cluster.resources(launch, "training", "runs")["runtime"]
+    return int(asked(SimpleNamespace(key=key), attempt))
+
+
+def test_time_follows_tokens_and_attempts_up_to_the_table_s(paper: Launch) -> None:
+    """20B tokens, the last 7.2B of which the branch trains (its leg ends at 12.8B), at 300,000 a second: 400 min."""
+    assert minutes(paper, "code-cpt/full/20B-seed0") == pytest.approx(1.5 * 400, rel=0.02)
+    assert minutes(paper, "code-cpt/full/20B-seed0", attempt=2) == pytest.approx(3 * 400, rel=0.02)
+    assert minutes(paper, "code-cpt/full/20B-seed0", attempt=3) == 1440
+    # 0.05B tokens take 167 s, and starting 120 s; half as much again, and twice 120 s for the Snakemakes before it
+    assert minutes(paper, "code-cpt/full/0.25B-seed0") == math.ceil((1.5 * (167 + 120) + 240) / 60)
+    assert minutes(launch_by_hand("smoke", "unused"), "math-ift/full/1-seed0") == 10
+
+
+def test_one_process_and_several(paper: Launch) -> None:
+    """A job without `mpi` is wrapped by the executor into a step of one task, so one with several must have it."""
+    eight_nodes = with_jobs(paper, training={"nodes": 8, "gpus": 0, "cpus": 3, "memory_gb": 2, "minutes": 600})
+    asked = cluster.resources(eight_nodes, "training", "runs")
+    assert (asked["mpi"], asked["nodes"], asked["tasks"], asked["cpus_per_task"]) == ("srun", 8, 8, 3)
+    assert "gres" not in asked
+    words = cluster.task(eight_nodes, "training").split()
+    assert {"--nodes=8", "--ntasks=8", "--ntasks-per-node=1", "--cpus-per-task=3"} <= set(words)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_task_for_each_gpu(paper: Launch, nodes: int) -> None:
+    launch = with_jobs(paper, training={"nodes": nodes, "gpus": 4, "cpus": 6, "memory_gb": 2, "minutes": 600})
+    asked = cluster.resources(launch, "training", "runs")
+    assert (asked["gres"], asked["nodes"], asked["tasks_per_node"], asked["tasks_per_gpu"]) == ("gpu:4", nodes, 4, 0)
+    words = cluster.task(launch, "training").split()
+    assert words[0] == "srun"
+    assert {f"--nodes={nodes}", f"--ntasks={4 * nodes}", "--ntasks-per-node=4", "--gpus-per-node=4"} <= set(words)
+    single = with_jobs(launch, training={"nodes": 1, "gpus": 1, "cpus": 6, "memory_gb": 2, "minutes": 600})
+    assert not {"mpi", "nodes", "tasks", "tasks_per_node"} & set(cluster.resources(single, "training", "runs"))
+
+
+def test_gpu_hours_are_gpus_times_time(paper: Launch) -> None:
+    """A run of 7.2B tokens, at 300,000 a second on 32 GPUs: 213 hours; evaluations take one GPU."""
+    run = paper.grid.find("code-cpt/full/20B-seed0")
+    assert cluster.gpu_hours(paper.grid, [run], paper.store) == pytest.approx(32 * 7.2e9 / 300_000 / 3600, rel=0.02)
+    evaluation = next(product for product in paper.grid if product.kind == "evaluation")
+    resources = paper.grid.study.resources
+    share = resources.evaluation_seconds / 4 + resources.startup_seconds
+    assert cluster.gpu_hours(paper.grid, [evaluation], paper.store) == pytest.approx(share / 3600)
+    assert cluster.gpu_hours(paper.grid, [paper.grid.card], paper.store) == 0
+
+
+def test_budget() -> None:
+    cluster.require_budget(1000.0, None)
+    cluster.require_budget(1.0, 1.0)
+    with pytest.raises(UserError, match=r"about 1,000\.0 GPU-hours, budget_gpu_hours allows 999\.5; nothing was"):
+        cluster.require_budget(1000.0, 999.5)
+
+
+def test_site(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    assert load_site({}, file).account is None
+    file.write_text("account: proj1\ncontainer: apptainer exec image.sif\n")
+    site = load_site({"FORGETTING_ACCOUNT": "proj2", "FORGETTING_PARTITION": "none", "FORGETTING_STORE": ""}, file)
+    assert (site.account, site.partition, site.store) == ("proj2", "none", None)
+    assert (site.asked("account"), site.asked("partition")) == ("proj2", None)
+    site.require(["account", "partition"])
+    with pytest.raises(UserError, match="gpu_type of the cluster must be said, there or in FORGETTING_GPU_TYPE"):
+        site.require(["account", "gpu_type"])
+    for text, wrong in (
+        ("- a", "must hold keys and values"),
+        ("partition: 3", "partition: must be text"),
+        ("gpus: a100", "gpus: is not a fact of a cluster"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=wrong):
+            load_site({}, file)

@@ -1,0 +1,168 @@
+"""A real SLURM cluster on this machine, for as long as the tests run, and a house whose jobs it gets."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, House
+
+HERE = Path(__file__).resolve().parent
+PROGRAMS = ["slurmctld", "slurmd", "sbatch", "srun", "munged"]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Two nodes, c1 and c2, each with 8 CPUs and 8 GPUs that are not there."""
+
+    root: Path
+
+    def environment(self) -> dict[str, str]:
+        path = f"{self.root / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return {"PATH": path, "SLURM_CONF": str(self.root / "etc" / "slurm.conf")}
+
+    def __call__(self, *command: str) -> str:
+        """What a command of SLURM prints."""
+        environment = {**os.environ, **self.environment()}
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+    def jobs(self, directory: Path, *states: str) -> dict[str, str]:
+        """Number of each job submitted in a directory, those that ended too, to its rule and wildcards."""
+        said = self("squeue", "--noheader", f"--states={','.join(states) or 'all'}", "--format=%i|%Z|%k")
+        rows = [line.split("|", 2) for line in said.splitlines()]
+        return {number: comment for number, where, comment in rows if where == str(directory)}
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
+    if missing := [program for program in PROGRAMS if not shutil.which(program, path=path)]:
+        say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        say(f"SLURM is not on this machine ({', '.join(missing)}); .ci/run says which packages it takes")
+    root = tmp_path_factory.mktemp("cluster")
+    subprocess.run([HERE / "up.sh", root, str(_ports(3))], check=True)
+    yield Cluster(root)
+    subprocess.run([HERE / "down.sh", root], check=True)
+
+
+def _ports(count: int) -> int:
+    """The first of `count` free ports in a row."""
+    for first in range(42000 + os.getpid() % 10000, 60000, count):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise OSError("no free ports")
+
+
+@dataclass
+class ClusterHouse(House):
+    """A house whose jobs a cluster gets, by the profile as it is shipped."""
+
+    cluster: Cluster | None = None
+
+    def environment(self) -> dict[str, str]:
+        assert self.cluster
+        site = {"ACCOUNT": "none", "PARTITION": "gpu", "GPU_TYPE": "h100", "POLL_SECONDS": "1"}
+        said = {f"FORGETTING_{name}": value for name, value in site.items()}
+        return super().environment() | self.cluster.environment() | said | {"OMP_NUM_THREADS": "1"}
+
+    def command(self, *targets: str) -> list[str]:
+        fig2 = [] if any("/" in target for target in targets) or "--unlock" in targets else ["results/figures/fig2.pdf"]
+        options = [target for target in targets if "=" in target]
+        others = [target for target in targets if "=" not in target]
+        config = ["--config", f"study={self.study}", f"store={self.store_root}", *options]
+        return [sys.executable, str(HERE / "head.py"), *fig2, *others, "--profile", "slurm", *config]
+
+    def locally(self) -> House:
+        """The same house, its jobs run by Snakemake itself."""
+        return House(self.root, self.store_root, self.study, self.standins)
+
+
+@pytest.fixture
+def settle(prepared: House, cluster: Cluster, tmp_path: Path) -> Callable[[str], ClusterHouse]:
+    """Copies the house that has its data and base model to the cluster; the argument names its quick modules."""
+
+    def make(standins: str) -> ClusterHouse:
+        house = prepared.copy(tmp_path)
+        (house.root / "slurm").symlink_to("profiles/slurm")
+        return ClusterHouse(house.root, study=house.study, standins=standins, cluster=cluster)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What git has of this checkout, without results."""
+    from tests.conftest import copy_checkout
+
+    root = copy_checkout(ROOT, tmp_path_factory.mktemp("checkout") / "house")
+    (root / "slurm").symlink_to(os.readlink(ROOT / "slurm"))
+    return root
+
+
+class Head:
+    """A Snakemake that runs in the background, and what it says."""
+
+    def __init__(self, house: ClusterHouse, *arguments: str) -> None:
+        self.house = house
+        self.log = house.root / "head.log"
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                house.command(*arguments),
+                cwd=house.root,
+                env=house.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait(self, status: int = 0, seconds: float = 400) -> str:
+        """Waits for its end, and returns all that was said in this house."""
+        try:
+            assert self.process.wait(seconds) == status, self.said
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running:\n{self.said}")
+        return self.said
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def until(self, true: Callable[[], object], what: str, seconds: float = 200) -> None:
+        """Waits until something is true that this head is to bring about."""
+        end = time.monotonic() + seconds
+        while not true():
+            assert self.process.poll() is None, f"it ended before: {what}\n{self.said}"
+            assert time.monotonic() < end, f"waited in vain: {what}\n{self.said}"
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Head]]:
+    """Starts heads; those that a test leaves running are interrupted, which cancels their jobs."""
+    heads: list[Head] = []
+
+    def begin(house: ClusterHouse, *arguments: str) -> Head:
+        heads.append(Head(house, *arguments))
+        return heads[-1]
+
+    yield begin
+    for head in heads:
+        if head.process.poll() is None:
+            head.process.send_signal(signal.SIGINT)
+            try:
+                head.process.wait(60)
+            except subprocess.TimeoutExpired:
+                head.process.kill()

@@ -1,0 +1,127 @@
+"""The profile as a person meets it: the literal command, on a machine without SLURM and on a cluster."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.slurm.conftest import ClusterHouse
+
+COMMAND = [str(Path(sys.executable).with_name("snakemake"))]
+
+
+def snakemake(root: Path, line: str, **variables: str) -> tuple[int, str]:
+    """Runs a line as a person types it, in a shell that knows nothing of this project; its status, and what it said."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("FORGETTING_", "SLURM"))}
+    environment.pop("PYTHONPATH", None)
+    assert line.startswith("snakemake ")
+    done = subprocess.run(
+        [*COMMAND, *line.split()[1:]],
+        cwd=root,
+        env=environment | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def counts(said: str) -> dict[str, int]:
+    table = said[said.rindex("Job stats:") :]
+    return {rule: int(count) for rule, count in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
+
+
+def asked(said: str, message: str) -> list[str]:
+    """What each planned job asks for whose message begins so."""
+    return re.findall(rf"^Job \d+: {message} .*\((.*)\)$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("behind", ["", " --config budget_gpu_hours=1"])
+def test_the_literal_command_plans_the_paper_s_study(checkout: Path, behind: str) -> None:
+    status, said = snakemake(checkout, f"snakemake -n results/figures/fig2.pdf --profile slurm{behind}")
+    assert status == 0, said
+    # the paper's main grid: 4 settings, 4 methods, 8 or 5 durations; and the legs of its 8 trunks
+    planned = counts(said)
+    assert planned["train_run"] == 4 * (8 + 5 + 8 + 5)
+    assert planned["train_leg"] == 8 * 7
+    assert "not-locked" in said
+
+
+def test_another_study_on_the_command_line(checkout: Path) -> None:
+    status, said = snakemake(checkout, "snakemake -n results/figures/fig2.pdf --profile slurm --config study=smoke")
+    assert status == 0, said
+    assert counts(said)["train_run"] == 2 * 2 * 2  # a job each, though the study says family
+
+
+def test_what_jobs_ask_for(checkout: Path) -> None:
+    """The table of the paper's study, whatever this machine has; and less time where there is less to train."""
+    _, said = snakemake(checkout, "snakemake -n results/figures/fig2.pdf --profile slurm", FORGETTING_GPU_TYPE="h100")
+    evaluations, runs = asked(said, "Evaluate"), asked(said, "Train")
+    assert len(evaluations) > 300
+    assert all("cpus_per_task=32" in job and "gres=gpu:h100:1" in job for job in evaluations)
+    for part in ("nodes=4", "tasks_per_node=8", "gres=gpu:h100:8", "cpus_per_task=8", f"mem_mb={512 * 1024}"):
+        assert all(part in job for job in runs), part
+    minutes = {int(re.search(r"runtime=(\d+)", job)[1]) for job in runs}  # type: ignore[index]
+    assert min(minutes) < 60 < max(minutes) <= 1440
+
+
+def test_site_from_file_and_environment(checkout: Path) -> None:
+    site = checkout / "profiles" / "slurm" / "site.yaml"
+    line = "snakemake -n results/figures/fig2.pdf --profile slurm --config study=smoke"
+    site.write_text("account: proj1\npartition: a100\nstore: elsewhere\n")
+    try:
+        _, said = snakemake(checkout, line, FORGETTING_PARTITION="h100")
+        assert "elsewhere/runs/" in said
+        assert all("slurm_account=proj1" in job and "slurm_partition=h100" in job for job in asked(said, "Evaluate"))
+        site.write_text("acount: proj1\n")
+        status, said = snakemake(checkout, line)
+        assert status == 1
+        assert "error: profiles/slurm/site.yaml: acount: is not a fact of a cluster; allowed are account, " in said
+    finally:
+        site.unlink()
+
+
+def test_what_is_missing_or_too_dear_ends_the_launch(checkout: Path, cluster: object) -> None:
+    line = "snakemake results/tables/table1.md results/figures/fig2.pdf --profile slurm --config study=dear"
+    study = yaml.safe_load((checkout / "config" / "studies" / "smoke.yaml").read_text())
+    study["resources"] |= {"tokens_per_second": 1, "jobs": {"training": {"gpus": 1}}}
+    (checkout / "config" / "studies" / "dear.yaml").write_text(yaml.safe_dump(study))
+    facts = {**cluster.environment(), "FORGETTING_ACCOUNT": "none"}  # type: ignore[attr-defined]
+    status, said = snakemake(checkout, line, **facts)
+    assert status == 1
+    assert "partition and gpu_type of the cluster must be said, there or in FORGETTING_PARTITION and" in said
+    facts |= {"FORGETTING_PARTITION": "none", "FORGETTING_GPU_TYPE": "none"}
+    status, said = snakemake(checkout, f"{line} budget_gpu_hours=1", **facts)
+    assert status == 1
+    assert re.search(r"error: the plan takes about \d+\.\d GPU-hours, budget_gpu_hours allows 1\.0", said)
+    assert not (checkout / "results" / "store").exists()
+
+
+def test_the_profile_is_small_and_shares_no_key_with_the_default_one() -> None:
+    text = (ROOT / "profiles" / "slurm" / "config.yaml").read_text()
+    assert len(text.splitlines()) <= 40
+    default = yaml.safe_load((ROOT / "profiles" / "default" / "config.yaml").read_text())
+    assert not set(default) & set(yaml.safe_load(text))
+
+
+def test_smoke_through_sbatch(settle: Callable[[str], ClusterHouse]) -> None:
+    """The literal command makes the figure: each leg, run and evaluation in one job, nothing else in any."""
+    house = settle("harness")
+    line = "snakemake results/figures/fig2.pdf --profile slurm --config study=smoke"
+    status, said = snakemake(house.root, line, **house.environment())
+    assert status == 0, said
+    assert (house.root / "results" / "figures" / "fig2.pdf").stat().st_size > 1000
+    assert house.cluster
+    comments = list(house.cluster.jobs(house.root).values())
+    assert len(comments) == len(set(comments))
+    rules = {rule: sum(comment.startswith(f"rule_{rule}_") for comment in comments) for rule in counts(said)}
+    assert {rule: count for rule, count in rules.items() if count} == {"train_leg": 4, "train_run": 8, "evaluate": 27}
+    status, said = snakemake(house.root, line, **house.environment())
+    assert "Nothing to be done" in said
