@@ -332,7 +332,8 @@ class Grid:
             **_unusual(setting, "attention", "loss", "lag"),
         }
         if change.attention_dropout is not None:
-            recipe["attention_dropout"] = change.attention_dropout
+            # a row draws for itself; what was trained under the bare rate drew for all rows of a pass together
+            recipe["attention_dropout"] = {"rate": change.attention_dropout, "drawn_by": "row"}
         return recipe
 
     def _branch(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scripts.study.errors import UserError
+from scripts.training.attention import use_dropout
 from scripts.training.dropout import use_lora_dropout
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def trainable_model(
 
     `start` is the directory of a leg end, whose weights are taken. Without one, LoRA has B = 0 and A drawn from
     Kaiming-uniform (peft's default) with `seed` alone: no earlier random number matters, nor does the device.
-    `attention_dropout` is transformers' (on the attention's probabilities, while training) and is not written with
-    the weights.
+    `attention_dropout` is that of `use_dropout`.
 
     Of LoRA `method` has rank, alpha and modules, and may have `dropout` on the input of A (absent: 0), which is
     scripts.training.dropout's. So it may have what makes peft's variants, see `scripts.study.schema.Lora`: `scaling`,
@@ -155,13 +155,9 @@ def load_model(base: Path, run: Path | None, method_kind: str | None, merge: boo
     return evaluated
 
 
-def _with_attention_dropout(network: Any, probability: float) -> Any:
-    """Set on the modules, not in the config: what is saved says nothing of how it was trained."""
-    layers = [module for module in network.modules() if hasattr(module, "attention_dropout")]
-    if probability and not layers:
-        raise UserError(f"A base model of the kind {network.config.model_type!r} has no attention_dropout.")
-    for module in layers:
-        module.attention_dropout = probability
+def _with_attention_dropout(network: Any, rate: float) -> Any:
+    if rate:
+        use_dropout(network, rate)
     return network
 
 

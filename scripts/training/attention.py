@@ -1,4 +1,4 @@
-"""Attention within segments on a GPU: each segment a sequence of its own to the kernel, and no mask."""
+"""Attention beside transformers' own: with a dropout that no cut into passes changes; within segments on a GPU."""
 
 from typing import Any
 
@@ -6,7 +6,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from scripts.study.errors import UserError
+from scripts.training.dropout import row_seeds
+
 VARLEN = "varlen_segments"
+BY_ROW = "sdpa_by_row"
+
+
+def use_dropout(model: Any, rate: float) -> None:
+    """Let a transformers model drop attention's probabilities at `rate`, in training only, each row by itself.
+
+    What is dropped is a function of (seed, step, row, layer), so the same however a batch is cut into passes and
+    spread over processes; on another kind of device it is something else. The model is called inside `dropout_of`.
+    It is set on the modules, not in the config: what is saved says nothing of how it was trained. Raises UserError for
+    a model without attention dropout.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    layers = [module for module in model.modules() if hasattr(module, "attention_dropout")]
+    if not layers:
+        raise UserError(f"A base model of the kind {model.config.model_type!r} has no attention_dropout.")
+    for module in layers:
+        module.attention_dropout = rate
+    AttentionInterface.register(BY_ROW, _by_row)
+    AttentionMaskInterface.register(BY_ROW, sdpa_mask)
+    model.config._attn_implementation = BY_ROW
 
 
 def use_varlen(model: Any) -> None:
@@ -28,6 +53,26 @@ def begins_of(segments: Tensor) -> Tensor:
     """Where, in the rows of `segments` [rows, length] end to end, one begins; and their end: int32 [segments + 1]."""
     begins = pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True).flatten().nonzero().squeeze(1)
     return pad(begins, (0, 1), value=segments.numel()).to(torch.int32)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its seeds are other ones in every step
+def _by_row(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, dropout: float = 0.0, **others: Any
+) -> tuple[Tensor, None]:
+    """SDPA, with dropout in a call of its own for each row: one call draws for all of its rows in one go."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if not dropout:
+        plain: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **others)
+        return plain
+    rows = []
+    for row, seed in enumerate(row_seeds(module.layer_idx)):
+        torch.manual_seed(seed)
+        one = slice(row, row + 1)
+        masked = None if mask is None else mask[one]
+        given = (query[one], key[one], value[one], masked)
+        rows.append(sdpa_attention_forward(module, *given, dropout=dropout, **others)[0])
+    return torch.cat(rows), None
 
 
 def _attention(

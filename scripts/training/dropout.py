@@ -94,7 +94,7 @@ _tokens: _Tokens | None = None  # not a context variable: torch's backward recom
 def dropout_of(seed: int, step: int, rows: Tensor, positions: Tensor) -> Iterator[None]:
     """Inside, adapters' inputs [..., channels] are these tokens, where [...] is what `rows` and `positions` give.
 
-    Forward passes with LoRA dropout are made inside, and so are their backward passes.
+    Forward passes with dropout are made inside, and so are their backward passes.
     """
     global _tokens
     before, _tokens = _tokens, _Tokens(seed, step, rows, positions)
@@ -102,6 +102,19 @@ def dropout_of(seed: int, step: int, rows: Tensor, positions: Tensor) -> Iterato
         yield
     finally:
         _tokens = before
+
+
+def row_seeds(layer: int) -> list[int]:
+    """A seed of 32 bits (torch's CPU generator uses no more) for each row that `dropout_of` has named, in one layer."""
+    now = _named()
+    rows = now.rows.flatten().tolist()
+    return [int(np.random.SeedSequence([now.seed, now.step, row, layer]).generate_state(1)[0]) for row in rows]
+
+
+def _named() -> _Tokens:
+    if _tokens is None:
+        raise RuntimeError("dropout in training needs to know its tokens: call the model inside `dropout_of`")
+    return _tokens
 
 
 class LoraDropout(nn.Module):
@@ -129,9 +142,7 @@ def module_of(name: Tensor) -> str:
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # what a compiler would take for a constant is another one in the next step
 def drop(module: str, rate: float, *inputs: Tensor) -> tuple[Tensor, ...]:
     """The inputs, all of one shape, times the `keep_mask` of the tokens that `dropout_of` has named, in their types."""
-    if _tokens is None:
-        raise RuntimeError("LoRA dropout in training needs to know its tokens: call the model inside `dropout_of`")
-    now = _tokens
+    now = _named()
     hashes = _hashes(now.seed, now.step, module, now.rows, now.positions, inputs[0].shape[-1])
     compute = _dropped_in_one_kernel() if inputs[0].is_cuda else _dropped
     return compute(*hashes, rate, inputs)

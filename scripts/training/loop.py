@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import deterministic
@@ -147,8 +146,6 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
             set_rates(optimizer, factor)
             input_ids, labels = (torch.as_tensor(array) for array in batches.batch(progress.step))
             segments = torch.as_tensor(batches.segments(progress.step)) if job.attention == "within" else None
-            # attention dropout is the same after a resume, and differs between processes
-            torch.manual_seed(_noise_seed(job.seed, progress.step, group.rank))
             loss, loss_tokens = backward(
                 objective,
                 input_ids,
@@ -299,12 +296,6 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
-
-
-def _noise_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A seed of 32 bits (torch's CPU generator uses no more) for the random numbers of one step in one process."""
-    # a 0 at the end of what is mixed changes nothing
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 @contextmanager

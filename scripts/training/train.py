@@ -36,7 +36,7 @@ from scripts.training.parallel import ALONE, Group, launched
 from scripts.training.trackers import tracked
 
 _REPORT_SECONDS = 10.0
-_CHOICES = ("loss", "attention", "attention_dropout")
+_CHOICES = ("loss", "attention")
 """Of `Fit`: where a spec does not have one, the loop's default holds."""
 
 
@@ -138,6 +138,8 @@ def builder(
         rows_directory = data_bytes(launch, rows)
         start_step = _end(leg["spec"], rows_directory) if leg else 0
         choices: dict[str, Any] = {choice: trunk[choice] for choice in _CHOICES if choice in trunk}
+        if "attention_dropout" in trunk:
+            choices["attention_dropout"] = trunk["attention_dropout"]["rate"]
         if (best := best_mean(_curve(launch, start))) is not None:
             choices["best_loss"] = best
         job = Fit(

@@ -264,7 +264,8 @@ def test_regularizers(study: str) -> None:
     assert {(c.setting, c.method, c.learning_rate) for c in new} == {("code-ift", "full", 5e-5)}
     assert [c.duration for c in new] == IFT_DURATIONS * 4
     differs = Counter(
-        (trunk(c, study)["optimizer"]["weight_decay"], trunk(c, study).get("attention_dropout")) for c in new
+        (trunk(c, study)["optimizer"]["weight_decay"], trunk(c, study).get("attention_dropout", {}).get("rate"))
+        for c in new
     )
     assert differs == {(5e-5, None): 5, (1e-4, None): 5, (0.0, 0.05): 5, (0.0, 0.1): 5}
     others = {trunk(c, study)["method"].get("rank") for c in conditions if c.product in have}
