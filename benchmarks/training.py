@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import islice
@@ -342,7 +342,7 @@ def measure(tool: str, work: Work) -> dict[str, float] | None:
     shutil.rmtree(work.scratch, ignore_errors=True)
     work.scratch.mkdir()
     before = settle()
-    with clock() as steps:
+    with clock() as steps, redirect_stdout(sys.stderr):  # a Trainer prints its own summary
         try:
             TOOLS[tool](work)
         except torch.OutOfMemoryError:

@@ -24,8 +24,8 @@ from scripts.training.adapters import trainable_model
 from scripts.training.objective import Objective, backward
 
 RESULTS = Path(__file__).resolve().parent / "results" / "training_parts.json"
-ROUNDS = 5
-POSITIONS, WIDTH, VOCABULARY = 8192, 256, 32_000  # what a pass of Llama-2 scores; a narrow model
+ROUNDS = 3
+POSITIONS, WIDTH, VOCABULARY = 8192, 64, 32_000  # what a pass of Llama-2 scores; a narrow model
 
 
 def in_turn(runs: dict[str, Callable[[], Any]]) -> dict[str, dict[str, float]]:
