@@ -140,7 +140,7 @@ class Head:
     def said(self) -> str:
         return self.log.read_text()
 
-    def until(self, true: Callable[[], object], what: str, seconds: float = 200) -> None:
+    def until(self, true: Callable[[], object], what: str, seconds: float = 400) -> None:
         """Waits until something is true that this head is to bring about."""
         end = time.monotonic() + seconds
         while not true():

@@ -1,4 +1,4 @@
-"""Snakemake, but that it looks at its SLURM jobs twice a second: the executor waits ten seconds more after each look.
+"""Snakemake, but that it looks at its SLURM jobs every second: the executor waits ten seconds more after each look.
 
 Otherwise as `snakemake`; the tests of the profile itself use that.
 """
@@ -11,7 +11,7 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 
 async def _sleep(self: RemoteExecutor) -> None:
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1)
 
 
 RemoteExecutor.sleep = _sleep  # type: ignore[method-assign]

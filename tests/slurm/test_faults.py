@@ -17,10 +17,10 @@ LOSS_TOLERANCE = 0.01
 
 
 def short(study: dict[str, Any]) -> None:
-    """Runs of few steps with checkpoints every second; of the longest, an attempt's minute is too short for all."""
+    """Few steps, checkpoints every second; at half a second a step, the longest runs take more than one attempt."""
     study["settings"]["code-cpt"] |= {"durations": [12800], "first_leg": 5120}
-    study["settings"]["math-ift"] |= {"durations": [2]}
-    study["resources"] |= {"checkpoint_seconds": 1, "startup_seconds": 7, "jobs": {"training": {"minutes": 1}}}
+    study["settings"]["math-ift"] |= {"durations": [4]}
+    study["resources"] |= {"checkpoint_seconds": 1, "startup_seconds": 20, "jobs": {"training": {"minutes": 2}}}
 
 
 def files(house: House) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_jobs_that_are_ended_from_outside_go_on(
     trained = house.manifests("legs") | house.manifests("runs")
     attempts = {key: len(manifest["provenance"]["training"]["attempts"]) for key, manifest in trained.items()}
     assert all(attempts[key] > 1 for key in disturbed.values())
-    # 66 steps of half a second do not fit into an attempt that ends before its minute is over
+    # 132 steps of half a second do not fit into an attempt that ends when it is 80 seconds old
     assert all(count > 1 for key, count in attempts.items() if key.startswith("runs/math-ift"))
     assert not list(house.store.rglob("*.unfinished"))
 

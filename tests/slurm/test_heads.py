@@ -32,9 +32,10 @@ def test_sixty_jobs_none_lost_none_twice(
     assert {k: m["results"] for k, m in again.items()} == {k: m["results"] for k, m in evaluations.items()}
 
 
-def two_legs(study: dict[str, Any]) -> None:
+def two_runs(study: dict[str, Any]) -> None:
+    """Each after a leg of 80 steps; what a slow loop makes of them outlasts a head and what is said to it."""
     study["settings"].pop("math-ift")
-    study["settings"]["code-cpt"] |= {"durations": [12800], "first_leg": 5120}
+    study["settings"]["code-cpt"] |= {"durations": [25600], "first_leg": 20480}
     study["resources"]["checkpoint_seconds"] = 1
 
 
@@ -43,31 +44,31 @@ def test_an_ended_head_is_started_again(
     settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster, number: signal.Signals
 ) -> None:
     house = settle("slow,harness")
-    house.edit(two_legs)
+    house.edit(two_runs)
     said = house.snakemake("-n")
-    legs = sorted(set(re.findall(rf"{house.store_root}/legs/\S+/10\.24K-seed0-[0-9a-f]{{12}}\.json", said)))
-    assert len(legs) == 2
-    head = start(house, *legs)
+    runs = sorted(set(re.findall(rf"{house.store_root}/runs/\S+/25\.6K-seed0-[0-9a-f]{{12}}\.json", said)))
+    assert len(runs) == 2
+    head = start(house, *runs)
     head.until(lambda: len({step.parent for step in house.store.rglob("step-*")}) == 2, "two legs to train")
     live = cluster.jobs(house.root, "RUNNING")
     assert len(live) == 2
     head.process.send_signal(number)
     head.process.wait(120)
     if number == signal.SIGKILL:
-        locked = house.snakemake(*legs, ok=False)
+        locked = house.snakemake(*runs, ok=False)
         assert "--unlock" in locked
         house.snakemake("--unlock")
-        stopped = house.snakemake(*legs, "on_live_jobs=stop", ok=False)
+        stopped = house.snakemake(*runs, "on_live_jobs=stop", ok=False)
         (error,) = [line for line in stopped.splitlines() if line.startswith("error:")]
         assert all(job in error for job in live)
         assert re.search(r"`scancel [\d ]+`", error)
-    again = start(house, *legs)
+    again = start(house, *runs)
     said = again.wait()
     if number == signal.SIGKILL:
         assert "Waiting for SLURM job" in said
     done = Counter(cluster.jobs(house.root, "COMPLETED").values())
-    assert len(done) == 4  # two trunks of two legs
+    assert len(done) == 4  # two legs, two runs
     assert set(done.values()) == {1}
     if number != signal.SIGINT:  # which cancels what runs
         assert not cluster.jobs(house.root, "CANCELLED", "FAILED")
-    assert "Nothing to be done" in house.snakemake(*legs)
+    assert "Nothing to be done" in house.snakemake(*runs)

@@ -158,7 +158,7 @@ def test_the_page_says_a_default_as_a_study_would_have_it() -> None:
     assert rows["max_epochs"]["default"] == "16"
     assert rows["hot"]["default"] == "false"
     assert yaml.safe_load(rows["measures"]["default"]) == ["learning", "forgetting"]
-    assert rows["spectra"]["default"] == "absent"
+    assert rows["sweep"]["default"] == "absent"
     assert rows["seeds"]["value"] == "list of whole numbers ≥ 0, < 2^31"
 
 
