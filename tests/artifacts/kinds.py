@@ -4,6 +4,7 @@ import csv
 import importlib
 from collections.abc import Iterable, Mapping
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,9 +36,9 @@ def put(store: Store, key: str, results: Mapping[str, Any], **files: bytes) -> N
     for name, content in named.items():
         store.directory(key).mkdir(parents=True, exist_ok=True)
         (store.directory(key) / name).write_bytes(content)
-    sizes = {name: {"bytes": len(content)} for name, content in named.items()}
+    files_said = {name: {"bytes": len(one), "sha256": sha256(one).hexdigest()} for name, one in named.items()}
     spec = grid().products[key].spec
-    write_json(store.manifest_path(key), {"key": key, "spec": spec, "files": sizes, "results": results})
+    write_json(store.manifest_path(key), {"key": key, "spec": spec, "files": files_said, "results": results})
 
 
 def conditions(block: str) -> list[Condition]:
