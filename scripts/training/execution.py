@@ -15,17 +15,10 @@ from torch.utils.checkpoint import checkpoint
 from scripts.training.attention import use_varlen
 from scripts.training.dropout import dropout_of
 from scripts.training.optimizer import optimizer_state
-from scripts.training.parallel import passing
+from scripts.training.parallel import decoder_layers, passing
 
 GPU_PASS_TOKENS = 8192  # fewer leave a GPU's multiplications too small, more need more memory
 RESERVE = 0.08  # of a GPU's memory: what the allocator loses between blocks, and the libraries' own
-
-
-def decoder_layers(model: nn.Module) -> list[Any]:
-    """The layers that are compiled, checkpointed and sharded one by one, in their order."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
 def prepare_model(model: nn.Module, device: torch.device, precision: str) -> None:

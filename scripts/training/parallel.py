@@ -224,7 +224,7 @@ def spread(objective: "nn.Module", group: Group, sharded: bool, precision: str) 
     # autocast decides what is computed in bf16, as in one process; a cast of inputs would round the loss's weights
     whole = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     halved = replace(whole, param_dtype=torch.bfloat16) if precision == "bf16" else whole
-    for layer in _layers(objective):
+    for layer in decoder_layers(objective):
         fully_shard(layer, mesh=mesh, mp_policy=halved)
     fully_shard(objective, mesh=mesh, mp_policy=whole)
     for module in objective.modules():
@@ -253,14 +253,11 @@ def _replicated(objective: "nn.Module") -> "nn.Module":
     return wrapped
 
 
-def _layers(objective: "nn.Module") -> list["nn.Module"]:
-    """The decoder layers of the model, from first to last."""
-    from torch import nn
+def decoder_layers(model: "nn.Module") -> list[Any]:
+    """The layers that are compiled, checkpointed and sharded one by one, in their order."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
-    stacks = [module for module in objective.modules() if isinstance(module, nn.ModuleList)]
-    if not stacks:
-        raise UserError("a model without a list of layers cannot be spread over several processes")
-    return max((list(stack) for stack in stacks), key=len)
+    return [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
 def passing(objective: "nn.Module", last: bool) -> AbstractContextManager[object]:

@@ -13,6 +13,7 @@ from scripts.training import execution
 from scripts.training.adapters import trainable_model
 from scripts.training.objective import Objective, backward
 from scripts.training.optimizer import make_optimizer
+from scripts.training.parallel import decoder_layers
 
 GB = 2**30
 
@@ -53,13 +54,13 @@ def test_what_a_layer_keeps_is_counted(objective: Objective) -> None:
     tokens, hidden, inner, keys = 16, 32, 48, 16
     least = 4 * tokens * (4 * hidden + 3 * inner + hidden + 2 * keys)
     assert least <= kept <= 3 * least
-    assert not any(layer.gradient_checkpointing for layer in execution.decoder_layers(objective))
+    assert not any(layer.gradient_checkpointing for layer in decoder_layers(objective))
 
 
 def test_checkpointing_some_layers_changes_no_gradient(objective: Objective) -> None:
     tokens = torch.arange(3, 51).view(3, 16)
     found: list[dict[str, Any]] = []
-    layers = execution.decoder_layers(objective)
+    layers = decoder_layers(objective)
     for number in range(3):
         execution._checkpoint(layers, number)
         assert sum(layer.gradient_checkpointing for layer in layers) == number

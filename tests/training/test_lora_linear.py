@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from scripts.training import execution
 from scripts.training.dropout import LoraDropout, dropout_of, use_lora_dropout
 from scripts.training.lora_linear import LoraLinear, use_lora_linear
+from scripts.training.parallel import decoder_layers
 
 TOKENS = torch.randint(3, 64, (3, 16), generator=torch.Generator().manual_seed(0))
 CONFIG = {
@@ -190,7 +191,7 @@ def test_a_compiled_layer_is_one_graph_in_every_step(words: SimpleNamespace) -> 
     plain, model = (adapted(words.LORA["modules"], True, 0.05) for _ in range(2))
     counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
-    for layer in execution.decoder_layers(model):
+    for layer in decoder_layers(model):
         layer.compile(backend=counter, fullgraph=True)
     for step in (3, 4):
         (expected, gradients), (logits, found) = trained(plain, step), trained(model, step)
