@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,16 @@ class Cluster:
         """What a command of SLURM prints."""
         environment = {**os.environ, **self.environment()}
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+    def repair(self) -> None:
+        """What an administrator does after a node was lost.
+
+        It comes back with its job still running, which was given to the other node meanwhile: SLURM then drains it.
+        """
+        drained = self("sinfo", "--noheader", "--Node", "--states=drain", "--format=%N").split()
+        for node in sorted(set(drained)):
+            with suppress(subprocess.CalledProcessError):  # it has come back by itself
+                self("scontrol", "update", f"nodename={node}", "state=resume")
 
     def jobs(self, directory: Path, *states: str) -> dict[str, str]:
         """Number of each job submitted in a directory, those that ended too, to its rule and wildcards."""

@@ -1,6 +1,7 @@
 """What goes wrong on a cluster: the runs end as if nothing had happened, and without a person."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,11 @@ def test_jobs_that_are_ended_from_outside_go_on(
         return len(disturbed) == len(faults)
 
     head.until(disturb, "three jobs to disturb")
-    head.wait()
+    end = time.monotonic() + 400
+    while head.process.poll() is None and time.monotonic() < end:
+        cluster.repair()
+        time.sleep(1)
+    head.wait(seconds=1)
     assert files(house) == files(undisturbed)
     assert house.csv() == undisturbed.csv()
     assert parents == {"slurmstepd"}  # signals of SLURM reach no other process than its children
