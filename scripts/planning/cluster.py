@@ -88,7 +88,7 @@ def deadline(launch: Launch, minutes: int) -> int:
 def gpu_hours(grid: Grid, products: Iterable[Product], store: Store) -> float:
     """What it takes to make `products`, but for their members that are in the store: GPUs times the expected time."""
     products = list(products)
-    made = {key for product in products for key in product.members if store.manifest_path(key).exists()}
+    made = store.made(key for product in products for key in product.members)
     return math.fsum(
         _nodes(job) * job.gpus * seconds(grid, product, made) / 3600
         for product in products

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.planning.reports import aligned
 from scripts.study.command import current_launch, launch_options
 from scripts.study.errors import run
 from scripts.study.grid import Grid, Product
@@ -189,7 +190,7 @@ def sentences(coming: Forecast, root: Path) -> list[str]:
 def main(launch: Launch, at_once: int) -> None:
     """Prints what the families of the study need that are not there yet, and all of them together."""
     grid, store = launch.grid, launch.store
-    made = {product.key for product in grid if store.manifest_path(product.key).exists()}
+    made = store.made(product.key for product in grid)
     jobs: dict[str, list[Product]] = {}
     for product in grid:
         if product.kind == "trained":
@@ -205,14 +206,7 @@ def main(launch: Launch, at_once: int) -> None:
     for name, row in [*((name, row) for name, row in rows.items() if row.total), (f"study {grid.name}", whole)]:
         sizes = (row.legs, row.models, row.checkpoints, row.total, row.pruned)
         table.append((name, *(spoken(size) if size else "-" for size in sizes)))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for first, *others in table:
-        print(
-            first.ljust(widths[0]),
-            *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True)),
-            sep="  ",
-        )
-    print(*sentences(whole, store.root), sep="\n")
+    print(*aligned(table), *sentences(whole, store.root), sep="\n")
 
 
 def _jobs(grid: Grid, family: Product) -> list[Product]:

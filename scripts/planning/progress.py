@@ -8,6 +8,7 @@ from typing import Any
 
 from scripts.planning import disk
 from scripts.planning.estimate import seconds
+from scripts.planning.reports import spoken
 from scripts.study.grid import Grid, Product
 from scripts.study.store import Store
 
@@ -43,7 +44,8 @@ class Progress(logging.Handler):
         jobs = list(jobs)
         if jobs:
             logger.info(f"Study {self.grid.name}: {len(jobs)} jobs, about {gpu_hours:,.1f} GPU-hours.")
-            self._tell_room([product for job in jobs if (product := self._product(job))], at_once or 1, logger)
+            products = [product for job in jobs if (product := self._product(job))]
+            self._tell_room(products, self._made(), at_once or 1, logger)
 
     def start(self, jobs: Iterable[Any], cores: int | None, logger: logging.Logger) -> None:
         """Notes the jobs that will run (their `jobid`, `rule.name`, `wildcards`) and says what they are."""
@@ -62,19 +64,19 @@ class Progress(logging.Handler):
             total = sum(self._estimates.values())
             logger.info(
                 f"Study {self.grid.name}: {len(self._estimates)} jobs, "
-                f"about {_spoken(total / self._cores)} on {self._cores} cores."
+                f"about {spoken(total / self._cores)} on {self._cores} cores."
             )
-            self._tell_room(products, self._cores, logger)
+            self._tell_room(products, made, self._cores, logger)
             logger.addHandler(self)
 
     def _product(self, job: Any) -> Product | None:
         return self.grid.products.get(f"{self.places.get(job.rule.name)}/{getattr(job.wildcards, 'key', None)}")
 
     def _made(self) -> set[str]:
-        return {product.key for product in self.grid if self.store.manifest_path(product.key).exists()}
+        return self.store.made(product.key for product in self.grid)
 
-    def _tell_room(self, products: list[Product], at_once: int, logger: logging.Logger) -> None:
-        for line in disk.sentences(disk.forecast(self.grid, products, self._made(), at_once), self.store.root):
+    def _tell_room(self, products: list[Product], made: set[str], at_once: int, logger: logging.Logger) -> None:
+        for line in disk.sentences(disk.forecast(self.grid, products, made, at_once), self.store.root):
             logger.info(line)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -97,12 +99,7 @@ class Progress(logging.Handler):
         pace = share * (elapsed * self._cores / self._done) + (1 - share) if self._done else 1.0
         left = (total - self._done) * pace / self._cores
         running = f"; running: {', '.join(self._running.values())}" if self._running else ""
-        rest = f"about {_spoken(left)} left" if self._finished < len(self._estimates) else "all done"
+        rest = f"about {spoken(left)} left" if self._finished < len(self._estimates) else "all done"
         self._logger.info(
-            f"Progress: {self._finished} of {len(self._estimates)} jobs, {_spoken(elapsed)} so far, {rest}{running}"
+            f"Progress: {self._finished} of {len(self._estimates)} jobs, {spoken(elapsed)} so far, {rest}{running}"
         )
-
-
-def _spoken(duration: float) -> str:
-    minutes, rest = divmod(round(duration), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

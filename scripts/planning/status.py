@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scripts.planning import cluster, slurm
 from scripts.planning.estimate import seconds
-from scripts.planning.reports import FRESH_SECONDS, last_lines, last_report, spoken
+from scripts.planning.reports import FRESH_SECONDS, aligned, last_lines, last_report, spoken
 from scripts.planning.slurm import QueuedJob
 from scripts.study.command import launch_options
 from scripts.study.errors import UserError, run
@@ -124,14 +124,7 @@ def _table(products: Sequence[Product], now: Status) -> list[str]:
         found = [now.states[product.key] for product in products if product.kind == kind]
         if found:
             rows.append((name, *(str(found.count(state) or "-") for state in _STATES)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    return aligned(rows)
 
 
 def _section(title: str, entries: Sequence[str], shown: int) -> list[str]:

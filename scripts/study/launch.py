@@ -75,7 +75,8 @@ class Launch:
         """Keys of the evaluations of every block that are in the store already."""
         conditions = [condition for block in self.grid.blocks.values() for condition in block]
         keys = dict.fromkeys(key for condition in conditions for key in condition.evaluations.values())
-        return [key for key in keys if self.store.manifest_path(key).exists()]
+        made = self.store.made(keys)
+        return [key for key in keys if key in made]
 
     def code_of(self, product: Product) -> dict[str, Any]:
         """The code versions in a product's spec with their hashes, after checking the code as it is now.

@@ -12,7 +12,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -65,6 +65,10 @@ class Store:
         if not isinstance(manifest, dict) or manifest.get("key") != key:
             raise UserError(f"{path}: is not the manifest of {key}; delete it and it is made again")
         return manifest
+
+    def made(self, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` whose products are complete, by their manifests being there."""
+        return {key for key in keys if self.manifest_path(key).exists()}
 
     def require(self, key: str) -> dict[str, Any]:
         """The manifest of a complete product.

@@ -3,15 +3,13 @@
 import errno
 import fcntl
 import json
-import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +18,8 @@ import pytest
 
 from scripts.study import locks
 from scripts.study.locks import LockedError, exclusive
+from tests.forks import FORK, forked, wait_for
 
-FORK = multiprocessing.get_context("fork")
 WHAT = "runs/it-0123456789ab"
 
 
@@ -62,17 +60,6 @@ def tickets(path: Path) -> dict[int, str]:
     return {int(ticket.name): ticket.read_text() for ticket in path.with_suffix(".owners").iterdir()}
 
 
-@contextmanager
-def forked(work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
-    process = FORK.Process(target=work, args=arguments)
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
 def hold(path: Path, mark: Path, host: str | None = None) -> None:
     """Holds the lock until it is killed; on another host, if one is named, where 20 seconds last 0.02."""
     if host:
@@ -82,13 +69,6 @@ def hold(path: Path, mark: Path, host: str | None = None) -> None:
     with exclusive(path, WHAT):
         mark.touch()
         time.sleep(60)
-
-
-def wait_for(true: Callable[[], Any]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_given_back_and_taken_again(path: Path) -> None:

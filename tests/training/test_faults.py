@@ -1,7 +1,6 @@
 """What goes wrong around a trainer: kills, other trainers, damaged files, a full disk. Nothing is lost or pretended."""
 
 import errno
-import multiprocessing
 import os
 import random
 import resource
@@ -24,9 +23,9 @@ from scripts.study.errors import UserError, run
 from scripts.study.grid import Product
 from scripts.study.locks import LockedError
 from scripts.training import attempts, loop, train
+from tests.forks import FORK, forked, wait_for
 from tests.training.houses import RECIPE, House
 
-FORK = multiprocessing.get_context("fork")
 FILE_EVENTS = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}
 
 
@@ -52,34 +51,22 @@ def contents(house: House, product: Product) -> dict[str, bytes]:
 
 
 @contextmanager
-def forked(work: Callable[[], Any], output: Path | None = None) -> Iterator[Any]:
+def commanded(work: Callable[[], Any], output: Path = Path(os.devnull)) -> Iterator[Any]:
     """Does `work` in a process of its own, which says on `output` what it would on stderr, as a command line would."""
 
     def main() -> None:
-        with (output or Path(os.devnull)).open("a") as file:
+        with output.open("a") as file:
             sys.stderr = file
             run(lambda _: work(), _no_arguments())
 
-    process = FORK.Process(target=main)
-    process.start()
-    try:
+    with forked(main) as process:
         yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 def _no_arguments() -> ArgumentParser:
     parser = ArgumentParser()
     parser.parse_args = lambda *_: None  # type: ignore[assignment]
     return parser
-
-
-def wait_for(true: Callable[[], Any]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def after_steps(steps: int, act: Callable[[], object]) -> Callable[[str], Any]:
@@ -130,7 +117,7 @@ def test_killed_at_any_moment(
         count.write_text(str(len(events)))
 
     began = time.monotonic()
-    with forked(counting) as whole:
+    with commanded(counting) as whole:
         whole.join()
     duration, events = time.monotonic() - began, int(count.read_text())
     assert whole.exitcode == 0
@@ -151,7 +138,7 @@ def test_killed_at_any_moment(
                 kill_before(event)
                 house.train_product(product)
 
-            with forked(attempt) as trainer:
+            with commanded(attempt) as trainer:
                 trainer.join(None if by_event else draw.random() * duration)
                 trainer.kill()
                 trainer.join()
@@ -186,7 +173,7 @@ def test_nothing_is_left_of_killed_attempts(house: House, words: SimpleNamespace
         return hook
 
     for number in (0, 1):
-        with forked(lambda number=number: attempt(number)) as trainer:
+        with commanded(lambda number=number: attempt(number)) as trainer:
             trainer.join()
         assert trainer.exitcode == -signal.SIGKILL
         assert house.store.read(product.key) is None
@@ -215,7 +202,7 @@ def test_a_trainer_saves_and_ends_when_its_parent_dies(
 
     def head() -> None:
         me = os.getpid()
-        with forked(lambda: trainer(me), said) as process:
+        with commanded(lambda: trainer(me), said) as process:
             process.join()
 
     process = FORK.Process(target=head)
@@ -248,7 +235,7 @@ def test_a_second_trainer_waits_says_so_and_finds_it_done(
         monkeypatch.setattr(train, "_reporter", lambda _: pytest.fail("it trains"))
         house.train_product(product)
 
-    with forked(first) as one:
+    with commanded(first) as one:
         wait_for(running.exists)
         with pytest.raises(LockedError) as told:
             train.train(house, product, lock_wait=0.2)  # type: ignore[arg-type]
@@ -256,7 +243,7 @@ def test_a_second_trainer_waits_says_so_and_finds_it_done(
         assert "\n" not in str(told.value)
         with pytest.raises(LockedError):
             train.train(house, product, deadline=time.monotonic() + 0.2)  # type: ignore[arg-type]
-        with forked(second, said) as two:
+        with commanded(second, said) as two:
             wait_for(said.exists)
             wait_for(lambda: "waiting for it" in said.read_text())
             go_on.touch()
@@ -390,7 +377,7 @@ def test_a_full_disk_ends_the_trainer_with_one_sentence(
 
     for seconds in (0.0, 1e9):  # in a checkpoint; in the export
         monkeypatch.setattr(House, "checkpoint_seconds", seconds)
-        with forked(cramped, said) as trainer:
+        with commanded(cramped, said) as trainer:
             trainer.join()
         assert trainer.exitcode == 1
         (sentence,) = [line for line in said.read_text().splitlines() if line.startswith("error: ")]
@@ -427,7 +414,7 @@ def test_attempts_are_counted_and_timed(
         house.train_product(product)
     assert now == 30.0
     stops = {8: signal.SIGKILL}
-    with forked(lambda: house.train_product(product)) as killed:
+    with commanded(lambda: house.train_product(product)) as killed:
         killed.join()
     assert killed.exitcode == -signal.SIGKILL
     now, stops = 500.0, {}
