@@ -83,6 +83,11 @@ class House:
         counts.pop("total")
         return counts
 
+    def planned(self, place: str, *targets: str) -> list[str]:
+        """The manifests in a place of the store that making the figure, or other targets, would write."""
+        said = self.snakemake(*(targets or ["results/figures/fig2.pdf"]), "-n")
+        return sorted(set(re.findall(rf"{self.store_root}/{place}/\S+-[0-9a-f]{{12}}\.json", said)))
+
     def run(self, *targets: str) -> Counter[str]:
         """Makes the figure; returns how often what was trained (by product name) and evaluated."""
         before = self.log.read_text() if self.log.exists() else ""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT, House
@@ -27,7 +28,7 @@ class Cluster:
     root: Path
 
     def environment(self) -> dict[str, str]:
-        path = f"{self.root / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        path = os.pathsep.join([str(self.root / "bin"), os.environ["PATH"], "/usr/sbin"])
         return {"PATH": path, "SLURM_CONF": str(self.root / "etc" / "slurm.conf")}
 
     def __call__(self, *command: str) -> str:
@@ -35,15 +36,30 @@ class Cluster:
         environment = {**os.environ, **self.environment()}
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
-    def repair(self) -> None:
-        """What an administrator does after a node was lost.
+    def lose(self, node: str) -> None:
+        """A node loses its power, and what ran there with it; then it comes back.
 
-        It comes back with its job still running, which was given to the other node meanwhile: SLURM then drains it.
+        The controller would see it in a minute (SlurmdTimeout), and is told at once.
         """
-        drained = self("sinfo", "--noheader", "--Node", "--states=drain", "--format=%N").split()
-        for node in sorted(set(drained)):
-            with suppress(subprocess.CalledProcessError):  # it has come back by itself
-                self("scontrol", "update", f"nodename={node}", "state=resume")
+        daemon = self.root / "pid" / f"slurmd-{node}.pid"
+        os.kill(int(daemon.read_text()), signal.SIGKILL)
+        for process in self._of_jobs(node):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self("scontrol", "update", f"nodename={node}", "state=down", "reason=no power")
+        self("slurmd", "-N", node)
+
+    def _of_jobs(self, node: str) -> list[psutil.Process]:
+        """The processes that watch the steps on a node, and those of the steps."""
+        here = {"SLURMD_NODENAME": node, "SLURM_CONF": self.environment()["SLURM_CONF"]}
+        found = []
+        for watcher in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess):
+                if watcher.name() == "slurmstepd":
+                    steps = watcher.children(recursive=True)
+                    if any(here.items() <= step.environ().items() for step in steps):
+                        found += [watcher, *steps]
+        return found
 
     def jobs(self, directory: Path, *states: str) -> dict[str, str]:
         """Number of each job submitted in a directory, those that ended too, to its rule and wildcards."""
@@ -157,7 +173,7 @@ class Head:
         while not true():
             assert self.process.poll() is None, f"it ended before: {what}\n{self.said}"
             assert time.monotonic() < end, f"waited in vain: {what}\n{self.said}"
-            time.sleep(0.1)
+            time.sleep(0.3)
 
 
 @pytest.fixture
@@ -177,3 +193,16 @@ def start() -> Iterator[Callable[..., Head]]:
                 head.process.wait(60)
             except subprocess.TimeoutExpired:
                 head.process.kill()
+
+
+def trainers(root: Path) -> dict[int, str]:
+    """Process ids of the trainers that work in a directory, to the name of their parent's program."""
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if words and words[0].endswith("python") and "scripts.training.train" in words:
+                parent = process.parent()
+                if parent and process.cwd() == str(root):
+                    found[process.pid] = parent.name()
+    return found

@@ -1,15 +1,15 @@
 """What goes wrong on a cluster: the runs end as if nothing had happened, and without a person."""
 
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from safetensors.numpy import load_file
 
 from tests.conftest import House
-from tests.slurm.conftest import Cluster, ClusterHouse, Head
+from tests.slurm.conftest import Cluster, ClusterHouse, Head, trainers
 
 Settle = Callable[[str], ClusterHouse]
 Start = Callable[..., Head]
@@ -29,43 +29,19 @@ def files(house: House) -> dict[str, Any]:
     return {key: manifest["files"] for place in ("legs", "runs") for key, manifest in house.manifests(place).items()}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(prepared: House, tmp_path_factory: pytest.TempPathFactory) -> House:
-    house = prepared.copy(tmp_path_factory.mktemp("undisturbed"))
-    house.standins = "harness"
-    house.edit(short)
-    variables = pytest.MonkeyPatch()
-    variables.setenv("OMP_NUM_THREADS", "1")
-    house.snakemake()
-    variables.undo()
-    return house
+def undisturbed(house: ClusterHouse, where: Path) -> House:
+    """The same house, to be trained by Snakemake itself, at full speed."""
+    plain = house.locally().copy(where / "plain")
+    plain.standins = ""
+    return plain
 
 
-def trainers(root: Path) -> dict[int, str]:
-    """Process ids of the trainers that work in a directory, to the name of their parent's program."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"scripts.training.train" in words and words[0].endswith(b"python") and _in(entry, root):
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                found[int(entry.name)] = Path(f"/proc/{parent}/comm").read_text().strip()
-        except OSError:
-            continue
-    return found
-
-
-def _in(entry: Path, root: Path) -> bool:
-    return Path(os.readlink(entry / "cwd")) == root
-
-
-def test_jobs_that_are_ended_from_outside_go_on(
-    undisturbed: House, settle: Settle, start: Start, cluster: Cluster
-) -> None:
+def test_jobs_that_are_ended_from_outside_go_on(settle: Settle, start: Start, cluster: Cluster, tmp_path: Path) -> None:
     """One is cancelled, one requeued, one loses its node, one meets its time limit: the weights are those of none."""
-    house = settle("slow,harness")
+    house = settle("slow")
     house.edit(short)
-    head = start(house)
+    plain = undisturbed(house, tmp_path)
+    head = start(house, *house.planned("runs"))
 
     def cancel(number: str) -> None:
         cluster("scancel", number)
@@ -75,7 +51,7 @@ def test_jobs_that_are_ended_from_outside_go_on(
 
     def lose_node(number: str) -> None:
         node = cluster("squeue", "--noheader", f"--jobs={number}", "--format=%N").strip()
-        cluster("scontrol", "update", f"nodename={node}", "state=down", "reason=test")  # it comes back by itself
+        cluster.lose(node)
 
     faults = {"full/5.12K": cancel, "lora-r2/5.12K": requeue, "lora-r2/10.24K": lose_node}
     disturbed: dict[str, str] = {}
@@ -94,13 +70,9 @@ def test_jobs_that_are_ended_from_outside_go_on(
         return len(disturbed) == len(faults)
 
     head.until(disturb, "three jobs to disturb")
-    end = time.monotonic() + 400
-    while head.process.poll() is None and time.monotonic() < end:
-        cluster.repair()
-        time.sleep(1)
-    head.wait(seconds=1)
-    assert files(house) == files(undisturbed)
-    assert house.csv() == undisturbed.csv()
+    plain.snakemake(*plain.planned("families/trained"))
+    head.wait()
+    assert files(house) == files(plain)
     assert parents == {"slurmstepd"}  # signals of SLURM reach no other process than its children
     trained = house.manifests("legs") | house.manifests("runs")
     attempts = {key: len(manifest["provenance"]["training"]["attempts"]) for key, manifest in trained.items()}
@@ -110,34 +82,49 @@ def test_jobs_that_are_ended_from_outside_go_on(
     assert not list(house.store.rglob("*.unfinished"))
 
 
-def test_two_nodes_train_one_model(undisturbed: House, settle: Settle, start: Start, cluster: Cluster) -> None:
-    house = settle("harness")
-    house.edit(short)
-    house.edit(lambda study: study["resources"].update(jobs={"training": {"nodes": 2}}))
-    legs = [key for key in files(undisturbed) if "/5.12K" in key]
-    head = start(house, *(f"{house.store_root}/{key}.json" for key in legs))
+def two_nodes(study: dict[str, Any]) -> None:
+    """A leg of one step, and a run of 19 more."""
+    study["settings"].pop("math-ift")
+    study["settings"]["code-cpt"] |= {"durations": [5120], "first_leg": 256, "cooldown": 0.95}
+    study["resources"]["jobs"] = {"training": {"nodes": 2}}
+
+
+def test_two_nodes_train_one_model(settle: Settle, start: Start, cluster: Cluster, tmp_path: Path) -> None:
+    house = settle("")
+    house.edit(two_nodes)
+    plain = undisturbed(house, tmp_path)
+    head = start(house, *house.planned("runs"))
     seen: dict[int, str] = {}
     head.until(lambda: seen.update(trainers(house.root)) or len(seen) >= 2, "two processes of a job")
+    plain.snakemake(*plain.planned("families/trained"))
     head.wait()
     assert set(seen.values()) == {"slurmstepd"}
-    ours, theirs = house.manifests("legs"), undisturbed.manifests("legs")
-    for key in legs:
-        assert ours[key]["provenance"]["training"]["attempts"][-1]["devices"] == 2
+    ours, theirs = (made.manifests("legs") | made.manifests("runs") for made in (house, plain))
+    assert len(ours) == len(theirs) == 4
+    for key, manifest in ours.items():
+        assert [attempt["devices"] for attempt in manifest["provenance"]["training"]["attempts"]] == [2]
         for (step, loss), (same_step, expected) in zip(
-            ours[key]["results"]["loss_curve"], theirs[key]["results"]["loss_curve"], strict=True
+            manifest["results"]["loss_curve"], theirs[key]["results"]["loss_curve"], strict=True
         ):
             assert step == same_step
             assert loss == pytest.approx(expected, abs=LOSS_TOLERANCE)
+    for key in house.manifests("legs"):
+        # after one step LionW's moments are its gradient, clipped, times 1 - 0.95
+        found, expected = (load_file(made.store / key / "optimizer.safetensors") for made in (house, plain))
+        assert found.keys() == expected.keys()
+        largest = max(float(abs(moment).max()) for moment in expected.values())
+        assert largest > 0
+        for name, moment in expected.items():
+            numpy.testing.assert_allclose(found[name], moment, rtol=0, atol=1e-6 * largest, err_msg=f"{key} {name}")
 
 
 def test_a_launch_is_frozen(settle: Settle, start: Start, cluster: Cluster, tmp_path: Path) -> None:
     """While its jobs wait, a study is changed, cut down and broken: what is made is what was launched."""
-    house = settle("loop,harness")
+    house = settle("loop")
     study = house.study_file.read_text()
-    plain = house.copy(tmp_path / "plain")
-    plain.snakemake()
-    runs = [key for key in files(plain) if key.startswith("runs/math-ift/")]
-    targets = [f"{house.store_root}/{key}.json" for key in runs]
+    plain = house.locally().copy(tmp_path / "plain")
+    targets = [target for target in house.planned("runs") if "/math-ift/" in target]
+    plain.snakemake(*targets)
 
     def change(content: dict[str, Any]) -> None:
         content["settings"]["math-ift"]["learning_rates"] = {"full": 0.0001, "lora-r2": 0.0001}
@@ -154,7 +141,7 @@ def test_a_launch_is_frozen(settle: Settle, start: Start, cluster: Cluster, tmp_
     cluster("scontrol", "update", "nodename=c1,c2", "state=drain", "reason=test")
     try:
         head = start(house, *targets)
-        head.until(lambda: len(cluster.jobs(house.root, "PENDING")) == len(runs) == len(edits), "all jobs to wait")
+        head.until(lambda: len(cluster.jobs(house.root, "PENDING")) == len(targets) == len(edits), "all jobs to wait")
         for number in (jobs := cluster.jobs(house.root, "PENDING")):
             cluster("scontrol", "hold", number)
     finally:
@@ -164,17 +151,18 @@ def test_a_launch_is_frozen(settle: Settle, start: Start, cluster: Cluster, tmp_
         cluster("scontrol", "release", number)
         head.until(lambda number=number: number in cluster.jobs(house.root, "COMPLETED"), f"job {number} to end")
     head.wait()
-    made = house.manifests("runs")
-    assert {key: made[key]["files"] for key in runs} == {key: files(plain)[key] for key in runs}
+    assert len(files(house)) == len(edits)
+    assert files(house) == files(plain)
     house.study_file.write_text(study)
     assert "Nothing to be done" in house.snakemake(*targets, "-n")
 
 
 def test_other_code_than_the_launch_had_is_not_run(settle: Settle, start: Start, cluster: Cluster) -> None:
-    house = settle("loop,harness")
+    house = settle("loop")
+    target = house.planned("runs/math-ift")[0]
     cluster("scontrol", "update", "nodename=c1,c2", "state=drain", "reason=test")
     try:
-        head = start(house, "--retries", "0")
+        head = start(house, target, "--retries", "0")
         head.until(lambda: cluster.jobs(house.root, "PENDING"), "a job to wait")
         with (house.root / "scripts" / "training" / "schedules.py").open("a") as file:
             file.write("\n_EDITED = True\n")

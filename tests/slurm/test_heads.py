@@ -2,13 +2,10 @@
 
 import re
 import signal
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from tests.slurm.conftest import Cluster, ClusterHouse, Head
+from tests.slurm.conftest import Cluster, ClusterHouse, Head, trainers
 
 
 def test_sixty_jobs_none_lost_none_twice(
@@ -16,59 +13,63 @@ def test_sixty_jobs_none_lost_none_twice(
 ) -> None:
     house = settle("loop,harness")
     house.edit(lambda study: study.update(seeds=[0, 1]))
-    grid_figures = ["results/figures/fig1.pdf", "results/figures/fig2.pdf"]
-    house.locally().snakemake(*grid_figures)
-    evaluations = house.manifests("evaluations")
-    for key in evaluations:
-        (house.store / f"{key}.json").unlink()
+    figures = ["results/figures/fig1.pdf", "results/figures/fig2.pdf"]
+    house.locally().snakemake(*house.locally().planned("families/trained", *figures))
+    evaluations = house.planned("evaluations", *figures)[:60]
     house.log.write_text("")
-    head = start(house, *grid_figures)
-    head.wait()
-    assert len(evaluations) >= 60
+    start(house, *evaluations).wait()
+    assert {f"{house.store_root}/{key}.json" for key in house.manifests("evaluations")} == set(evaluations)
     comments = list(cluster.jobs(house.root).values())
-    assert len(comments) == len(set(comments)) == len(evaluations)
+    assert len(comments) == len(set(comments)) == len(evaluations) == 60
     assert len(house.log.read_text().splitlines()) == len(evaluations)
-    again = house.manifests("evaluations")
-    assert {k: m["results"] for k, m in again.items()} == {k: m["results"] for k, m in evaluations.items()}
 
 
 def two_runs(study: dict[str, Any]) -> None:
-    """Each after a leg of 80 steps; what a slow loop makes of them outlasts a head and what is said to it."""
+    """Each of 60 steps after a leg of 60: with a slow loop they outlast a head and what is said to it."""
     study["settings"].pop("math-ift")
-    study["settings"]["code-cpt"] |= {"durations": [25600], "first_leg": 20480}
+    study["settings"]["code-cpt"] |= {"durations": [30720], "first_leg": 15360, "cooldown": 0.5}
     study["resources"]["checkpoint_seconds"] = 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_an_ended_head_is_started_again(
-    settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster, number: signal.Signals
+def test_ended_heads_are_started_again(
+    settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster
 ) -> None:
-    house = settle("slow,harness")
+    """One is interrupted, one told to end, one killed, each while two jobs of it train: nothing is lost or doubled."""
+    house = settle("slow")
     house.edit(two_runs)
-    said = house.snakemake("-n")
-    runs = sorted(set(re.findall(rf"{house.store_root}/runs/\S+/25\.6K-seed0-[0-9a-f]{{12}}\.json", said)))
+    runs = house.planned("runs/code-cpt")
     assert len(runs) == 2
-    head = start(house, *runs)
-    head.until(lambda: len({step.parent for step in house.store.rglob("step-*")}) == 2, "two legs to train")
-    live = cluster.jobs(house.root, "RUNNING")
-    assert len(live) == 2
-    head.process.send_signal(number)
-    head.process.wait(120)
-    if number == signal.SIGKILL:
-        locked = house.snakemake(*runs, ok=False)
-        assert "--unlock" in locked
-        house.snakemake("--unlock")
-        stopped = house.snakemake(*runs, "on_live_jobs=stop", ok=False)
-        (error,) = [line for line in stopped.splitlines() if line.startswith("error:")]
-        assert all(job in error for job in live)
-        assert re.search(r"`scancel [\d ]+`", error)
-    again = start(house, *runs)
-    said = again.wait()
-    if number == signal.SIGKILL:
-        assert "Waiting for SLURM job" in said
-    done = Counter(cluster.jobs(house.root, "COMPLETED").values())
-    assert len(done) == 4  # two legs, two runs
-    assert set(done.values()) == {1}
-    if number != signal.SIGINT:  # which cancels what runs
-        assert not cluster.jobs(house.root, "CANCELLED", "FAILED")
+
+    ended: dict[str, str] = {}
+
+    def end(head: Head, number: signal.Signals) -> dict[str, str]:
+        """Sends a head a signal when two jobs of its own train; returns them."""
+        own: dict[str, str] = {}
+
+        def train() -> bool:
+            running = cluster.jobs(house.root, "RUNNING").items()
+            own.update((job, comment) for job, comment in running if job not in ended)
+            return len(own) == len(trainers(house.root)) == 2
+
+        head.until(train, "two jobs to train")
+        head.process.send_signal(number)
+        head.process.wait(120)
+        ended.update(own)
+        return own
+
+    interrupted = end(start(house, *runs), signal.SIGINT)  # which cancels what runs
+    told = end(start(house, *runs), signal.SIGTERM)
+    killed = end(start(house, *runs), signal.SIGKILL)
+    assert "--unlock" in house.snakemake(*runs, ok=False)
+    house.snakemake("--unlock")
+    stopped = house.snakemake(*runs, "on_live_jobs=stop", ok=False)
+    (error,) = [line for line in stopped.splitlines() if line.startswith("error:")]
+    assert all(job in error for job in killed)
+    assert re.search(r"`scancel [\d ]+`", error)
+    assert "Waiting for SLURM job" in start(house, *runs).wait()
+    done = cluster.jobs(house.root, "COMPLETED")
+    assert done == told | killed  # two legs, two runs: each by the job of a head that did not live to see it
+    assert len(set(done.values())) == 4
+    assert set(ended) == set(cluster.jobs(house.root))
+    assert cluster.jobs(house.root, "CANCELLED", "FAILED").keys() <= interrupted.keys()
     assert "Nothing to be done" in house.snakemake(*runs)
