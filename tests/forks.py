@@ -1,6 +1,7 @@
 """Processes beside a test's own, and waiting for what they do."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,3 +28,11 @@ def wait_for(true: Callable[[], Any]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def interruptible() -> None:
+    """For `preexec_fn`: a program can be interrupted, also where a script started the tests in the background.
+
+    Shells have SIGINT ignored there, in all that descends from it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

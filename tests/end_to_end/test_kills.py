@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import House
+from tests.forks import interruptible
 
 FIG2 = "results/figures/fig2.pdf"
 
@@ -64,10 +65,11 @@ def test_killed_and_started_again(prepared: House, undisturbed: House, tmp_path:
         env=house.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=interruptible,
     )
     wait_until(lambda: list(house.store.rglob("*.unfinished/step-*")), 120, "a checkpoint")
     head.send_signal(number)
-    head.wait(timeout=120)
+    assert head.wait(timeout=120) != 0
     wait_until(lambda: not processes_in(house.root), 60, "every process to end")
     complete = {key: manifest["provenance"] for key, manifest in house.manifests("").items()}
     if number == signal.SIGKILL:

@@ -1,6 +1,7 @@
 """A real SLURM cluster on this machine, for as long as the tests run, and a house whose jobs it gets."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,13 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.conftest import ROOT, House
+from tests.forks import interruptible
 
 HERE = Path(__file__).resolve().parent
+COMMAND = [str(Path(sys.executable).with_name("snakemake"))]
 PROGRAMS = ["slurmctld", "slurmd", "sbatch", "srun", "munged"]
 
 
@@ -153,6 +157,7 @@ class Head:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                preexec_fn=interruptible,
             )
 
     def wait(self, status: int = 0, seconds: float = 400) -> str:
@@ -173,7 +178,7 @@ class Head:
         while not true():
             assert self.process.poll() is None, f"it ended before: {what}\n{self.said}"
             assert time.monotonic() < end, f"waited in vain: {what}\n{self.said}"
-            time.sleep(0.3)
+            time.sleep(0.5)
 
 
 @pytest.fixture
@@ -206,3 +211,30 @@ def trainers(root: Path) -> dict[int, str]:
                 if parent and process.cwd() == str(root):
                     found[process.pid] = parent.name()
     return found
+
+
+def files(house: House) -> dict[str, Any]:
+    """Of each leg and run, the hashes of its weights."""
+    return {key: manifest["files"] for place in ("legs", "runs") for key, manifest in house.manifests(place).items()}
+
+
+def snakemake(root: Path, line: str, **variables: str) -> tuple[int, str]:
+    """Runs a line as a person types it, in a shell that knows nothing of this project; its status, and what it said."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("FORGETTING_", "SLURM"))}
+    environment.pop("PYTHONPATH", None)
+    assert line.startswith("snakemake ")
+    done = subprocess.run(
+        [*COMMAND, *line.split()[1:]],
+        cwd=root,
+        env=environment | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def counts(said: str) -> dict[str, int]:
+    table = said[said.rindex("Job stats:") :]
+    return {rule: int(count) for rule, count in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}

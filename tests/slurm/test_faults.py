@@ -9,10 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import House
-from tests.slurm.conftest import Cluster, ClusterHouse, Head, trainers
+from tests.slurm.conftest import Cluster, ClusterHouse, Head, files, trainers
 
-Settle = Callable[[str], ClusterHouse]
-Start = Callable[..., Head]
 LOSS_TOLERANCE = 1e-3
 """Nats, between processes that share a batch and one that does not; as the tests of parallel training have it."""
 
@@ -24,9 +22,9 @@ def short(study: dict[str, Any]) -> None:
     study["resources"] |= {"checkpoint_seconds": 1, "startup_seconds": 20, "jobs": {"training": {"minutes": 2}}}
 
 
-def files(house: House) -> dict[str, Any]:
-    """Of each leg and run, the hashes of its weights."""
-    return {key: manifest["files"] for place in ("legs", "runs") for key, manifest in house.manifests(place).items()}
+def wanted(manifests: list[str]) -> list[str]:
+    """All but one: one long run is enough to meet a time limit."""
+    return [manifest for manifest in manifests if "/math-ift/full" not in manifest]
 
 
 def undisturbed(house: ClusterHouse, where: Path) -> House:
@@ -36,12 +34,14 @@ def undisturbed(house: ClusterHouse, where: Path) -> House:
     return plain
 
 
-def test_jobs_that_are_ended_from_outside_go_on(settle: Settle, start: Start, cluster: Cluster, tmp_path: Path) -> None:
+def test_jobs_that_are_ended_from_outside_go_on(
+    settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster, tmp_path: Path
+) -> None:
     """One is cancelled, one requeued, one loses its node, one meets its time limit: the weights are those of none."""
     house = settle("slow")
     house.edit(short)
     plain = undisturbed(house, tmp_path)
-    head = start(house, *house.planned("runs"))
+    head = start(house, *wanted(house.planned("runs")))
 
     def cancel(number: str) -> None:
         cluster("scancel", number)
@@ -70,7 +70,7 @@ def test_jobs_that_are_ended_from_outside_go_on(settle: Settle, start: Start, cl
         return len(disturbed) == len(faults)
 
     head.until(disturb, "three jobs to disturb")
-    plain.snakemake(*plain.planned("families/trained"))
+    plain.snakemake(*wanted(plain.planned("families/trained")))
     head.wait()
     assert files(house) == files(plain)
     assert parents == {"slurmstepd"}  # signals of SLURM reach no other process than its children
@@ -83,13 +83,18 @@ def test_jobs_that_are_ended_from_outside_go_on(settle: Settle, start: Start, cl
 
 
 def two_nodes(study: dict[str, Any]) -> None:
-    """A leg of one step, and a run of 19 more."""
+    """A leg of one step, and a run of 19 more, of full finetuning."""
     study["settings"].pop("math-ift")
+    study["methods"].pop("lora-r2")
+    for rates in (study["settings"]["code-cpt"], study["settings"]["code-cpt"]["sweep"]):
+        rates["learning_rates"].pop("lora-r2")
     study["settings"]["code-cpt"] |= {"durations": [5120], "first_leg": 256, "cooldown": 0.95}
     study["resources"]["jobs"] = {"training": {"nodes": 2}}
 
 
-def test_two_nodes_train_one_model(settle: Settle, start: Start, cluster: Cluster, tmp_path: Path) -> None:
+def test_two_nodes_train_one_model(
+    settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster, tmp_path: Path
+) -> None:
     house = settle("")
     house.edit(two_nodes)
     plain = undisturbed(house, tmp_path)
@@ -100,7 +105,7 @@ def test_two_nodes_train_one_model(settle: Settle, start: Start, cluster: Cluste
     head.wait()
     assert set(seen.values()) == {"slurmstepd"}
     ours, theirs = (made.manifests("legs") | made.manifests("runs") for made in (house, plain))
-    assert len(ours) == len(theirs) == 4
+    assert len(ours) == len(theirs) == 2
     for key, manifest in ours.items():
         assert [attempt["devices"] for attempt in manifest["provenance"]["training"]["attempts"]] == [2]
         for (step, loss), (same_step, expected) in zip(
@@ -116,61 +121,3 @@ def test_two_nodes_train_one_model(settle: Settle, start: Start, cluster: Cluste
         assert largest > 0
         for name, moment in expected.items():
             numpy.testing.assert_allclose(found[name], moment, rtol=0, atol=1e-6 * largest, err_msg=f"{key} {name}")
-
-
-def test_a_launch_is_frozen(settle: Settle, start: Start, cluster: Cluster, tmp_path: Path) -> None:
-    """While its jobs wait, a study is changed, cut down and broken: what is made is what was launched."""
-    house = settle("loop")
-    study = house.study_file.read_text()
-    plain = house.locally().copy(tmp_path / "plain")
-    targets = [target for target in house.planned("runs") if "/math-ift/" in target]
-    plain.snakemake(*targets)
-
-    def change(content: dict[str, Any]) -> None:
-        content["settings"]["math-ift"]["learning_rates"] = {"full": 0.0001, "lora-r2": 0.0001}
-
-    def cut_down(content: dict[str, Any]) -> None:
-        content["settings"].pop("math-ift")
-
-    edits: list[Callable[[], object]] = [
-        lambda: house.edit(change),
-        lambda: house.edit(cut_down),
-        lambda: house.study_file.write_text("settings: [what"),
-        house.study_file.unlink,
-    ]
-    cluster("scontrol", "update", "nodename=c1,c2", "state=drain", "reason=test")
-    try:
-        head = start(house, *targets)
-        head.until(lambda: len(cluster.jobs(house.root, "PENDING")) == len(targets) == len(edits), "all jobs to wait")
-        for number in (jobs := cluster.jobs(house.root, "PENDING")):
-            cluster("scontrol", "hold", number)
-    finally:
-        cluster("scontrol", "update", "nodename=c1,c2", "state=resume")
-    for number, edit in zip(jobs, edits, strict=True):
-        edit()
-        cluster("scontrol", "release", number)
-        head.until(lambda number=number: number in cluster.jobs(house.root, "COMPLETED"), f"job {number} to end")
-    head.wait()
-    assert len(files(house)) == len(edits)
-    assert files(house) == files(plain)
-    house.study_file.write_text(study)
-    assert "Nothing to be done" in house.snakemake(*targets, "-n")
-
-
-def test_other_code_than_the_launch_had_is_not_run(settle: Settle, start: Start, cluster: Cluster) -> None:
-    house = settle("loop")
-    target = house.planned("runs/math-ift")[0]
-    cluster("scontrol", "update", "nodename=c1,c2", "state=drain", "reason=test")
-    try:
-        head = start(house, target, "--retries", "0")
-        head.until(lambda: cluster.jobs(house.root, "PENDING"), "a job to wait")
-        with (house.root / "scripts" / "training" / "schedules.py").open("a") as file:
-            file.write("\n_EDITED = True\n")
-    finally:
-        cluster("scontrol", "update", "nodename=c1,c2", "state=resume")
-    said = head.wait(status=1)
-    assert (
-        "the code behind 'trainer' changed after this launch started; nothing was made, start Snakemake again" in said
-    )
-    assert not house.manifests("legs") | house.manifests("runs")
-    assert "Traceback" not in said

@@ -1,41 +1,13 @@
 """The profile as a person meets it: the literal command, on a machine without SLURM and on a cluster."""
 
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.slurm.conftest import ClusterHouse
-
-COMMAND = [str(Path(sys.executable).with_name("snakemake"))]
-
-
-def snakemake(root: Path, line: str, **variables: str) -> tuple[int, str]:
-    """Runs a line as a person types it, in a shell that knows nothing of this project; its status, and what it said."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("FORGETTING_", "SLURM"))}
-    environment.pop("PYTHONPATH", None)
-    assert line.startswith("snakemake ")
-    done = subprocess.run(
-        [*COMMAND, *line.split()[1:]],
-        cwd=root,
-        env=environment | variables,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def counts(said: str) -> dict[str, int]:
-    table = said[said.rindex("Job stats:") :]
-    return {rule: int(count) for rule, count in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
+from tests.slurm.conftest import counts, snakemake
 
 
 def asked(said: str, message: str) -> list[str]:
@@ -109,19 +81,3 @@ def test_the_profile_is_small_and_shares_no_key_with_the_default_one() -> None:
     assert len(text.splitlines()) <= 40
     default = yaml.safe_load((ROOT / "profiles" / "default" / "config.yaml").read_text())
     assert not set(default) & set(yaml.safe_load(text))
-
-
-def test_smoke_through_sbatch(settle: Callable[[str], ClusterHouse]) -> None:
-    """The literal command makes the figure: each leg, run and evaluation in one job, nothing else in any."""
-    house = settle("harness")
-    line = "snakemake results/figures/fig2.pdf --profile slurm --config study=smoke"
-    status, said = snakemake(house.root, line, **house.environment())
-    assert status == 0, said
-    assert (house.root / "results" / "figures" / "fig2.pdf").stat().st_size > 1000
-    assert house.cluster
-    comments = list(house.cluster.jobs(house.root).values())
-    assert len(comments) == len(set(comments))
-    rules = {rule: sum(comment.startswith(f"rule_{rule}_") for comment in comments) for rule in counts(said)}
-    assert {rule: count for rule, count in rules.items() if count} == {"train_leg": 4, "train_run": 8, "evaluate": 27}
-    status, said = snakemake(house.root, line, **house.environment())
-    assert "Nothing to be done" in said

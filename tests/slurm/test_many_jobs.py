@@ -1,0 +1,21 @@
+"""Many jobs in the queue at a time."""
+
+from collections.abc import Callable
+
+from tests.slurm.conftest import Cluster, ClusterHouse, Head
+
+
+def test_sixty_jobs_none_lost_none_twice(
+    settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster
+) -> None:
+    house = settle("loop,harness")
+    house.edit(lambda study: study.update(seeds=[0, 1]))
+    figures = ["results/figures/fig1.pdf", "results/figures/fig2.pdf"]
+    house.locally().snakemake(*house.locally().planned("families/trained", *figures))
+    evaluations = house.planned("evaluations", *figures)[:60]
+    house.log.write_text("")
+    start(house, *evaluations).wait()
+    assert {f"{house.store_root}/{key}.json" for key in house.manifests("evaluations")} == set(evaluations)
+    comments = list(cluster.jobs(house.root).values())
+    assert len(comments) == len(set(comments)) == len(evaluations) == 60
+    assert len(house.log.read_text().splitlines()) == len(evaluations)
