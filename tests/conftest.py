@@ -75,18 +75,16 @@ class House:
 
     def plan(self, *targets: str) -> dict[str, int]:
         """Jobs by rule that a dry-run announces."""
-        said = self.snakemake(*(targets or ["results/figures/fig2.pdf"]), "-n")
-        if "Nothing to be done" in said:
-            return {}
-        table = said[said.rindex("Job stats:") :]
-        counts = {rule: int(count) for rule, count in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
-        counts.pop("total")
-        return counts
+        said = self._announced(*targets)
+        return {} if "Nothing to be done" in said else counts(said)
 
     def planned(self, place: str, *targets: str) -> list[str]:
         """The manifests in a place of the store that making the figure, or other targets, would write."""
-        said = self.snakemake(*(targets or ["results/figures/fig2.pdf"]), "-n")
+        said = self._announced(*targets)
         return sorted(set(re.findall(rf"{self.store_root}/{place}/\S+-[0-9a-f]{{12}}\.json", said)))
+
+    def _announced(self, *targets: str) -> str:
+        return self.snakemake(*(targets or ["results/figures/fig2.pdf"]), "-n")
 
     def run(self, *targets: str) -> Counter[str]:
         """Makes the figure; returns how often what was trained (by product name) and evaluated."""
@@ -135,6 +133,14 @@ class House:
             key = str(path.relative_to(self.store))[: -len(".json")]
             found[key] = json.loads(path.read_text())
         return found
+
+
+def counts(said: str) -> dict[str, int]:
+    """Jobs by rule, in the last table that Snakemake printed of them."""
+    table = said[said.rindex("Job stats:") :]
+    found = {rule: int(count) for rule, count in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
+    found.pop("total")
+    return found
 
 
 def copy_checkout(source: Path, target: Path) -> Path:

@@ -1,7 +1,6 @@
 """A real SLURM cluster on this machine, for as long as the tests run, and a house whose jobs it gets."""
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -22,6 +21,7 @@ from tests.forks import interruptible
 
 HERE = Path(__file__).resolve().parent
 COMMAND = [str(Path(sys.executable).with_name("snakemake"))]
+PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"  # where the daemons are
 PROGRAMS = ["slurmctld", "slurmd", "sbatch", "srun", "munged"]
 
 
@@ -32,8 +32,7 @@ class Cluster:
     root: Path
 
     def environment(self) -> dict[str, str]:
-        path = os.pathsep.join([str(self.root / "bin"), os.environ["PATH"], "/usr/sbin"])
-        return {"PATH": path, "SLURM_CONF": str(self.root / "etc" / "slurm.conf")}
+        return {"PATH": f"{self.root / 'bin'}{os.pathsep}{PATH}", "SLURM_CONF": str(self.root / "etc" / "slurm.conf")}
 
     def __call__(self, *command: str) -> str:
         """What a command of SLURM prints."""
@@ -74,8 +73,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
-    if missing := [program for program in PROGRAMS if not shutil.which(program, path=path)]:
+    if missing := [program for program in PROGRAMS if not shutil.which(program, path=PATH)]:
         say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         say(f"SLURM is not on this machine ({', '.join(missing)}); .ci/run says which packages it takes")
     root = tmp_path_factory.mktemp("cluster")
@@ -233,8 +231,3 @@ def snakemake(root: Path, line: str, **variables: str) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
-
-
-def counts(said: str) -> dict[str, int]:
-    table = said[said.rindex("Job stats:") :]
-    return {rule: int(count) for rule, count in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}

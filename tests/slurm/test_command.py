@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from tests.slurm.conftest import ClusterHouse, counts, snakemake
+from tests.conftest import counts
+from tests.slurm.conftest import ClusterHouse, snakemake
 
 
 def test_smoke_through_sbatch(settle: Callable[[str], ClusterHouse]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT
-from tests.slurm.conftest import counts, snakemake
+from tests.conftest import ROOT, counts
+from tests.slurm.conftest import snakemake
 
 
 def asked(said: str, message: str) -> list[str]:
