@@ -10,7 +10,6 @@ if workflow.exec_mode.name == "DEFAULT":
 
 
 include: "rules/common.smk"
-include: "rules/study.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/training.smk"
@@ -55,8 +54,8 @@ rule list_artifacts:
     log:
         "results/logs/list_artifacts.log",
     conda:
-        "envs/study.yaml"
+        "envs/artifacts.yaml"
     message:
         "Figures and tables, and what the study has of them"
     shell:
-        "python -m scripts.study.registry | tee {log}"
+        "python -m scripts.artifacts.listing | tee {log}"

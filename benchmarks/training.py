@@ -37,7 +37,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scripts.study.errors import UserError, run
+from scripts.common.errors import UserError, run
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

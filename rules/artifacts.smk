@@ -1,8 +1,11 @@
-# Figures and tables: their data first, their drawing second. And what the numbers say of the paper's claims.
+# Figures and tables: their data first, their drawing second. What the numbers say of the paper's claims; and which
+# learning rates a sweep chooses.
 
 
 # what is quick runs where Snakemake does, on a cluster too
 localrules:
+    card,
+    learning_rates,
     collect,
     printed,
     draw,
@@ -10,6 +13,36 @@ localrules:
     claims,
     comparison,
     contact_sheet,
+
+
+rule card:
+    input:
+        ancient(GRID.manifests("studies", STORE)),
+    output:
+        f"{STORE}/studies/{{key}}.json",
+    log:
+        "results/logs/studies/{key}.log",
+    conda:
+        "../envs/artifacts.yaml"
+    message:
+        "Write the card {wildcards.key}"
+    shell:
+        "python -m scripts.artifacts.card studies/{wildcards.key} > {log} 2>&1"
+
+
+rule learning_rates:
+    input:
+        lambda wildcards: asked(GRID.validation_manifests, STORE),
+    output:
+        "results/learning_rates.yaml",
+    log:
+        "results/logs/learning_rates.log",
+    conda:
+        "../envs/artifacts.yaml"
+    message:
+        "Choose learning rates from the sweep"
+    shell:
+        "python -m scripts.artifacts.learning_rates --out {output} > {log} 2>&1"
 
 
 rule collect:
@@ -35,7 +68,7 @@ rule printed:
         published="config/published_values.csv",
         registry="config/artifacts.yaml",
         modules=expand("scripts/artifacts/{module}.py", module=["printed", "points", "memory_table"]),
-        reader="scripts/study/published.py",
+        reader="scripts/artifacts/published.py",
     output:
         "results/published/{place}/{name}.csv",
     log:

@@ -5,15 +5,15 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from scripts.study.registry import REGISTRY, load_registry
+from scripts.plan.registry import REGISTRY, load_registry
 from scripts.planning import cluster
 from scripts.planning.failures import Failures
 from scripts.planning.guard import Requeuer, by_fingerprint, settle
 from scripts.planning.progress import Progress
-from scripts.study.errors import UserError
-from scripts.study.launch import begin
-from scripts.study.published import load_published, values_of
-from scripts.study.learning_rates import note as rates_note
+from scripts.common.errors import UserError
+from scripts.launch.launch import begin
+from scripts.artifacts.published import load_published, values_of
+from scripts.artifacts.learning_rates import note as rates_note
 
 try:
     LAUNCH = begin(config, workflow.basedir, is_head=workflow.exec_mode.name == "DEFAULT")

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from scripts.study.launch import launch_by_hand
+from scripts.launch.launch import launch_by_hand
 
 # no test fails because the machine was slow
 settings.register_profile("house", deadline=None)

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Estimate, Panel, Points
-from scripts.study.registry import Artifact
+from scripts.plan.registry import Artifact
 
 PURPLE = "#7b2d9e"
 EDGE: dict[str, Any] = {"color": PURPLE, "linewidth": 1.0, "alpha": 0.6, "zorder": 2.2, "marker": "_", "markersize": 8}

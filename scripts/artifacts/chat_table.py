@@ -9,7 +9,7 @@ from scripts.artifacts import style
 from scripts.artifacts.points import Method
 from scripts.artifacts.score_table import Scores, absences, items, marks, measure, read_scores, spreads, warning
 from scripts.artifacts.tables import BASE, Row, Table
-from scripts.study.registry import Artifact
+from scripts.plan.registry import Artifact
 
 
 def table(artifact: Artifact, csv: Path, commit: str) -> Table:

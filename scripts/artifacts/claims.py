@@ -17,13 +17,13 @@ from scripts.artifacts.contrasts import EQUAL, MARGIN, FloatArray, Model, Verdic
 from scripts.artifacts.draw import commit
 from scripts.artifacts.paper_claims import PLUS_MINUS, Comparison, Judged, hundredths, interval, judge, signed, unsigned
 from scripts.artifacts.points import artifact_fingerprint
+from scripts.common.errors import run
+from scripts.common.files import atomic_path
 from scripts.evaluation.scores import SAMPLES
-from scripts.study.command import current_launch, launch_options
-from scripts.study.errors import run
-from scripts.study.grid import BASE, GRID
-from scripts.study.launch import Launch
+from scripts.launch.command import current_launch, launch_options
+from scripts.launch.launch import Launch
+from scripts.plan.grid import BASE, GRID
 from scripts.study.schema import ContinuedPretraining, Lora
-from scripts.study.store import atomic_path
 
 NEEDS = ("learning", "forgetting")
 COLUMNS = (

@@ -11,16 +11,16 @@ from typing import Any
 
 from scripts.artifacts.frames import condition_cells
 from scripts.artifacts.points import COLUMNS, DIVERGED, FORGETTING
+from scripts.artifacts.published import load_published
+from scripts.common.errors import UserError, run
+from scripts.common.files import atomic_path
 from scripts.evaluation.scores import language_understanding, plain_average
-from scripts.study.command import current_launch, launch_options
-from scripts.study.errors import UserError, run
-from scripts.study.grid import BASE, Condition
-from scripts.study.grid import LANGUAGE_UNDERSTANDING as PARTS
-from scripts.study.launch import Launch
-from scripts.study.published import load_published
-from scripts.study.registry import Artifact, find_artifact
+from scripts.launch.command import current_launch, launch_options
+from scripts.launch.launch import Launch
+from scripts.plan.grid import BASE, Condition
+from scripts.plan.grid import LANGUAGE_UNDERSTANDING as PARTS
+from scripts.plan.registry import Artifact, find_artifact
 from scripts.study.schema import ContinuedPretraining
-from scripts.study.store import atomic_path
 
 LANGUAGE_UNDERSTANDING = "language_understanding"
 

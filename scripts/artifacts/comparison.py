@@ -38,14 +38,14 @@ from scripts.artifacts import style
 from scripts.artifacts.draw import commit
 from scripts.artifacts.points import FORGETTING, Method, artifact_fingerprint
 from scripts.artifacts.printed import ITEMS
+from scripts.artifacts.published import PublishedValue, load_published
+from scripts.common.errors import run
+from scripts.common.files import atomic_path
 from scripts.evaluation.scores import plain_average
-from scripts.study.command import current_launch, launch_options
-from scripts.study.errors import run
-from scripts.study.grid import BASE, SWEEP, Change, Condition
-from scripts.study.launch import Launch
-from scripts.study.published import PublishedValue, load_published
+from scripts.launch.command import current_launch, launch_options
+from scripts.launch.launch import Launch
+from scripts.plan.grid import BASE, SWEEP, Change, Condition
 from scripts.study.schema import ALL_LINEAR, HubModel, Lora, Study
-from scripts.study.store import atomic_path
 
 COLUMNS = (
     "study", "model", "scale", "artifact", "edition", "setting", "method", "duration", "metric", "published",

@@ -7,8 +7,8 @@ import argparse
 import math
 from pathlib import Path
 
-from scripts.study.errors import UserError, run
-from scripts.study.store import atomic_path
+from scripts.common.errors import UserError, run
+from scripts.common.files import atomic_path
 
 COLUMNS, WIDTH, DOTS_PER_INCH = 4, 4.0, 110
 CAPTION = 0.28

@@ -23,7 +23,7 @@ import numpy
 from numpy.typing import NDArray
 from scipy import stats
 
-from scripts.study.grid import BASE
+from scripts.plan.grid import BASE
 
 FloatArray = NDArray[numpy.float64]
 Cell = tuple[str, str, float]

@@ -11,9 +11,9 @@ from typing import Any
 from scripts.artifacts import printed, style
 from scripts.artifacts.points import artifact_fingerprint, setting_order
 from scripts.artifacts.tables import MISSING, Entry, Row, Table, read_cells
-from scripts.study.launch import Launch
-from scripts.study.quantities import format_tokens
-from scripts.study.registry import Artifact
+from scripts.common.quantities import format_tokens
+from scripts.launch.launch import Launch
+from scripts.plan.registry import Artifact
 from scripts.study.schema import ContinuedPretraining
 
 COLUMNS = (

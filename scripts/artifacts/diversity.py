@@ -20,9 +20,9 @@ from scripts.artifacts import frames, style
 from scripts.artifacts.points import Method, Origin
 from scripts.evaluation.diversity import distinct_generations
 from scripts.evaluation.scores import SAMPLES
-from scripts.study.grid import BASE
-from scripts.study.launch import Launch
-from scripts.study.registry import Artifact
+from scripts.launch.launch import Launch
+from scripts.plan.grid import BASE
+from scripts.plan.registry import Artifact
 
 COLUMNS = (*frames.CONDITION, "item", "outcome", "generations", "value", "evaluation")
 """`value` of a problem's `generations` with this `outcome` are different texts; empty where there are none."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Origin, read_points
-from scripts.study.errors import UserError, run
-from scripts.study.registry import Artifact, find_artifact
-from scripts.study.store import atomic_path
+from scripts.common.errors import UserError, run
+from scripts.common.files import atomic_path
+from scripts.plan.registry import Artifact, find_artifact
 
 ROOT = Path(__file__).resolve().parents[2]
 DOTS_PER_INCH = 160

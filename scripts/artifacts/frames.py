@@ -13,9 +13,9 @@ import pandas
 
 from scripts.artifacts import style
 from scripts.artifacts.points import DIVERGED, Method, Origin, read_origin, read_text, to_numbers
-from scripts.study.errors import UserError
-from scripts.study.grid import BASE, Condition
-from scripts.study.launch import Launch
+from scripts.common.errors import UserError
+from scripts.launch.launch import Launch
+from scripts.plan.grid import BASE, Condition
 from scripts.study.schema import ContinuedPretraining, Lora, Study
 
 CONDITION = (

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Cell, Panel, Points
-from scripts.study.registry import Artifact
+from scripts.plan.registry import Artifact
 
 SHADE = "#ececec"
 FIRST_CROSS, NEXT_CROSS = (0.035, 0.045), 0.045

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Panel, Points
-from scripts.study.registry import Artifact
+from scripts.plan.registry import Artifact
 
 
 def draw(artifact: Artifact, points: Points, commit: str) -> Figure:

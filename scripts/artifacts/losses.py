@@ -8,8 +8,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Duration, Panel, Points
-from scripts.study.quantities import format_tokens
-from scripts.study.registry import Artifact
+from scripts.common.quantities import format_tokens
+from scripts.plan.registry import Artifact
 
 SOURCE, TARGET = "source_loss", "target_loss"
 WIDE = 4.0  # highest over lowest loss, from which on an axis is logarithmic

@@ -13,11 +13,11 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
+from scripts.artifacts.published import PublishedValue, load_published
 from scripts.artifacts.tables import Entry, Row, Table, read_cells
-from scripts.study.errors import UserError
-from scripts.study.launch import Launch
-from scripts.study.published import PublishedValue, load_published
-from scripts.study.registry import Artifact
+from scripts.common.errors import UserError
+from scripts.launch.launch import Launch
+from scripts.plan.registry import Artifact
 
 COLUMNS = ("table", "parameters", "method", "gpus", "gigabytes", "printed", "note")
 TABLES = {

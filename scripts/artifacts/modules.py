@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Method, Panel, Points
-from scripts.study.errors import UserError
-from scripts.study.registry import Artifact
+from scripts.common.errors import UserError
+from scripts.plan.registry import Artifact
 
 COLOURS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#56b4e9")
 """Okabe and Ito's, which readers with any colour vision tell apart."""

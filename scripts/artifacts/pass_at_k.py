@@ -11,9 +11,9 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Estimate, Method, Origin, Points, estimate
-from scripts.study.grid import BASE
-from scripts.study.launch import Launch
-from scripts.study.registry import Artifact
+from scripts.launch.launch import Launch
+from scripts.plan.grid import BASE
+from scripts.plan.registry import Artifact
 
 COLUMNS = (*frames.CONDITION, "k", "value", "stderr", "items", "samples", "temperature", "evaluation")
 """`value` is pass@k over `items` problems, of each of which `samples` programs were drawn at `temperature`."""

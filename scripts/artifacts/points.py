@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pandas
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 COLUMNS = (
     "study", "study_title", "model", "scale", "setting", "setting_label", "regime", "learning_task",

@@ -15,12 +15,12 @@ from typing import Any
 
 from scripts.artifacts import memory_table
 from scripts.artifacts.points import COLUMNS
-from scripts.study.errors import UserError, run
-from scripts.study.fingerprint import fingerprint
-from scripts.study.grid import BASE
-from scripts.study.published import PUBLISHED, PublishedValue, load_published, values_of
-from scripts.study.registry import REGISTRY, find_artifact, load_registry
-from scripts.study.store import atomic_path
+from scripts.artifacts.published import PUBLISHED, PublishedValue, load_published, values_of
+from scripts.common.errors import UserError, run
+from scripts.common.files import atomic_path
+from scripts.plan.grid import BASE
+from scripts.plan.registry import REGISTRY, find_artifact, load_registry
+from scripts.store.fingerprint import fingerprint
 
 STUDY = {"study": "published", "study_title": "The paper's printed numbers", "scale": "paper", "source": "printed"}
 ITEMS = {"humaneval": 164, "gsm8k": 1_319, "forgetting": 10_042 + 1_172 + 1_267}

@@ -13,8 +13,8 @@ from pandas import DataFrame
 
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Origin
-from scripts.study.launch import Launch
-from scripts.study.registry import Artifact
+from scripts.launch.launch import Launch
+from scripts.plan.registry import Artifact
 
 COLUMNS = ("panel", "curve", "x", "y", "source", "condition")
 """The last two are empty: no model was trained, nor asked for."""

@@ -15,11 +15,11 @@ from matplotlib.ticker import MaxNLocator
 
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Origin
+from scripts.common.errors import UserError
+from scripts.launch.launch import Launch
+from scripts.plan.grid import BASE
+from scripts.plan.registry import Artifact
 from scripts.spectra.ranks import place, rank_to_explain, read_spectra
-from scripts.study.errors import UserError
-from scripts.study.grid import BASE
-from scripts.study.launch import Launch
-from scripts.study.registry import Artifact
 
 COLUMNS = (*frames.CONDITION, "module", "layer", "full_rank", "value", "spectra")
 """`value` is the rank that explains `SHARE` of the variance of a matrix's change, and is at most `full_rank`."""

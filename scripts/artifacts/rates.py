@@ -12,8 +12,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Cell, Panel, Points
-from scripts.study.errors import UserError
-from scripts.study.registry import Artifact
+from scripts.common.errors import UserError
+from scripts.plan.registry import Artifact
 
 VIABLE = 0.9
 """A rate counts as viable from this share of the method's best score on (paper, appendix B.1)."""

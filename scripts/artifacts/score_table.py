@@ -8,8 +8,8 @@ import pandas
 from scripts.artifacts import style
 from scripts.artifacts.points import FORGETTING, LEARNING, Estimate, Method, Panel, Points, read_points, read_rows
 from scripts.artifacts.tables import MISSING, Entry, Row, Table
-from scripts.study.errors import UserError
-from scripts.study.registry import Artifact
+from scripts.common.errors import UserError
+from scripts.plan.registry import Artifact
 
 MEASURES = {
     "humaneval": "pass@1",

@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Origin
+from scripts.common.errors import UserError
+from scripts.launch.launch import Launch
+from scripts.plan.registry import Artifact
 from scripts.spectra.ranks import explained, place, rank_to_explain, read_spectra
-from scripts.study.errors import UserError
-from scripts.study.launch import Launch
-from scripts.study.registry import Artifact
 
 COLUMNS = (*frames.CONDITION, "matrix", "part", "index", "value", "explained", "spectra")
 """`value` is the singular value number `index` (from 1, the largest) of `part` of a matrix: `base`, `tuned` or `delta`;

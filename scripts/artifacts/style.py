@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from scripts.artifacts.points import Cell, Duration, Estimate, Method, Origin, Panel, Points
-from scripts.study.registry import Artifact
+from scripts.plan.registry import Artifact
 
 RANKS = ("plum", "slateblue", "darkblue")
 FULL = BASE = "black"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 BASE = "base model"
 MISSING = "\N{EM DASH}"

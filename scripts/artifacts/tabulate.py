@@ -12,9 +12,9 @@ from pathlib import Path
 
 from scripts.artifacts import tables
 from scripts.artifacts.draw import commit
-from scripts.study.errors import UserError, run
-from scripts.study.registry import Artifact, find_artifact
-from scripts.study.store import atomic_path
+from scripts.common.errors import UserError, run
+from scripts.common.files import atomic_path
+from scripts.plan.registry import Artifact, find_artifact
 
 
 def tabulate(artifact: Artifact, csv: Path, md: Path, tex: Path) -> None:

@@ -11,8 +11,8 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Estimate, Method, Origin, Points
-from scripts.study.launch import Launch
-from scripts.study.registry import Artifact
+from scripts.launch.launch import Launch
+from scripts.plan.registry import Artifact
 
 COLUMNS = (
     "method", "kind", "rank", "alpha", "modules", "batch_rows", "pass_rows", "sequence_length", "precision", "device",

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.common.errors import UserError
 from scripts.data.packing import PACKINGS, Epoch, Layout, check_groups, compose_epoch, shuffled
-from scripts.study.errors import UserError
 
 IGNORED = -100
 """The label of a position that has no loss (the convention of transformers)."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scripts.common.errors import UserError
+from scripts.launch.launch import VARIABLE, Launch
+from scripts.plan.grid import Product
+from scripts.store.fingerprint import file_sha256
+from scripts.store.store import Build
 from scripts.study.datalock import dataset_identity, model_identity, not_locked
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import file_sha256
-from scripts.study.grid import Product
-from scripts.study.launch import VARIABLE, Launch
-from scripts.study.store import Build
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -149,7 +149,7 @@ class Repository:
     def _plainly(self, revision: str = "", path: str = "") -> Iterator[None]:
         """Lets the client reach the hub; its errors become sentences."""
         if VARIABLE in os.environ:
-            # A launch keeps its jobs from waiting for a hub (scripts.study.launch.begin). This one is here to ask it.
+            # A launch keeps its jobs from waiting for a hub (scripts.launch.launch.begin). This one is here to ask it.
             # The client reads the variable when it is imported.
             os.environ["HF_HUB_OFFLINE"] = "0"
         from huggingface_hub import errors

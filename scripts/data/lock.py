@@ -13,14 +13,14 @@ from typing import Any
 
 import yaml
 
+from scripts.common.errors import UserError, run
+from scripts.common.files import atomic_path
 from scripts.data.hub import Repository
 from scripts.data.packages import download
+from scripts.store.fingerprint import file_sha256
 from scripts.study.datalock import DATA_LOCK, duration_text, identity, model_identity, read, resolve_branches
-from scripts.study.errors import UserError, run
-from scripts.study.fingerprint import file_sha256
 from scripts.study.load import load_study
 from scripts.study.schema import GeneratedDataset, HubDataset, HubModel, PackageDataset, PathDataset, Study
-from scripts.study.store import atomic_path
 
 _HEADER = (
     "# Identity of the data and models that come from outside. Written by `python -m scripts.data.lock --study NAME`;\n"

@@ -6,7 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 
 def download(package: str, version: str, directory: Path) -> Path:

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
+from scripts.common.errors import UserError
 from scripts.data import hub, records, rows, train_tokenizer
-from scripts.study.command import find, make
-from scripts.study.errors import UserError
-from scripts.study.launch import Launch
-from scripts.study.store import has_bytes
+from scripts.launch.command import find, make
+from scripts.launch.launch import Launch
+from scripts.store.store import has_bytes
 
 _BUILDERS = {"records": records.builder, "tokenizer": train_tokenizer.builder, "rows": rows.builder}
 _DOWNLOADED = ("hub", "package")

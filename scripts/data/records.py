@@ -15,14 +15,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, TextIO
 
-from scripts.study.command import current_launch, product_parser
+from scripts.common.errors import UserError, run
+from scripts.common.quantities import parse_tokens
+from scripts.launch.command import current_launch, product_parser
+from scripts.launch.launch import Launch
+from scripts.plan.grid import Product
+from scripts.store.fingerprint import file_sha256
+from scripts.store.store import Build
 from scripts.study.datalock import DATA_LOCK, not_locked, package_identity
-from scripts.study.errors import UserError, run
-from scripts.study.fingerprint import file_sha256
-from scripts.study.grid import Product
-from scripts.study.launch import Launch
-from scripts.study.quantities import parse_tokens
-from scripts.study.store import Build
 
 FILE = "records.jsonl"
 BYTES_A_TOKEN = 3.5

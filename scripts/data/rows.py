@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scripts.common.errors import UserError, run
 from scripts.data.records import read_records
-from scripts.study.command import current_launch, product_parser
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Product
-from scripts.study.launch import Launch
-from scripts.study.store import Build
+from scripts.launch.command import current_launch, product_parser
+from scripts.launch.launch import Launch
+from scripts.plan.grid import Product
+from scripts.store.store import Build
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

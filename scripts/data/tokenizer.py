@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

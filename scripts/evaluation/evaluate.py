@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scripts.common.errors import UserError, run
 from scripts.evaluation.scores import SAMPLES
-from scripts.study.command import current_launch, find, make, product_parser
-from scripts.study.errors import UserError, run
-from scripts.study.fingerprint import fingerprint
-from scripts.study.grid import Product
-from scripts.study.launch import Launch
-from scripts.study.store import Build
+from scripts.launch.command import current_launch, find, make, product_parser
+from scripts.launch.launch import Launch
+from scripts.plan.grid import Product
+from scripts.store.fingerprint import fingerprint
+from scripts.store.store import Build
 
 if TYPE_CHECKING:
     from scripts.evaluation.harness import Harness

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
+from scripts.common.errors import UserError
 from scripts.evaluation import mt_bench
 from scripts.evaluation.scores import mean_and_stderr, pass_at_k, ratio_and_stderr, subject_mean_and_stderr
 from scripts.evaluation.tasks import LETTERS, LOSS_FIELDS, read, response_continuation
-from scripts.study.errors import UserError
 
 # Everything is a local file; the libraries read this when they are imported.
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"

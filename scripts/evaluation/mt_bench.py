@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from scripts.common.errors import UserError
 from scripts.data.tokenizer import prompt_text, response_text
-from scripts.study.errors import UserError
 
 TURNS = 2
 STOP = ("\nQuestion:",)

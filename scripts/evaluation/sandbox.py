@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 Backend = Literal["bubblewrap", "namespaces"]
 Outcome = Literal["passed", "failed", "timeout"]

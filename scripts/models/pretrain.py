@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scripts.common.errors import UserError, run
 from scripts.data.products import data_bytes
-from scripts.study.command import current_launch, find, make, product_parser
-from scripts.study.errors import UserError, run
-from scripts.study.fingerprint import file_sha256
-from scripts.study.grid import Product
-from scripts.study.launch import Launch
-from scripts.study.store import Build
+from scripts.launch.command import current_launch, find, make, product_parser
+from scripts.launch.launch import Launch
+from scripts.plan.grid import Product
+from scripts.store.fingerprint import file_sha256
+from scripts.store.store import Build
 
 SHIPPED = Path(__file__).parent / "shipped"
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scripts.common.errors import UserError, run
 from scripts.data.hub import Repository
+from scripts.launch.command import current_launch, find, make, product_parser
+from scripts.launch.launch import Launch
 from scripts.models.fetch import CONFIG, take_model
-from scripts.study.command import current_launch, find, make, product_parser
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Product
-from scripts.study.launch import Launch
-from scripts.study.store import Build
+from scripts.plan.grid import Product
+from scripts.store.store import Build
 
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 

@@ -6,11 +6,11 @@ python -m scripts.models.ship --study demo
 import argparse
 import shutil
 
+from scripts.common.errors import run
+from scripts.common.files import write_json
+from scripts.launch.command import current_launch, launch_options
+from scripts.launch.launch import Launch
 from scripts.models.pretrain import SHIPPED
-from scripts.study.command import current_launch, launch_options
-from scripts.study.errors import run
-from scripts.study.launch import Launch
-from scripts.study.store import write_json
 
 
 def main(launch: Launch) -> None:

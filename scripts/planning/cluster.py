@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from scripts.common.errors import UserError
+from scripts.launch.launch import Launch
+from scripts.launch.site import Site
+from scripts.plan.grid import Grid, Product
 from scripts.planning.estimate import seconds
-from scripts.study.errors import UserError
-from scripts.study.grid import Grid, Product
-from scripts.study.launch import Launch
+from scripts.store.store import Store
 from scripts.study.schema import Job, TrainingJob
-from scripts.study.site import Site
-from scripts.study.store import Store
 
 _SPARE = 1.5
 """Times the expected time of training is asked for at the first attempt; the expectation is only one."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.common.errors import run
+from scripts.launch.command import current_launch, launch_options
+from scripts.launch.launch import Launch
+from scripts.plan.grid import Grid, Product
 from scripts.planning.reports import aligned
-from scripts.study.command import current_launch, launch_options
-from scripts.study.errors import run
-from scripts.study.grid import Grid, Product
-from scripts.study.launch import Launch
 from scripts.study.schema import HubModel, Model
 
 _TRAINED_BYTES = 4

@@ -4,7 +4,7 @@ Progress lines depend on it, and the minutes and GPU-hours of jobs on a cluster.
 """
 
 from scripts.models.pretrain import SHIPPED
-from scripts.study.grid import Grid, Product
+from scripts.plan.grid import Grid, Product
 from scripts.study.schema import GeneratedDataset, HubDataset, InstructionFinetuning, PretrainedModel
 
 

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterable
 from threading import Thread
 
+from scripts.common.errors import UserError
+from scripts.plan.grid import Product
 from scripts.planning.reports import seconds_left, spoken
 from scripts.planning.slurm import QueuedJob, queued, requeue
-from scripts.study.errors import UserError
-from scripts.study.grid import Product
-from scripts.study.store import Store
+from scripts.store.store import Store
 
 POLL_SECONDS = 10.0
 _NAMED = 10

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from scripts.plan.grid import Grid, Product
 from scripts.planning import disk
 from scripts.planning.estimate import seconds
 from scripts.planning.reports import spoken
-from scripts.study.grid import Grid, Product
-from scripts.study.store import Store
+from scripts.store.store import Store
 
 
 @dataclass

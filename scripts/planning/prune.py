@@ -22,15 +22,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from scripts.common.errors import UserError, run
+from scripts.launch.launch import launch_by_hand
+from scripts.plan.grid import Grid
 from scripts.planning.disk import spoken
+from scripts.store.codelock import read_code_lock
+from scripts.store.locks import LockedError
+from scripts.store.store import Store, has_bytes, maker
 from scripts.study import datalock
-from scripts.study.codelock import read_code_lock
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Grid
-from scripts.study.launch import launch_by_hand
 from scripts.study.load import ACCEPTED, STUDIES, load_study
-from scripts.study.locks import LockedError
-from scripts.study.store import Store, has_bytes, maker
 
 _DONE_WITH = ("leg", "run", "published")
 """Kinds of products whose bytes are read by other products alone; figures read those of all other kinds."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.study.store import Store
+from scripts.store.store import Store
 
 _TAIL_BYTES = 16384
 FRESH_SECONDS = 120.0

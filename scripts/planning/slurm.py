@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 _FIELDS = "%i|%T|%M|%r|%N|%Z|%k"
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.common.errors import UserError, run
+from scripts.launch.command import launch_options
+from scripts.launch.launch import Launch, launch_by_hand
+from scripts.plan.grid import Product
 from scripts.planning import cluster, slurm
 from scripts.planning.estimate import seconds
 from scripts.planning.reports import FRESH_SECONDS, aligned, last_lines, last_report, spoken
 from scripts.planning.slurm import QueuedJob
-from scripts.study.command import launch_options
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Product
-from scripts.study.launch import Launch, launch_by_hand
-from scripts.study.locks import Owner, holder
+from scripts.store.locks import Owner, holder
 
 LOGS = Path("results/logs")
 _FAMILIES = {"trained", "evaluated", "decomposed"}

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scripts.common.errors import UserError, run
+from scripts.launch.command import current_launch, find, make, product_parser
+from scripts.launch.launch import Launch
+from scripts.plan.grid import Product
 from scripts.spectra.ranks import FILE, LINEAR, place
-from scripts.study.command import current_launch, find, make, product_parser
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Product
-from scripts.study.launch import Launch
-from scripts.study.store import Build
+from scripts.store.store import Build
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,1 +1,1 @@
-"""What a study is: its schema, conditions, products, names and manifests. Imports no other stage and no torch."""
+"""What a study is: its schema, loading and checking it, its description. Imports no other stage and no torch."""

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.study.errors import UserError
-from scripts.study.load import read_yaml
-from scripts.study.quantities import format_tokens
+from scripts.common.errors import UserError
+from scripts.common.files import read_yaml
+from scripts.common.quantities import format_tokens
 
 DATA_LOCK = Path("config/data.lock")
 

@@ -16,9 +16,9 @@ from typing import Any, get_args
 from pydantic import BeforeValidator, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from scripts.study.errors import UserError, run
+from scripts.common.errors import UserError, run
+from scripts.common.files import atomic_path
 from scripts.study.schema import CellDuration, Name, Repository, Study, Tokens
-from scripts.study.store import atomic_path
 
 README = Path("config/README.md")
 SCHEMA = Path("config/schema.json")
@@ -28,7 +28,7 @@ EXTENDS_MEANING = "another study, by its name: everything is as there but for wh
 EXTENDING = "-extending"
 """Ends the name of a definition whose keys may all be absent, or null."""
 TOKENS = r"^[0-9]+(\.[0-9]+)?[KMB]?$"
-"""The texts that `scripts.study.quantities.parse_tokens` reads."""
+"""The texts that `scripts.common.quantities.parse_tokens` reads."""
 
 Schema = dict[str, Any]
 _READ_TEXT = {
@@ -183,7 +183,7 @@ and by which methods, and what the finetuned models are asked. Everything that t
   (`~`) is taken away. Where that gives a part another form (`source: path` instead of `source: generated`), the keys of
   the old form have to be taken away. A study that extends another may be extended in turn.
 - **Learning rates that a sweep chose** lie beside the study, in `studies/NAME.learning_rates.yaml`, each with the
-  scores behind it. `snakemake results/learning_rates.yaml` runs the sweep, `python -m scripts.study.accept_rates`
+  scores behind it. `snakemake results/learning_rates.yaml` runs the sweep, `python -m scripts.artifacts.accept_rates`
   copies what it chose; nobody writes the file by hand. They count as if they stood in the study, also for those that
   extend it. A rate stands in one of the two files only.
 - **What comes from outside** (records and models of the hub, packages, files of one's own) is what `data.lock` says it
@@ -213,11 +213,11 @@ _OTHER_FILES = """\
 | `config.yaml` | the study and the store that are meant when nothing is said | a person |
 | `studies/NAME.yaml` | a study | a person |
 | `studies/NAME.learning_rates.yaml` | the learning rates that the study's sweep chose, with their scores | \
-`python -m scripts.study.accept_rates` |
+`python -m scripts.artifacts.accept_rates` |
 | `artifacts.yaml` | every figure and table: title, caption, the module of `scripts/artifacts` that makes it, what is \
 measured for it and of which block of conditions | a person |
 | `published_values.csv` | the numbers that the paper prints, a row each; its columns are explained in \
-`scripts/study/published.py` | a person, from the paper |
+`scripts/artifacts/published.py` | a person, from the paper |
 | `evaluations/TASK.yaml` | how a benchmark asks and scores, as a task of lm-eval; how much of it is asked stands in \
 the study | a person |
 | `data.lock` | which bytes outside sources stand for: the SHA-256 of a file or package, the commit of a repository. \
@@ -225,7 +225,7 @@ What is fetched is checked against it; a source without an entry is planned as n
 `python -m scripts.data.lock --study NAME` |
 | `code.lock` | for every code version the modules behind it and their hash. Only its integer is part of a product's \
 name; a test fails when code changes and nobody decides whether products are to be made anew | \
-`python -m scripts.study.codelock --raise NAME` or `--keep NAME` |
+`python -m scripts.store.codelock --raise NAME` or `--keep NAME` |
 | `schema.json`, `README.md` | a study's keys, for editors and for people | `python -m scripts.study.describe` |
 
 All of them are committed; nothing that a rule of the workflow makes lies here.

@@ -3,45 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
+from scripts.common.files import read_yaml
 from scripts.study.schema import Study
 
 STUDIES = Path("config/studies")
 ACCEPTED = ".learning_rates.yaml"
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML whose repeated keys are errors: the plain loader keeps the last one and says nothing."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    """The data of a YAML file.
-
-    Raises:
-        UserError: the file is missing or is no YAML; the sentence names file and line.
-    """
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})") from error
 
 
 def load_study(name: str, directory: Path = STUDIES) -> Study:
@@ -62,7 +31,7 @@ def load_study(name: str, directory: Path = STUDIES) -> Study:
 
 
 def accepted_path(name: str, directory: Path = STUDIES) -> Path:
-    """Where ``python -m scripts.study.accept_rates`` puts the learning rates that the study's sweep chose."""
+    """Where ``python -m scripts.artifacts.accept_rates`` puts the learning rates that the study's sweep chose."""
     return directory / f"{name}{ACCEPTED}"
 
 

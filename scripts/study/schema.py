@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from scripts.study.quantities import format_tokens, parse_tokens
+from scripts.common.quantities import format_tokens, parse_tokens
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([-.][a-z0-9]+)*$")]
 Tokens = Annotated[int, BeforeValidator(parse_tokens), PlainSerializer(format_tokens, return_type=str)]
@@ -623,7 +623,7 @@ class Evaluation(Part):
 class Sweep(Part):
     """How the sweep over learning rates is judged. What it tries stands with each setting.
 
-    The rates that it chose are copied beside the study by ``python -m scripts.study.accept_rates``.
+    The rates that it chose are copied beside the study by ``python -m scripts.artifacts.accept_rates``.
     """
 
     rule: Literal["highest_validation_score"] = field(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training.attention import use_dropout
 from scripts.training.dropout import use_lora_dropout
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from scripts.study.errors import UserError
-from scripts.study.store import atomic_path
+from scripts.common.errors import UserError
+from scripts.common.files import atomic_path
 from scripts.training.checkpoints import writable
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training.dropout import row_seeds
 
 VARLEN = "varlen_segments"

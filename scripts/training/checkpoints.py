@@ -23,8 +23,8 @@ from typing import Any
 
 from torch import Tensor
 
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import file_sha256, fingerprint
+from scripts.common.errors import UserError
+from scripts.store.fingerprint import file_sha256, fingerprint
 from scripts.training.parallel import Group
 
 KEEP = 2

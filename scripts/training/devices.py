@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _POLL_SECONDS = 0.5

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from scripts.study.store import atomic_path
+from scripts.common.files import atomic_path
 from scripts.training.checkpoints import writable
 
 PEAK_FLOPS = {

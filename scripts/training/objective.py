@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training.attention import begins_of, is_varlen
 from scripts.training.dropout import dropout_of
 from scripts.training.parallel import passing

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 _STEP = "step"
 """What the number of steps so far is stored under; only AdamW's bias correction asks for it."""

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 
 def multiplier(schedule: Mapping[str, Any], step: int) -> float:

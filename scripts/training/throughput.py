@@ -16,11 +16,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from scripts.study.command import current_launch, end_with, find, make, product_parser
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Product
-from scripts.study.launch import Launch
-from scripts.study.store import Build
+from scripts.common.errors import UserError, run
+from scripts.launch.command import current_launch, end_with, find, make, product_parser
+from scripts.launch.launch import Launch
+from scripts.plan.grid import Product
+from scripts.store.store import Build
 
 DEVICES = 1
 CUDA_MEMORY = "torch.cuda.max_memory_allocated"

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scripts.study.errors import UserError
-from scripts.study.grid import Product
+from scripts.common.errors import UserError
+from scripts.plan.grid import Product
 
 VARIABLE = "FORGETTING_TRACKER"
 """Names the tracker; jobs that rules start inherit it."""

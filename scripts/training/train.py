@@ -26,11 +26,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scripts.study.command import current_launch, find, make, product_parser
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Product
-from scripts.study.launch import Launch
-from scripts.study.store import Build, atomic_path
+from scripts.common.errors import UserError, run
+from scripts.common.files import atomic_path
+from scripts.launch.command import current_launch, find, make, product_parser
+from scripts.launch.launch import Launch
+from scripts.plan.grid import Product
+from scripts.store.store import Build
 from scripts.training import devices, trackers
 from scripts.training.parallel import ALONE, Group, launched
 from scripts.training.trackers import tracked

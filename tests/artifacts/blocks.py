@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from scripts.artifacts import draw
 from scripts.artifacts.points import read_points
-from scripts.study.registry import Artifact
+from scripts.plan.registry import Artifact
 from tests.artifacts.conftest import Row, tuned_row, write
 
 

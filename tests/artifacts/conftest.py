@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
 from scripts.artifacts.points import COLUMNS, read_points
-from scripts.study.registry import load_registry
+from scripts.plan.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = load_registry(ROOT / "config" / "artifacts.yaml")

@@ -12,9 +12,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from scripts.artifacts import collect
-from scripts.study.grid import Condition, Grid
-from scripts.study.launch import new_launch
-from scripts.study.store import Store, write_json
+from scripts.common.files import write_json
+from scripts.launch.launch import new_launch
+from scripts.plan.grid import Condition, Grid
+from scripts.store.store import Store
 from tests.artifacts.conftest import REGISTRY
 
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scripts.artifacts import chat_table, score_table, tables
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts.blocks import artifact, full, lora, row
 from tests.artifacts.conftest import LABELS, Row, base_row, write
 from tests.artifacts.test_tables import read_latex, read_markdown

@@ -19,9 +19,9 @@ from scipy import stats
 from scripts.artifacts import claims
 from scripts.artifacts.contrasts import Contrast, FloatArray, Model, Verdict
 from scripts.artifacts.paper_claims import CLAIMS, PAPER, Comparison, Judged, judge
-from scripts.study.errors import UserError
-from scripts.study.launch import Launch, launch_by_hand
-from scripts.study.published import load_published
+from scripts.artifacts.published import load_published
+from scripts.common.errors import UserError
+from scripts.launch.launch import Launch, launch_by_hand
 
 HOLDS, FAILS, OPEN = Verdict
 FORGETTING = ("hellaswag", "arc_challenge", "winogrande")

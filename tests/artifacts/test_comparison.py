@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from scripts.artifacts import comparison, printed
 from scripts.artifacts.comparison import Compared, Score, Verdict
+from scripts.artifacts.published import PublishedValue, load_published
 from scripts.evaluation.scores import mean_and_stderr
-from scripts.study.launch import Launch, launch_by_hand
-from scripts.study.published import PublishedValue, load_published
+from scripts.launch.launch import Launch, launch_by_hand
 from tests.artifacts.conftest import assert_all_apart, legend_entries, markers, texts
 
 AGREES, DIFFERS, NOT_RUN = Verdict

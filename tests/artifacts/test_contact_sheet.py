@@ -7,7 +7,7 @@ import pytest
 from matplotlib.image import imread, imsave
 
 from scripts.artifacts.contact_sheet import COLUMNS, sheet
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 
 def test_every_picture_is_there_once(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from scripts.artifacts import dataset_table, tables
 from scripts.data.batches import write_cpt_rows, write_ift_rows
-from scripts.study.launch import Launch, launch_by_hand
-from scripts.study.registry import Artifact
+from scripts.launch.launch import Launch, launch_by_hand
+from scripts.plan.registry import Artifact
 
 ARTIFACT = Artifact(
     name="table1", title="Datasets", caption="A caption.", edition="v2", kind="dataset_table", needs=("learning",)

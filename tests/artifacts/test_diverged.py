@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from scripts.artifacts import claims, comparison
 from scripts.artifacts.contrasts import Model, Scores
 from scripts.artifacts.points import read_points
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts import kinds
 from tests.artifacts.blocks import artifact, drawn, full, lora, row
 from tests.artifacts.conftest import (

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from scripts.artifacts import style
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts import kinds
 from tests.artifacts.conftest import assert_all_apart, data, footer, line, texts
 

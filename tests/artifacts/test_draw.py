@@ -16,8 +16,8 @@ from PIL import Image
 
 from scripts.artifacts import draw
 from scripts.artifacts.points import read_points
-from scripts.study.errors import UserError
-from scripts.study.registry import load_registry
+from scripts.common.errors import UserError
+from scripts.plan.registry import load_registry
 from tests.artifacts.conftest import (
     LABELS,
     METHODS,
@@ -368,7 +368,7 @@ def test_the_commit_is_known_dirty_or_unknown(tmp_path: Path) -> None:
 
 def test_the_registry_is_read_without_a_drawing_library() -> None:
     code = (
-        "import sys; from scripts.study.registry import load_registry as load; r = load('config/artifacts.yaml');"
+        "import sys; from scripts.plan.registry import load_registry as load; r = load('config/artifacts.yaml');"
         "print(*(f'{r[name].module}: {r[name].heading}' for name in ('fig1', 'fig3', 'frontier')), sep='\\n');"
         "print({'matplotlib', 'pandas', 'torch'} & set(sys.modules))"
     )

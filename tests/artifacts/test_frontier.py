@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from scripts.artifacts import frontier, style
 from scripts.artifacts.points import read_points
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts.conftest import (
     METHODS,
     REGISTRY,

@@ -7,8 +7,8 @@ import pandas
 import pytest
 
 from scripts.artifacts import memory_table, tables
-from scripts.study.errors import UserError
-from scripts.study.registry import Artifact
+from scripts.common.errors import UserError
+from scripts.plan.registry import Artifact
 
 METHODS = ("Adam", "Adam + LoRA", "Lion", "Lion + LoRA")
 PRINTED = {

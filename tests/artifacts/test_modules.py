@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from scripts.artifacts import modules
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts.blocks import artifact, drawn, full, lora, row
 from tests.artifacts.conftest import (
     Row,

@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from scripts.artifacts import collect, style
 from scripts.artifacts.points import artifact_fingerprint
 from scripts.artifacts.printed import printed_rows
-from scripts.study.errors import UserError
-from scripts.study.grid import Grid
-from scripts.study.launch import new_launch
-from scripts.study.published import load_published
+from scripts.artifacts.published import load_published
+from scripts.common.errors import UserError
+from scripts.launch.launch import new_launch
+from scripts.plan.grid import Grid
 from scripts.study.schema import HubModel
 from tests.artifacts import kinds
 from tests.artifacts.blocks import artifact, drawn, full, lora, row
@@ -37,8 +37,8 @@ from tests.artifacts.conftest import (
     markers,
     pick,
 )
-from tests.study.paper_tables import CELLS, METRICS
-from tests.study.paper_tables import SETTINGS as SETTING_OF
+from tests.plan.paper_tables import CELLS, METRICS
+from tests.plan.paper_tables import SETTINGS as SETTING_OF
 
 NAMES = ("fig1", "fig3")
 NEEDS = {"fig1": ("learning",), "fig3": ("forgetting", "learning")}

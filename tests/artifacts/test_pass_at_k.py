@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from scripts.artifacts import style
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts import kinds
 from tests.artifacts.conftest import assert_all_apart, bars, data, footer, legend_entries, line, markers, texts
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from scripts.artifacts import bands, draw, learning_forgetting, memory_table, printed, tabulate, tradeoff
 from scripts.artifacts.points import Points, read_points
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts.conftest import (
     REGISTRY,
     ROOT,
@@ -25,7 +25,7 @@ from tests.artifacts.conftest import (
     texts,
 )
 from tests.artifacts.test_memory_table import CELLS as MEMORY
-from tests.study.paper_tables import BASE, CELLS, CHAT, CPT, IFT, METRICS, SETTINGS
+from tests.plan.paper_tables import BASE, CELLS, CHAT, CPT, IFT, METRICS, SETTINGS
 
 TABLES = list(CELLS)
 PANELS = ["code-cpt", "code-ift", "math-cpt", "math-ift"]

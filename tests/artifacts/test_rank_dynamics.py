@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import rgb_to_hsv, to_rgb
 from safetensors.numpy import save
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts import kinds
 from tests.artifacts.conftest import assert_all_apart, data, footer, legend_entries
 

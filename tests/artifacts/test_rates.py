@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from scripts.artifacts import rates, style
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts.blocks import artifact, drawn, full, lora, row
 from tests.artifacts.conftest import (
     Row,

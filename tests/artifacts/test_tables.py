@@ -16,8 +16,8 @@ from markdown_it import MarkdownIt
 
 from scripts.artifacts import draw, score_table, tables, tabulate
 from scripts.artifacts.points import COLUMNS, artifact_fingerprint
-from scripts.study.errors import UserError
-from scripts.study.registry import load_registry
+from scripts.common.errors import UserError
+from scripts.plan.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = load_registry(ROOT / "config" / "artifacts.yaml")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from tests.artifacts import kinds
 from tests.artifacts.conftest import assert_all_apart, data, footer, legend_entries, line, markers
 

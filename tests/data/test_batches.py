@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.common.errors import UserError
 from scripts.data.batches import Batches, write_cpt_rows, write_ift_rows
 from scripts.data.packing import shuffled
-from scripts.study.errors import UserError
 
 EOS, PAD, VOCABULARY = 1, 2, 5000
 CPT = {

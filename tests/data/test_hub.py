@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from scripts.common.errors import UserError
 from scripts.data.hub import Repository, tokenizer_builder
-from scripts.study.errors import UserError
-from scripts.study.grid import Product
-from scripts.study.launch import VARIABLE
-from scripts.study.store import Store
+from scripts.launch.launch import VARIABLE
+from scripts.plan.grid import Product
+from scripts.store.store import Store
 from tests.standins.hub import Hub, use
 
 LARGE = bytes(range(256)) * 8

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.common.errors import UserError
 from scripts.study import datalock
-from scripts.study.errors import UserError
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use, wheel
 

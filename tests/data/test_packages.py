@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.common.errors import UserError
 from scripts.data.packages import download, extract
-from scripts.study.errors import UserError
 from tests.standins.hub import wheel
 
 

@@ -17,11 +17,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.common.errors import UserError
 from scripts.data import products, records
-from scripts.study.errors import UserError
-from scripts.study.grid import Product
-from scripts.study.launch import Launch, launch_by_hand
-from scripts.study.store import Store
+from scripts.launch.launch import Launch, launch_by_hand
+from scripts.plan.grid import Product
+from scripts.store.store import Store
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use, wheel
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.common.errors import UserError
 from scripts.data.tokenizer import load_tokenizer, prompt_text, response_text, train_tokenizer
-from scripts.study.errors import UserError
 
 VERBS, NOUNS = ["sum", "maximum", "number"], ["even numbers", "squares", "items"]
 SIZE = 330

@@ -22,8 +22,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 sys.path.insert(0, os.getcwd())
 
-from scripts.study.launch import launch_by_hand
-from scripts.study.registry import REGISTRY, load_registry
+from scripts.launch.launch import launch_by_hand
+from scripts.plan.registry import REGISTRY, load_registry
 
 STUDIES = ("paper", "paper-v1", "paper-v1-13b", "released")
 STORE = "results/store"

@@ -10,7 +10,7 @@ import yaml
 from tests.conftest import House
 
 RATES = "results/learning_rates.yaml"
-ACCEPT = ["-m", "scripts.study.accept_rates", "--study", "smoke"]
+ACCEPT = ["-m", "scripts.artifacts.accept_rates", "--study", "smoke"]
 FIG2 = "results/figures/fig2.pdf"
 
 
@@ -77,7 +77,7 @@ def test_figures_want_the_rates_first(house: House) -> None:
     (error,) = (line for line in said.splitlines() if line.startswith("error:"))
     assert "no learning rate for full, lora-r2" in error
     assert f"snakemake {RATES}" in error
-    assert "scripts.study.accept_rates" in error
+    assert "scripts.artifacts.accept_rates" in error
 
 
 def test_accepted_rates_become_the_studys(house: House) -> None:

@@ -20,7 +20,7 @@ from envs import setup
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "envs" / "requirements.lock"
 ROOTS = ROOT / "envs" / "requirements.in"
-STAGES = ["study", "data", "models", "training", "evaluation", "spectra", "artifacts"]
+STAGES = ["data", "models", "training", "evaluation", "spectra", "artifacts"]
 
 
 def listed(file: Path) -> list[Requirement]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scripts.evaluation.evaluate import finetuned
-from scripts.study.launch import launch_by_hand
+from scripts.launch.launch import launch_by_hand
 
 
 @pytest.mark.parametrize("study", ["smoke", "paper", "released"])

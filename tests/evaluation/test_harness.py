@@ -25,11 +25,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from scripts.common.errors import UserError
 from scripts.evaluation import harness as harness_module
 from scripts.evaluation import tasks
 from scripts.evaluation.harness import TASK_FILES, Harness, Result
 from scripts.evaluation.language_model import LanguageModel, sample_nucleus
-from scripts.study.errors import UserError
 from tests.evaluation.conftest import (
     WORDS,
     CannedLM,

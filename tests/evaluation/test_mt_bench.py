@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from scripts.common.errors import UserError
 from scripts.evaluation import mt_bench
 from scripts.evaluation.evaluate import judge_variables
 from scripts.evaluation.harness import Harness
 from scripts.evaluation.mt_bench import ATTEMPTS, Grader
-from scripts.study.errors import UserError
 from tests.evaluation.conftest import greedy_tokens, sentence, write_records
 from tests.standins.judge import Answer, JudgeServer, Messages
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.common.errors import UserError
 from scripts.evaluation import sandbox as module
 from scripts.evaluation.sandbox import Sandbox, Verdict, backends
-from scripts.study.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CHECK = "def check(candidate):\n    assert candidate(2) == 3\n    assert candidate(5) == 6\n\ncheck(f)\n"

@@ -14,12 +14,12 @@ from lm_eval.tasks.wsc273 import utils as real_wsc
 from lm_eval.utils import apply_template
 from transformers import PreTrainedTokenizerFast
 
+from scripts.common.errors import UserError
 from scripts.data.generators import GENERATORS
 from scripts.evaluation import harness as harness_module
 from scripts.evaluation import tasks
 from scripts.evaluation.diversity import distinct_generations
 from scripts.evaluation.harness import Harness, metrics_of
-from scripts.study.errors import UserError
 from tests.evaluation.conftest import (
     WORDS,
     CannedLM,

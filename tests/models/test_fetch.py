@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from scripts.common.errors import UserError
+from scripts.launch.launch import launch_by_hand
 from scripts.models.fetch import builder
-from scripts.study.errors import UserError
-from scripts.study.grid import Product
-from scripts.study.launch import launch_by_hand
-from scripts.study.store import Store
+from scripts.plan.grid import Product
+from scripts.store.store import Store
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from scripts.common.errors import UserError
+from scripts.launch.launch import Launch, launch_by_hand
 from scripts.models.pretrain import SHIPPED, builder
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import file_sha256
-from scripts.study.launch import Launch, launch_by_hand
+from scripts.store.fingerprint import file_sha256
 
 
 @pytest.fixture

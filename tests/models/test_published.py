@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from scripts.common.errors import UserError
 from scripts.models.published import builder
+from scripts.plan.grid import Product
+from scripts.store.store import Store
 from scripts.study.datalock import resolve_branches
-from scripts.study.errors import UserError
-from scripts.study.grid import Product
-from scripts.study.store import Store
 from tests.standins.hub import Hub, use
 
 NAME = "authors/starcoder-lora-rank-64-20B-tokens"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.study.codelock import read_code_lock
-from scripts.study.fingerprint import canonical
-from scripts.study.grid import Grid
+from scripts.plan.grid import Grid
+from scripts.store.codelock import read_code_lock
+from scripts.store.fingerprint import canonical
 from scripts.study.load import load_study
 
 RECORDED = Path(__file__).with_name("golden_keys.json")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from scripts.common.errors import UserError
+from scripts.launch.launch import Launch, launch_by_hand
+from scripts.launch.site import load_site
 from scripts.planning import cluster
-from scripts.study.errors import UserError
-from scripts.study.launch import Launch, launch_by_hand
-from scripts.study.site import load_site
 
 
 @pytest.fixture

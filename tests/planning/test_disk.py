@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from scripts.launch.launch import launch_by_hand
 from scripts.models.pretrain import SHIPPED
+from scripts.plan.grid import Grid, Product
 from scripts.planning import disk
 from scripts.planning.disk import Forecast, base_parameters, checkpoint_bytes, forecast, product_bytes
 from scripts.planning.progress import Progress
-from scripts.study.grid import Grid, Product
-from scripts.study.launch import launch_by_hand
+from scripts.store.store import Store
 from scripts.study.load import load_study
 from scripts.study.schema import ALL_LINEAR
-from scripts.study.store import Store
 
 LLAMA_7B = 6_738_415_616
 ALL_MODULES_R16 = 39_976_960  # 32 layers of 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008))

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts.common.errors import UserError
+from scripts.launch.launch import begin, frozen_launch
+from scripts.plan.grid import Product
 from scripts.planning.guard import Requeuer, by_fingerprint, settle
 from scripts.planning.slurm import QueuedJob, parse, queued
-from scripts.study.errors import UserError
-from scripts.study.grid import Product
-from scripts.study.launch import begin, frozen_launch
-from scripts.study.store import Store
+from scripts.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Product("runs/code-cpt/lora-r16/20B-seed0-3f2a9c0d1e5b", {"kind": "run"}, ())
@@ -107,8 +107,8 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 from snakemake.logging import logger
 from scripts.planning import guard
-from scripts.study.errors import UserError
-from scripts.study.store import Store
+from scripts.common.errors import UserError
+from scripts.store.store import Store
 
 guard.POLL_SECONDS = 0.1
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from scripts.plan.grid import Grid
 from scripts.planning.estimate import seconds
 from scripts.planning.progress import Progress
-from scripts.study.grid import Grid
+from scripts.store.store import Store
 from scripts.study.load import load_study
-from scripts.study.store import Store
 
 
 @pytest.fixture

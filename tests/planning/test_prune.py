@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from scripts.common.errors import UserError
+from scripts.launch.launch import launch_by_hand
+from scripts.plan.grid import Grid, Product
 from scripts.planning.prune import Found, delete, found, main
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import fingerprint
-from scripts.study.grid import Grid, Product
-from scripts.study.launch import launch_by_hand
+from scripts.store.fingerprint import fingerprint
+from scripts.store.store import Store
 from scripts.study.schema import Study
-from scripts.study.store import Store
 
 TRUNK = "code-cpt/full"
 LEGS = [f"legs/{TRUNK}/{end}-seed0" for end in ("2.048K", "4.096K")]

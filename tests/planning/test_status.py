@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from scripts.launch.launch import Launch, new_launch
 from scripts.planning.reports import last_lines, last_report, spoken
 from scripts.planning.slurm import QueuedJob
 from scripts.planning.status import lines, status
-from scripts.study.launch import Launch, new_launch
-from scripts.study.locks import holder
+from scripts.store.locks import holder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,12 +12,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
+from scripts.common.errors import UserError
+from scripts.plan.grid import Product
 from scripts.spectra.ranks import rank_to_explain, read_spectra
 from scripts.spectra.singular_values import main, spectra
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import fingerprint
-from scripts.study.grid import Product
-from scripts.study.store import Store
+from scripts.store.fingerprint import fingerprint
+from scripts.store.store import Store
 
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.10.mlp.down_proj"
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from scripts.study.fingerprint import file_sha256
+from scripts.store.fingerprint import file_sha256
 
 
 class Harness:

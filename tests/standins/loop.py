@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.study.fingerprint import file_sha256
+from scripts.store.fingerprint import file_sha256
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.common.errors import UserError
+from scripts.launch.launch import new_launch
 from scripts.study import load
-from scripts.study.errors import UserError
-from scripts.study.launch import new_launch
 
 SMOKE = yaml.safe_load(Path("config/studies/smoke.yaml").read_text())
 
@@ -279,7 +279,7 @@ CASES = {
 @pytest.fixture
 def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(load, "STUDIES", tmp_path)
-    monkeypatch.setattr("scripts.study.launch.load_study", lambda name: load.load_study(name, tmp_path))
+    monkeypatch.setattr("scripts.launch.launch.load_study", lambda name: load.load_study(name, tmp_path))
     return tmp_path
 
 

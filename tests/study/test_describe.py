@@ -18,8 +18,8 @@ from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
 from pydantic import Field
 
+from scripts.common.errors import UserError
 from scripts.study.describe import README, SCHEMA, main
-from scripts.study.errors import UserError
 from scripts.study.load import ACCEPTED, STUDIES, load_study
 from scripts.study.schema import Part, Study
 

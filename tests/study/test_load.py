@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.study.load import accepted_path, load_study
 
 SMOKE = yaml.safe_load(Path("config/studies/smoke.yaml").read_text())

@@ -5,9 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from scripts.study.fingerprint import fingerprint
-from scripts.study.grid import Product
-from scripts.study.store import Store
+from scripts.plan.grid import Product
+from scripts.store.fingerprint import fingerprint
+from scripts.store.store import Store
 from scripts.training import train
 
 OPTIMIZER = {

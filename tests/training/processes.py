@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training import throughput
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from scripts.common.errors import UserError
 from scripts.data.batches import Batches
-from scripts.study.errors import UserError
 from scripts.training import checkpoints, loop, parallel, train
 from scripts.training.adapters import trainable_model
 from scripts.training.loop import Fit, fit

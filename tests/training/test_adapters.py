@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training.adapters import load_model, save_model, trainable_model
 from scripts.training.dropout import dropout_of, keep_mask
 from scripts.training.loop import Fit

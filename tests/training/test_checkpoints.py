@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training import checkpoints
 from scripts.training.checkpoints import Owner, Progress, Writer
 from scripts.training.parallel import ALONE

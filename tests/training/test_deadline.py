@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training import checkpoints, loop, train
 from scripts.training.loop import Fit
 

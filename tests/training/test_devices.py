@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training import devices
 from scripts.training.devices import VISIBLE, claimed
 

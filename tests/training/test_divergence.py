@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.evaluation import evaluate
+from scripts.plan.grid import Product
 from scripts.spectra import singular_values
-from scripts.study.grid import Product
 from scripts.training import loop
 from scripts.training.divergence import Watch, best_mean
 from scripts.training.loop import Fit, fit

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from scripts.study import store as study_store
-from scripts.study.command import end_with
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Product
-from scripts.study.locks import LockedError
+from scripts.common.errors import UserError, run
+from scripts.launch.command import end_with
+from scripts.plan.grid import Product
+from scripts.store import store as study_store
+from scripts.store.locks import LockedError
 from scripts.training import attempts, loop, train
 from tests.forks import FORK, forked, wait_for
 from tests.training.houses import RECIPE, House

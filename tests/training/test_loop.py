@@ -15,8 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from scripts.common.errors import UserError
 from scripts.data.batches import Batches
-from scripts.study.errors import UserError
 from scripts.training import loop, objective
 from scripts.training.adapters import trainable_model
 from scripts.training.loop import Fit, fit

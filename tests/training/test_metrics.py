@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training import loop, train
 from scripts.training.adapters import trainable_model
 from scripts.training.metrics import Log, Meter, flops_per_token, peak_flops

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_rates
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using weight_decay")

@@ -18,8 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scripts.common.errors import UserError
 from scripts.data.batches import Batches, write_cpt_rows, write_ift_rows
-from scripts.study.errors import UserError
 from scripts.training import checkpoints, execution, loop
 from scripts.training.loop import fit
 from scripts.training.parallel import ALONE, Group, place

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_wsd_schedule
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training.schedules import multiplier
 
 

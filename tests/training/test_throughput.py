@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import fingerprint
-from scripts.study.grid import Product
-from scripts.study.store import Store
+from scripts.common.errors import UserError
+from scripts.plan.grid import Product
+from scripts.store.fingerprint import fingerprint
+from scripts.store.store import Store
 from scripts.training import objective, throughput
 from tests.training import processes
 

@@ -9,7 +9,7 @@ import pytest
 from accelerate import tracking
 from accelerate.utils import LoggerType
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 from scripts.training import loop, trackers, train
 from tests.training.houses import RECIPE, House
 

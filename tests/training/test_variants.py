@@ -15,8 +15,8 @@ from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from scripts.common.errors import UserError
 from scripts.spectra.singular_values import spectra
-from scripts.study.errors import UserError
 from scripts.training import loop
 from scripts.training.adapters import load_model, save_model, trainable_model
 from scripts.training.dropout import dropout_of, keep_mask

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.study import published
-from scripts.study.errors import UserError
-from scripts.study.published import COLUMNS, PublishedValue, load_published, values_of
-from tests.study.paper_tables import BASE, CELLS, METRICS, SETTINGS
+from scripts.artifacts import published
+from scripts.artifacts.published import COLUMNS, PublishedValue, load_published, values_of
+from scripts.common.errors import UserError
+from tests.plan.paper_tables import BASE, CELLS, METRICS, SETTINGS
 
 VALUES = load_published()
 HEADER = ",".join(COLUMNS)

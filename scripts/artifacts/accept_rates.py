@@ -1,18 +1,19 @@
 """Copies the learning rates that a sweep chose beside its study, or checks the ones that lie there.
 
-python -m scripts.study.accept_rates            # after: snakemake results/learning_rates.yaml
-python -m scripts.study.accept_rates --check    # do the committed rates still follow from the sweeps?
+python -m scripts.artifacts.accept_rates            # after: snakemake results/learning_rates.yaml
+python -m scripts.artifacts.accept_rates --check    # do the committed rates still follow from the sweeps?
 """
 
 import argparse
 from pathlib import Path
 
-from scripts.study.command import launch_options
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Grid
-from scripts.study.launch import launch_by_hand
-from scripts.study.learning_rates import RESULT, outdated, write
-from scripts.study.load import ACCEPTED, STUDIES, accepted_path, read_accepted, read_yaml
+from scripts.artifacts.learning_rates import RESULT, outdated, write
+from scripts.common.errors import UserError, run
+from scripts.common.files import read_yaml
+from scripts.launch.command import launch_options
+from scripts.launch.launch import launch_by_hand
+from scripts.plan.grid import Grid
+from scripts.study.load import ACCEPTED, STUDIES, accepted_path, read_accepted
 
 
 def accept(result: Path, study: str | None) -> None:

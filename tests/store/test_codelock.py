@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.study.codelock import code_hash, differences, read_code_lock
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
+from scripts.store.codelock import code_hash, differences, read_code_lock
 
 
 def test_the_record_is_up_to_date() -> None:
@@ -104,7 +104,7 @@ def test_the_hash_is_the_same_on_every_supported_python(tmp_path: Path) -> None:
     """The record is committed, so it must not depend on who computes it."""
     (tmp_path / "m.py").write_text(CODE)
     program = (
-        "from pathlib import Path; from scripts.study.codelock import code_hash; print(code_hash(['m.py'], Path('{}')))"
+        "from pathlib import Path; from scripts.store.codelock import code_hash; print(code_hash(['m.py'], Path('{}')))"
     )
     own = code_hash(["m.py"], tmp_path)
     for version in ("python3.12", "python3.13"):
@@ -146,7 +146,7 @@ def test_the_command_keeps_and_raises(tmp_path: Path) -> None:
     loop = tmp_path / "scripts/training/schedules.py"
 
     def codelock(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "scripts.study.codelock", *arguments]
+        command = [sys.executable, "-m", "scripts.store.codelock", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert codelock().returncode == 0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.study.fingerprint import canonical
-from scripts.study.launch import Launch, launch_by_hand
+from scripts.launch.launch import Launch, launch_by_hand
+from scripts.store.fingerprint import canonical
 
 STUDIES = sorted(p.stem for p in Path("config/studies").glob("*.yaml") if not p.name.endswith(".learning_rates.yaml"))
 

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import canonical, fingerprint
-from scripts.study.grid import Grid
-from scripts.study.quantities import format_tokens, parse_tokens
+from scripts.common.errors import UserError
+from scripts.common.quantities import format_tokens, parse_tokens
+from scripts.plan.grid import Grid
+from scripts.store.fingerprint import canonical, fingerprint
 from scripts.study.schema import ContinuedPretraining, Study
 
 SMOKE = yaml.safe_load(Path("config/studies/smoke.yaml").read_text())

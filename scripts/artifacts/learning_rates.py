@@ -1,6 +1,6 @@
 """Chooses learning rates from a study's sweep by the rule that the study states, and says how.
 
-python -m scripts.study.learning_rates --out results/learning_rates.yaml
+python -m scripts.artifacts.learning_rates --out results/learning_rates.yaml
 """
 
 import argparse
@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from scripts.study.command import current_launch, launch_options
-from scripts.study.errors import UserError, run
-from scripts.study.grid import SWEEP, VALIDATION, Condition, Grid
-from scripts.study.launch import Launch
+from scripts.common.errors import UserError, run
+from scripts.common.files import atomic_path
+from scripts.launch.command import current_launch, launch_options
+from scripts.launch.launch import Launch
+from scripts.plan.grid import SWEEP, VALIDATION, Condition, Grid
 from scripts.study.load import STUDIES, accepted_path, read_accepted
-from scripts.study.store import atomic_path
 
 RESULT = Path("results/learning_rates.yaml")
 
@@ -153,7 +153,7 @@ def note(grid: Grid) -> str | None:
     path = accepted_path(grid.name, STUDIES)
     why = outdated(grid, path) if path.exists() else None
     return (
-        f"{why}; `snakemake {RESULT}` runs the sweep, `python -m scripts.study.accept_rates` takes it over"
+        f"{why}; `snakemake {RESULT}` runs the sweep, `python -m scripts.artifacts.accept_rates` takes it over"
         if why
         else None
     )

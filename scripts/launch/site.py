@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from scripts.study.errors import UserError
-from scripts.study.load import read_yaml
+from scripts.common.errors import UserError
+from scripts.common.files import read_yaml
 
 SITE = Path("profiles/slurm/site.yaml")
 VARIABLE = "FORGETTING_{}"

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec
 
+from scripts.common.errors import UserError
+from scripts.common.quantities import format_tokens
+from scripts.store.fingerprint import fingerprint
 from scripts.study import datalock
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import fingerprint
-from scripts.study.quantities import format_tokens
 from scripts.study.schema import (
     Cell,
     ContinuedPretraining,
@@ -849,7 +849,7 @@ class Grid:
             raise UserError(
                 f"settings.{name} of study {self.name!r} has no learning rate for {', '.join(missing)}: "
                 "`snakemake results/learning_rates.yaml` runs the sweep that chooses it, and "
-                "`python -m scripts.study.accept_rates` takes the choice over"
+                "`python -m scripts.artifacts.accept_rates` takes the choice over"
             )
 
     def _without_rate(self, block: str, setting: str | None) -> Iterator[tuple[str, list[str]]]:

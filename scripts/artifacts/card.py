@@ -1,11 +1,11 @@
 """Writes the card of a study: its title, and how figures call its model and settings.
 
-python -m scripts.study.card KEY
+python -m scripts.artifacts.card KEY
 """
 
-from scripts.study.command import current_launch, make, product_parser
-from scripts.study.errors import UserError, run
-from scripts.study.launch import Launch
+from scripts.common.errors import UserError, run
+from scripts.launch.command import current_launch, make, product_parser
+from scripts.launch.launch import Launch
 
 
 def main(launch: Launch, name: str) -> None:

@@ -3,15 +3,14 @@
 Read at parse time by whoever names artifacts as targets, so nothing here imports a drawing library.
 """
 
-import argparse
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from scripts.study.errors import UserError, run
-from scripts.study.grid import Grid
-from scripts.study.load import read_yaml
+from scripts.common.errors import UserError
+from scripts.common.files import read_yaml
+from scripts.plan.grid import Grid
 from scripts.study.schema import Measure, Task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,21 +151,3 @@ def find_artifact(name: str) -> Artifact:
     if name not in registry:
         raise UserError(f"{REGISTRY}: has no artifact {name!r}; it has {', '.join(registry)}")
     return registry[name]
-
-
-def listing(grid: Grid) -> str:
-    """Every artifact with its title and its first file, or why the study does not have it."""
-    lines = []
-    for artifact in load_registry(REGISTRY).values():
-        lack = artifact.lack(grid)
-        lines.append(f"{artifact.name:<11} {artifact.title}")
-        lines.append(f"{'':<11} {f'not here: {lack}' if lack else artifact.files[0]}")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    from scripts.study.command import current_launch, launch_options
-
-    parser = argparse.ArgumentParser(description="Lists every figure and table, and whether a study has it.")
-    launch_options(parser)
-    run(lambda arguments: print(listing(current_launch(arguments).grid)), parser)

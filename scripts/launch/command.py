@@ -10,9 +10,9 @@ import threading
 import time
 from typing import Any
 
-from scripts.study.grid import Product
-from scripts.study.launch import Launch, frozen_launch, launch_by_hand
-from scripts.study.store import Build
+from scripts.launch.launch import Launch, frozen_launch, launch_by_hand
+from scripts.plan.grid import Product
+from scripts.store.store import Build
 
 
 def product_parser(description: str | None) -> argparse.ArgumentParser:

@@ -12,24 +12,37 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import file_sha256, fingerprint
-from scripts.study.grid import Product
-from scripts.study.locks import exclusive
+from scripts.common.errors import UserError
+from scripts.common.files import write_json
+from scripts.store.fingerprint import file_sha256, fingerprint
+from scripts.store.locks import exclusive
 
 Build = Callable[[Path], dict[str, Any]]
 """Writes a product's bytes into the empty directory it is given and returns its results (plain data).
 
 What the results have under `provenance` (times, devices) joins the manifest's own provenance instead.
 """
+
+
+class Specified(Protocol):
+    """As much of a product as the store asks for; see `scripts.plan.grid.Product`."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def spec(self) -> dict[str, Any]: ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ class Store:
         """
         return exclusive(self.root / ".locks" / f"{key}.lock", key, until)
 
-    def make(self, product: Product, build: Build, code: dict[str, Any], until: float = math.inf) -> dict[str, Any]:
+    def make(self, product: Specified, build: Build, code: dict[str, Any], until: float = math.inf) -> dict[str, Any]:
         """The product's manifest, after making what is missing of it: everything, bytes alone, or nothing.
 
         Args:
@@ -232,25 +245,3 @@ def maker(manifest: dict[str, Any]) -> str:
     spec = manifest["spec"]
     from_hub = spec["kind"] == "model" and spec.get("source") == "hub"
     return f"python -m {'scripts.models.fetch' if from_hub else _MAKERS[spec['kind']]} {manifest['key']}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as readable JSON, complete or not at all, and durably."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as new, new.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what is written there becomes `path` when the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        yield new
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)

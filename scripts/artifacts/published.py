@@ -33,9 +33,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from scripts.study.errors import UserError
-from scripts.study.grid import BASE
-from scripts.study.quantities import format_tokens, parse_tokens
+from scripts.common.errors import UserError
+from scripts.common.quantities import format_tokens, parse_tokens
+from scripts.plan.grid import BASE
 
 PUBLISHED = Path("config/published_values.csv")
 DRAWN_FROM = {

@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.study.errors import UserError
-from scripts.study.grid import BASE, SWEEP, Condition, Grid, Product
-from scripts.study.registry import REGISTRY, load_registry
+from scripts.common.errors import UserError
+from scripts.plan.grid import BASE, SWEEP, Condition, Grid, Product
+from scripts.plan.registry import REGISTRY, load_registry
 from scripts.study.schema import Study
 
 VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "judge": 1, "spectra": 1}

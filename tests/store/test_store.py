@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import fingerprint
-from scripts.study.grid import Product
-from scripts.study.store import Store
+from scripts.common.errors import UserError
+from scripts.plan.grid import Product
+from scripts.store.fingerprint import fingerprint
+from scripts.store.store import Store
 
 SPEC = {"kind": "run", "x": 1}
 PRODUCT = Product(f"runs/a/full/1-seed0-{fingerprint(SPEC)}", SPEC, ("models/m-0123456789ab",))
@@ -118,7 +118,7 @@ def test_a_job_ends_with_its_head(tmp_path: Path) -> None:
     job = tmp_path / "job.py"
     job.write_text(
         "import os, time\n"
-        "from scripts.study.command import end_with\n"
+        "from scripts.launch.command import end_with\n"
         "end_with(int(os.environ['HEAD']))\n"
         "print(os.getpid(), flush=True)\n"
         "time.sleep(60)\n"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.study.accept_rates import check
-from scripts.study.errors import UserError
-from scripts.study.launch import launch_by_hand
-from scripts.study.learning_rates import choose, edge, main, outdated, swept
+from scripts.artifacts.accept_rates import check
+from scripts.artifacts.learning_rates import choose, edge, main, outdated, swept
+from scripts.common.errors import UserError
+from scripts.launch.launch import launch_by_hand
 from scripts.study.load import ACCEPTED, STUDIES, read_accepted
 
 POINTS = st.lists(

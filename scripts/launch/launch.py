@@ -14,15 +14,16 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from scripts.common.errors import UserError
+from scripts.common.files import read_yaml
+from scripts.launch.site import load_site
+from scripts.plan.grid import Grid, Product
+from scripts.store.codelock import code_hash, current_hashes, read_code_lock
+from scripts.store.fingerprint import canonical
+from scripts.store.store import Store
 from scripts.study import datalock
-from scripts.study.codelock import code_hash, current_hashes, read_code_lock
-from scripts.study.errors import UserError
-from scripts.study.fingerprint import canonical
-from scripts.study.grid import Grid, Product
-from scripts.study.load import load_study, read_yaml
+from scripts.study.load import load_study
 from scripts.study.schema import Study
-from scripts.study.site import load_site
-from scripts.study.store import Store
 
 VARIABLE = "FORGETTING_LAUNCH"
 CONFIG = Path("config/config.yaml")
@@ -42,7 +43,7 @@ class Launch:
     head: int
     """Process id of the head; a job that runs below it ends with it."""
     site: dict[str, Any] = field(default_factory=dict)
-    """Of the cluster; see `scripts.study.site`."""
+    """Of the cluster; see `scripts.launch.site`."""
 
     @cached_property
     def grid(self) -> Grid:

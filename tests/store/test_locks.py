@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from scripts.study import locks
-from scripts.study.locks import LockedError, exclusive
+from scripts.store import locks
+from scripts.store.locks import LockedError, exclusive
 from tests.forks import FORK, forked, wait_for
 
 WHAT = "runs/it-0123456789ab"
@@ -258,8 +258,8 @@ def test_a_name_with_dots_has_its_own_lock(tmp_path: Path) -> None:
 def test_a_command_line_that_gives_up_ends_with_75(path: Path) -> None:
     program = (
         "import argparse, sys, pathlib\n"
-        "from scripts.study.errors import run\n"
-        "from scripts.study.locks import exclusive\n"
+        "from scripts.common.errors import run\n"
+        "from scripts.store.locks import exclusive\n"
         "def main(_):\n"
         "    with exclusive(pathlib.Path(sys.argv.pop()), 'it', until=0.0): pass\n"
         "run(main, argparse.ArgumentParser())\n"

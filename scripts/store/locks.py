@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from scripts.study.errors import UserError
+from scripts.common.errors import UserError
 
 RENEW_SECONDS = 20.0
 LIMIT_SECONDS = 120.0

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from scripts.study.fingerprint import canonical
-from scripts.study.grid import Condition, Grid
-from scripts.study.launch import launch_by_hand
+from scripts.launch.launch import launch_by_hand
+from scripts.plan.grid import Condition, Grid
+from scripts.store.fingerprint import canonical
 from scripts.study.load import ACCEPTED, STUDIES, load_study
 from scripts.study.schema import ContinuedPretraining, InstructionFinetuning, Lora, Study
 

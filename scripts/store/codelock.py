@@ -4,9 +4,9 @@ The integer is part of specs, the hash is not. When the code of a version no lon
 person decides: raise the integer (products below are made again) or record the new hash under the old integer
 (they are kept, because the change cannot alter them).
 
-    python -m scripts.study.codelock                     says what differs from the record; exit 1 if anything does
-    python -m scripts.study.codelock --keep trainer      records the new hash, keeps the integer
-    python -m scripts.study.codelock --raise trainer     records the new hash, raises the integer
+    python -m scripts.store.codelock                     says what differs from the record; exit 1 if anything does
+    python -m scripts.store.codelock --keep trainer      records the new hash, keeps the integer
+    python -m scripts.store.codelock --raise trainer     records the new hash, raises the integer
 """
 
 import argparse
@@ -17,13 +17,12 @@ from typing import Any
 
 import yaml
 
-from scripts.study.errors import UserError
-from scripts.study.load import read_yaml
-from scripts.study.store import atomic_path
+from scripts.common.errors import UserError
+from scripts.common.files import atomic_path, read_yaml
 
 CODE_LOCK = Path("config/code.lock")
 _HEADER = (
-    "# Code versions. Written by `python -m scripts.study.codelock`; its docstring says when to raise or to keep.\n"
+    "# Code versions. Written by `python -m scripts.store.codelock`; its docstring says when to raise or to keep.\n"
 )
 
 
@@ -115,8 +114,8 @@ def differences(lock: dict[str, dict[str, Any]], root: Path = Path()) -> list[st
     """One sentence for each code version whose code is not the recorded one."""
     return [
         f"the code behind {name!r} (version {lock[name]['version']}) is not what config/code.lock records: if "
-        f"results can change, run `python -m scripts.study.codelock --raise {name}` (all that depends on it is "
-        f"made again), else `python -m scripts.study.codelock --keep {name}`"
+        f"results can change, run `python -m scripts.store.codelock --raise {name}` (all that depends on it is "
+        f"made again), else `python -m scripts.store.codelock --keep {name}`"
         for name, value in current_hashes(lock, root).items()
         if value != lock[name]["hash"]
     ]
@@ -138,7 +137,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from scripts.study.errors import run
+    from scripts.common.errors import run
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="append", default=[], metavar="NAME")

@@ -1,0 +1,1 @@
+"""What everything here may use and what uses nothing here: errors, files, quantities."""

@@ -1,0 +1,1 @@
+"""Where products lie: fingerprints, the store with its locks, and the versions of the code behind products."""
