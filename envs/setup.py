@@ -1,11 +1,13 @@
 """Sets up `.venv` with the exact versions of requirements.lock. Standard library only; `make` runs it.
 
 Nothing happens where `.venv` was made by this script from the same lock, with the same Python, at the same
-place. Packages come from the package index that pip is set up with.
+place. uv installs the packages, from where pip is set up to find them, or pip itself where uv cannot.
 """
 
+import ast
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import os
@@ -24,6 +26,21 @@ if sys.version_info < (3, 11):  # noqa: UP036 (older ones reach this line: the f
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = Path("envs", "requirements.lock")
 
+# What pip may be set up with -> the variable that says the same to uv, which reads nothing of pip's. Of the names
+# that uv has for its indexes, these are the older ones: it heeds the newer ones more, should a person have set them.
+UV_VARIABLES = {
+    "index-url": "UV_INDEX_URL",
+    "extra-index-url": "UV_EXTRA_INDEX_URL",
+    "find-links": "UV_FIND_LINKS",
+    "constraint": "UV_CONSTRAINT",
+    "trusted-host": "UV_INSECURE_HOST",
+    "proxy": "ALL_PROXY",
+    "cert": "SSL_CERT_FILE",
+    "client-cert": "SSL_CLIENT_CERT",
+    "timeout": "UV_HTTP_TIMEOUT",
+    "default-timeout": "UV_HTTP_TIMEOUT",
+}
+
 
 class SetupError(Exception):
     """What went wrong, in one sentence."""
@@ -38,6 +55,7 @@ class Environment:
         self.python = self.directory / "bin" / "python"
         self.stamp = self.directory / "complete"
         self.log = self.directory / "install.log"
+        self.said = ""
 
     def key(self) -> str:
         """Identifies what a complete environment is made of.
@@ -63,11 +81,9 @@ class Environment:
         if made.returncode != 0:
             raise SetupError(f"{sys.executable} cannot make .venv: {last_line(made.stdout)}")
         self.install_torch()
-        say(f"installing {len(versions(self.lock)) - 1} other packages, some minutes ... (3/3)")
-        # The lock is the whole closure, so nothing is left to resolve. (uv would be faster, but it does not
-        # know the indexes, mirrors and certificates that a machine's pip is set up with.)
-        if not self.pip("--no-deps", "--requirement", str(self.lock)):
-            raise self.failed(f"installing the packages of {LOCK}")
+        say(f"installing {len(versions(self.lock)) - 1} other packages ... (3/3)")
+        # the lock is the whole closure, so nothing is left to resolve
+        self.install(f"the packages of {LOCK}", "--no-deps", "--requirement", str(self.lock))
         self.stamp.write_text(self.key())
         say(f"set up in {time.monotonic() - started:.0f} s")
 
@@ -86,33 +102,73 @@ class Environment:
         backend = os.environ.get("UV_TORCH_BACKEND") or ("auto" if has_gpu() else "cpu")
         say(f"installing torch {version} for {'CPUs' if backend == 'cpu' else f'GPUs ({backend})'} ... (2/3)")
         if sys.platform == "linux":
-            if backend == "cpu" and self.pip(*held, f"torch=={version}+cpu"):
+            build = (*held, f"torch=={version}+cpu")
+            if backend == "cpu" and (self.uv(*build) or self.pip(*build)):
                 return
-            uv = (str(self.directory / "bin" / "uv"), "pip", "install", "--python", str(self.python), *held)
-            if self.pip(*held, "uv") and self.run(*uv, "--torch-backend", backend, f"torch=={version}"):
+            if self.uv(*held, "--torch-backend", backend, f"torch=={version}"):
                 return
             say("no such build can be had from here: taking the package index's own, which is larger")
-        if not self.pip(*held, f"torch=={version}"):
-            raise self.failed(f"installing torch {version}")
+        self.install(f"torch {version}", *held, f"torch=={version}")
+
+    def install(self, what: str, *arguments: str) -> None:
+        """Installs with uv or, whatever goes wrong with it, with pip."""
+        if self.uv(*arguments):
+            return
+        say(f"{self.failed('uv')}; pip takes over, some minutes ...")
+        if not self.pip(*arguments):
+            raise self.failed(f"installing {what}")
+
+    def uv(self, *arguments: str) -> bool:
+        """Has uv install something; False also where uv itself cannot be had."""
+        uv = self.directory / "bin" / "uv"
+        if not uv.exists() and not self.pip("--constraint", str(self.lock), "uv"):
+            return False
+        # Python compiles what it imports and keeps that, which is quicker than to compile everything now. Told
+        # not to keep it (PYTHONDONTWRITEBYTECODE), each process would compile all its imports again.
+        options = ["--compile-bytecode"] if sys.dont_write_bytecode else []
+        if self.settings.get("no-index", "no").lower() in ("y", "yes", "t", "true", "on", "1"):
+            options.append("--no-index")
+        command = (str(uv), "pip", "install", "--python", str(self.python), *options, *arguments)
+        return self.run(*command, environment={**for_uv(self.settings), **os.environ})
 
     def pip(self, *arguments: str) -> bool:
         return self.run(str(self.python), "-m", "pip", "install", *arguments)
 
-    def run(self, *command: str) -> bool:
+    @functools.cached_property
+    def settings(self) -> dict[str, str]:
+        """What `pip install` is set up with, in pip's files or variables."""
+        listed = call(str(self.python), "-m", "pip", "config", "list").stdout
+        found: dict[str, str] = {}
+        for section in ("global", "install", ":env:"):  # for pip, the later ones count more, and empty ones do not
+            found |= re.findall(rf"^{section}\.([a-z-]+)=('.+'|\".+\")$", listed, re.MULTILINE)
+        return {name: ast.literal_eval(value) for name, value in found.items()}
+
+    def run(self, *command: str, environment: dict[str, str] | None = None) -> bool:
         """Runs a command and keeps what it prints; True when it succeeded."""
-        done = call(*command)
+        done = call(*command, environment=environment)
+        self.said = done.stdout
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(command)}\n{done.stdout}\n")
         return done.returncode == 0
 
     def failed(self, doing: str) -> SetupError:
-        log = self.log.read_text(encoding="utf-8")
-        return SetupError(f"{doing} failed: {last_line(log)} (all that was said: {self.log})")
+        return SetupError(f"{doing} failed: {last_line(self.said)} (all that was said: {self.log})")
 
 
 def versions(lock: Path) -> dict[str, str]:
     """Package name -> version, for every line of a lock file, whatever its marker."""
     return dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def for_uv(settings: dict[str, str]) -> dict[str, str]:
+    """The variables that set uv up as pip is."""
+    variables = {"UV_SYSTEM_CERTS": "1"}  # as newer versions of pip do; SSL_CERT_FILE counts more
+    for name, value in settings.items():
+        if name in UV_VARIABLES:
+            variables[UV_VARIABLES[name]] = ("," if name == "find-links" else " ").join(value.split())
+    if "extra-index-url" in settings:
+        variables["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # a version may lie in any of the indexes, as for pip
+    return variables
 
 
 def has_gpu() -> bool:
@@ -123,17 +179,21 @@ def has_gpu() -> bool:
     return tool is not None and "GPU" in call(tool, "--list-gpus").stdout
 
 
-def call(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        close_fds=False,  # an installer that outlives this script goes on holding the lock of `alone`
-        check=False,
-    )
+def call(*command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            close_fds=False,  # an installer that outlives this script goes on holding the lock of `alone`
+            check=False,
+        )
+    except OSError as error:  # such as for uv on a file system from which no program may run
+        return subprocess.CompletedProcess(command, 126, f"error: {error}")
 
 
 def last_line(text: str) -> str:

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,19 +161,27 @@ class Machine:
         self.root = root
         self.commands: list[str] = []
         self.fails: Callable[[str], bool] = lambda command: False
+        self.pip_config = ""  # what `pip config list` prints
+        self.environment: dict[str, str] = {}  # uv's
         (root / "envs").mkdir(parents=True)
         lock = "torch==2.13.0\nuv==0.13.8\nyte==1.9.4 ; python_version > '3'\n"
         (root / "envs" / "requirements.lock").write_text(lock)
 
-    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def call(self, *command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         line = " ".join(command).replace(f"{self.root}/", "")
+        if line == ".venv/bin/python -m pip config list":
+            return subprocess.CompletedProcess(command, 0, self.pip_config)
         self.commands.append(line)
+        self.environment = environment or self.environment
         if self.fails(line):
             return subprocess.CompletedProcess(command, 1, "ERROR: it is raining\nbye\n")
+        programs = self.root / ".venv" / "bin"
         if "-m venv" in line:
-            program = self.root / ".venv" / "bin" / "python"
-            program.parent.mkdir(parents=True, exist_ok=True)
-            program.touch()
+            shutil.rmtree(self.root / ".venv", ignore_errors=True)
+            programs.mkdir(parents=True)
+            (programs / "python").touch()
+        elif line == GET_UV:
+            (programs / "uv").touch()
         return subprocess.CompletedProcess(command, 0, "fine\n")
 
     def setup(self) -> list[str]:
@@ -188,17 +197,22 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(setup, "call", machine.call)
     monkeypatch.setattr(setup, "has_gpu", lambda: False)
     monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.delenv("UV_TORCH_BACKEND", raising=False)
     return machine
 
 
 HELD = "--constraint envs/requirements.lock"
 PIP = ".venv/bin/python -m pip install"
-TORCH_CPU = f"{PIP} {HELD} torch==2.13.0+cpu"
-UV = f"{PIP} {HELD} uv"
-TORCH_UV = f".venv/bin/uv pip install --python .venv/bin/python {HELD} --torch-backend cpu torch==2.13.0"
-TORCH_PLAIN = f"{PIP} {HELD} torch==2.13.0"
-REST = f"{PIP} --no-deps --requirement envs/requirements.lock"
+UV = ".venv/bin/uv pip install --python .venv/bin/python"
+GET_UV = f"{PIP} {HELD} uv"
+TORCH_CPU = f"{UV} {HELD} torch==2.13.0+cpu"
+TORCH_CPU_PIP = f"{PIP} {HELD} torch==2.13.0+cpu"
+TORCH_BACKEND = f"{UV} {HELD} --torch-backend cpu torch==2.13.0"
+TORCH_PLAIN = f"{UV} {HELD} torch==2.13.0"
+TORCH_PLAIN_PIP = f"{PIP} {HELD} torch==2.13.0"
+REST = f"{UV} --no-deps --requirement envs/requirements.lock"
+REST_PIP = f"{PIP} --no-deps --requirement envs/requirements.lock"
 
 
 def made_venv(commands: list[str]) -> bool:
@@ -208,36 +222,121 @@ def made_venv(commands: list[str]) -> bool:
 def test_sets_up_once(machine: Machine) -> None:
     first = machine.setup()
     assert made_venv(first)
-    assert first[1:] == [TORCH_CPU, REST]
+    assert first[1:] == [GET_UV, TORCH_CPU, REST]
     assert machine.setup() == []
 
 
 @pytest.mark.parametrize(
-    ("missing", "tried"),
+    "tried",
     [
-        ([TORCH_CPU], [TORCH_CPU, UV, TORCH_UV]),
-        ([TORCH_CPU, TORCH_UV], [TORCH_CPU, UV, TORCH_UV, TORCH_PLAIN]),
-        ([TORCH_CPU, UV], [TORCH_CPU, UV, TORCH_PLAIN]),
+        [TORCH_CPU, TORCH_CPU_PIP],
+        [TORCH_CPU, TORCH_CPU_PIP, TORCH_BACKEND],
+        [TORCH_CPU, TORCH_CPU_PIP, TORCH_BACKEND, TORCH_PLAIN],
+        [TORCH_CPU, TORCH_CPU_PIP, TORCH_BACKEND, TORCH_PLAIN, TORCH_PLAIN_PIP],
     ],
 )
-def test_torch_for_a_machine_without_gpu(machine: Machine, missing: list[str], tried: list[str]) -> None:
-    machine.fails = lambda command: command in missing
-    assert machine.setup()[1:] == [*tried, REST]
+def test_torch_for_a_machine_without_gpu(machine: Machine, tried: list[str]) -> None:
+    """All fail but the last."""
+    machine.fails = lambda command: command in tried[:-1]
+    assert machine.setup()[1:] == [GET_UV, *tried, REST]
 
 
 def test_torch_for_a_machine_with_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "has_gpu", lambda: True)
-    assert machine.setup()[1:] == [UV, TORCH_UV.replace("cpu", "auto"), REST]
+    assert machine.setup()[1:] == [GET_UV, TORCH_BACKEND.replace("cpu", "auto"), REST]
 
 
 def test_torch_backend_of_the_persons_choice(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_TORCH_BACKEND", "cu130")
-    assert machine.setup()[1:] == [UV, TORCH_UV.replace("cpu", "cu130"), REST]
+    assert machine.setup()[1:] == [GET_UV, TORCH_BACKEND.replace("cpu", "cu130"), REST]
 
 
 def test_torch_for_macos_is_the_plain_build(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert machine.setup()[1:] == [TORCH_PLAIN, REST]
+    assert machine.setup()[1:] == [GET_UV, TORCH_PLAIN, REST]
+
+
+def test_pip_takes_over_where_uv_fails(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.fails = lambda command: command.startswith(UV)
+    assert machine.setup()[1:] == [GET_UV, TORCH_CPU, TORCH_CPU_PIP, REST, REST_PIP]
+    assert re.findall("^uv .*", capsys.readouterr().out, re.MULTILINE) == [
+        f"uv failed: ERROR: it is raining (all that was said: {machine.root}/.venv/install.log);"
+        " pip takes over, some minutes ..."
+    ]
+    assert machine.setup() == []
+
+
+def test_pip_takes_over_where_uv_cannot_be_had(machine: Machine) -> None:
+    machine.fails = lambda command: command == GET_UV
+    assert machine.setup()[1:] == [GET_UV, TORCH_CPU_PIP, GET_UV, REST_PIP]
+
+
+def test_a_program_that_cannot_be_started_fails_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "uv").touch()
+    done = setup.call(str(tmp_path / "uv"))
+    assert done.returncode != 0
+    assert setup.last_line(done.stdout).startswith("error: [Errno 13] Permission denied")
+
+
+def test_uv_is_set_up_as_pip_is(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if re.match("(?i)(pip|uv|ssl)_|all_proxy$", name)]:
+        monkeypatch.delenv(name)
+    config = tmp_path / "pip.conf"
+    config.write_text(
+        """
+        [global]
+        index-url = https://mirror.example/simple
+        extra-index-url =
+            https://one.example/simple
+            https://two.example/simple
+        find-links = /wheels https://wheels.example
+        cert = /company's.pem
+        client-cert = /me.pem
+        proxy = http://nobody.example
+        timeout = 60
+        no-color = yes
+        [install]
+        constraint = /caps.txt
+        proxy = http://proxy.example
+        [download]
+        cert = /other.pem
+        """.replace("\n        ", "\n")
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
+    monkeypatch.setenv("PIP_CERT", "")
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "one.example two.example")
+    asked = [sys.executable, "-m", "pip", "config", "list"]
+    machine.pip_config = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    monkeypatch.setenv("UV_HTTP_TIMEOUT", "7")  # what a person set for uv counts more
+    machine.setup()
+    assert machine.environment.items() >= os.environ.items()
+    names = {name for name in machine.environment if re.match("(UV|SSL)_|ALL_PROXY$", name)}
+    assert {name: machine.environment[name] for name in names} == {
+        "UV_INDEX_URL": "https://mirror.example/simple",
+        "UV_EXTRA_INDEX_URL": "https://one.example/simple https://two.example/simple",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_FIND_LINKS": "/wheels,https://wheels.example",
+        "UV_CONSTRAINT": "/caps.txt",
+        "UV_INSECURE_HOST": "one.example two.example",
+        "UV_HTTP_TIMEOUT": "7",
+        "UV_SYSTEM_CERTS": "1",
+        "SSL_CERT_FILE": "/company's.pem",
+        "SSL_CLIENT_CERT": "/me.pem",
+        "ALL_PROXY": "http://proxy.example",
+    }
+
+
+@pytest.mark.parametrize(("value", "told"), [("1", True), ("false", False)])
+def test_uv_asks_no_index_where_pip_asks_none(machine: Machine, value: str, told: bool) -> None:
+    machine.pip_config = f":env:.no-index='{value}'\n"
+    assert ("--no-index" in machine.setup()[-1]) == told
+
+
+def test_all_is_compiled_where_imports_do_not_keep_what_they_compile(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert machine.setup()[-1] == REST.replace("--no-deps", "--compile-bytecode --no-deps")
 
 
 def test_an_interrupted_setup_is_begun_anew(machine: Machine) -> None:
@@ -259,7 +358,7 @@ def test_an_interruption_takes_back_what_was_complete(machine: Machine) -> None:
     lock = machine.root / "envs" / "requirements.lock"
     before = lock.read_text()
     lock.write_text(before.replace("1.9.4", "1.9.5"))
-    machine.fails = lambda command: command == REST
+    machine.fails = lambda command: command in (REST, REST_PIP)
     with pytest.raises(setup.SetupError):
         machine.setup()
     lock.write_text(before)  # .venv now holds a mixture, so the old lock does not make it complete
@@ -289,7 +388,7 @@ def test_a_venv_made_by_hand_or_without_its_python_is_not_complete(machine: Mach
 
 
 def test_errors_are_one_sentence(machine: Machine) -> None:
-    machine.fails = lambda command: command == REST
+    machine.fails = lambda command: command in (REST, REST_PIP)
     with pytest.raises(setup.SetupError) as error:
         machine.setup()
     sentence = "installing the packages of envs/requirements.lock failed: ERROR: it is raining ("
