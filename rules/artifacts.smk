@@ -17,7 +17,7 @@ localrules:
 
 rule card:
     input:
-        ancient(GRID.manifests("studies", STORE)),
+        ancient(inputs_of("studies")),
     output:
         f"{STORE}/studies/{{key}}.json",
     log:
@@ -32,7 +32,7 @@ rule card:
 
 rule learning_rates:
     input:
-        lambda wildcards: asked(GRID.validation_manifests, STORE),
+        lambda wildcards: manifests(asked(plan.validations, GRID)),
     output:
         "results/learning_rates.yaml",
     log:
@@ -48,7 +48,7 @@ rule learning_rates:
 rule collect:
     input:
         overlay=lambda wildcards: "config/published_values.csv" if GRID.study.overlay else [],
-        manifests=lambda wildcards: asked(artifact(wildcards).manifests, GRID, STORE),
+        manifests=lambda wildcards: manifests(asked(artifact(wildcards).products, GRID, LAUNCH.store.is_made)),
     output:
         "results/{place}/{name}.csv",
     log:
@@ -127,7 +127,7 @@ rule tabulate:
 
 rule claims:
     input:
-        manifests=lambda wildcards: asked(GRID.artifact_manifests, ("learning", "forgetting"), "grid", None, STORE),
+        manifests=lambda wildcards: manifests(asked(plan.products, GRID, ("learning", "forgetting"), "grid")),
         modules=expand("scripts/artifacts/{module}.py", module=["claims", "paper_claims", "contrasts"]),
     output:
         csv="results/claims.csv",

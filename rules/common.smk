@@ -5,6 +5,9 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
+from scripts.plan import artifacts as plan
+from scripts.plan.product import Key
+from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
 from scripts.planning import cluster
 from scripts.planning.failures import Failures
@@ -77,28 +80,36 @@ def artifact(wildcards):
     return ARTIFACTS[artifact_name(wildcards)]
 
 
-def asked(manifests, *arguments):
-    """The inputs of a target; a study that cannot have it ends the launch with the reason."""
+def manifests(keys):
+    """The files of products."""
+    return [f"{STORE}/{key}.json" for key in keys]
+
+
+def inputs_of(place):
+    """For a rule that fills a place of the store: wildcards with a `key` to the manifests that its job reads."""
+    return lambda wildcards: manifests(GRID.find(f"{place}/{wildcards.key}").inputs)
+
+
+def asked(inputs, *arguments):
+    """What a target is made from; a study that cannot have it ends the launch with the reason."""
     try:
-        return manifests(*arguments)
+        return inputs(*arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
 
 
 def evaluated_so_far(wildcards):
     """What a page reads that shows whatever there is, and has nothing made for its sake."""
-    return [f"{STORE}/{key}.json" for key in (GRID.card.key, *LAUNCH.evaluated())]
+    return manifests([GRID.card.key, *LAUNCH.evaluated()])
 
 
 def length_of(place):
     """How long a job trains, for its message; a resource, because those start nothing anew when they change."""
 
     def words(wildcards):
-        spec = GRID.find(f"{place}/{wildcards.key}").spec
-        if "epochs" in spec:
-            return f"{spec['epochs']} epochs"
-        cooldown = spec.get("cooldown_batches")
-        return f"{spec['batches']} batches" + (f", the last {cooldown} cooling down" if cooldown else "")
+        spec = Trained.read(GRID.find(f"{place}/{wildcards.key}").spec)
+        cooldown = getattr(spec.schedule, "cooldown_batches", None)
+        return f"{spec.amount} {spec.unit}" + (f", the last {cooldown} cooling down" if cooldown else "")
 
     return words
 
@@ -131,7 +142,7 @@ def printed_files():
 onstart:
     try:
         jobs = list(workflow.dag.needrun_jobs())
-        fingerprints = {job.wildcards.get("key", "")[-12:] for job in jobs}
+        fingerprints = {Key(job.wildcards.get("key", "")).fingerprint for job in jobs}
         products = [product for product in GRID if product.fingerprint in fingerprints]
         LAUNCH.require_locked(product.key for product in products)
         if not workflow.local_exec:

@@ -9,7 +9,7 @@ localrules:
 
 rule records:
     input:
-        ancient(GRID.manifests("data/records", STORE)),
+        ancient(inputs_of("data/records")),
     output:
         f"{STORE}/data/records/{{key}}.json",
     log:
@@ -24,7 +24,7 @@ rule records:
 
 rule tokenizer:
     input:
-        ancient(GRID.manifests("data/tokenizers", STORE)),
+        ancient(inputs_of("data/tokenizers")),
     output:
         f"{STORE}/data/tokenizers/{{key}}.json",
     log:
@@ -39,7 +39,7 @@ rule tokenizer:
 
 rule rows:
     input:
-        ancient(GRID.manifests("data/rows", STORE)),
+        ancient(inputs_of("data/rows")),
     output:
         f"{STORE}/data/rows/{{key}}.json",
     log:

@@ -3,7 +3,7 @@
 
 rule evaluate:
     input:
-        ancient(GRID.manifests("evaluations", STORE)),
+        ancient(inputs_of("evaluations")),
     output:
         f"{STORE}/evaluations/{{key}}.json",
     log:
@@ -23,7 +23,7 @@ rule evaluate:
 
 rule evaluate_family:
     input:
-        ancient(GRID.manifests("families/evaluated", STORE)),
+        ancient(inputs_of("families/evaluated")),
     output:
         f"{STORE}/families/evaluated/{{key}}.json",
     log:

@@ -9,7 +9,7 @@ localrules:
 
 rule pretrain:
     input:
-        ancient(GRID.manifests("models", STORE)),
+        ancient(inputs_of("models")),
     output:
         f"{STORE}/models/{{key}}.json",
     log:
@@ -31,7 +31,7 @@ rule pretrain:
 
 rule fetch_model:
     input:
-        ancient(GRID.manifests("models/hub", STORE)),
+        ancient(inputs_of("models/hub")),
     output:
         f"{STORE}/models/hub/{{key}}.json",
     log:
@@ -46,7 +46,7 @@ rule fetch_model:
 
 rule fetch_published:
     input:
-        ancient(GRID.manifests("published", STORE)),
+        ancient(inputs_of("published")),
     output:
         f"{STORE}/published/{{key}}.json",
     log:

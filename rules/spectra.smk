@@ -3,7 +3,7 @@
 
 rule spectra:
     input:
-        ancient(GRID.manifests("spectra", STORE)),
+        ancient(inputs_of("spectra")),
     output:
         f"{STORE}/spectra/{{key}}.json",
     log:
@@ -23,7 +23,7 @@ rule spectra:
 
 rule spectra_family:
     input:
-        ancient(GRID.manifests("families/decomposed", STORE)),
+        ancient(inputs_of("families/decomposed")),
     output:
         f"{STORE}/families/decomposed/{{key}}.json",
     log:

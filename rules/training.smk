@@ -3,7 +3,7 @@
 
 rule train_leg:
     input:
-        ancient(GRID.manifests("legs", STORE)),
+        ancient(inputs_of("legs")),
     output:
         f"{STORE}/legs/{{key}}.json",
     log:
@@ -25,7 +25,7 @@ rule train_leg:
 
 rule train_run:
     input:
-        ancient(GRID.manifests("runs", STORE)),
+        ancient(inputs_of("runs")),
     output:
         f"{STORE}/runs/{{key}}.json",
     log:
@@ -47,7 +47,7 @@ rule train_run:
 
 rule train_family:
     input:
-        ancient(GRID.manifests("families/trained", STORE)),
+        ancient(inputs_of("families/trained")),
     output:
         f"{STORE}/families/trained/{{key}}.json",
     log:
@@ -68,7 +68,7 @@ rule train_family:
 
 rule throughput:
     input:
-        ancient(GRID.manifests("throughput", STORE)),
+        ancient(inputs_of("throughput")),
     output:
         f"{STORE}/throughput/{{key}}.json",
     log:

@@ -19,11 +19,14 @@ from scripts.artifacts.paper_claims import PLUS_MINUS, Comparison, Judged, hundr
 from scripts.artifacts.points import artifact_fingerprint
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
+from scripts.components.methods.lora import Lora
 from scripts.evaluation.scores import SAMPLES
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
-from scripts.plan.grid import BASE, GRID
-from scripts.study.schema import ContinuedPretraining, Lora
+from scripts.plan import artifacts as plan
+from scripts.plan.conditions import GRID
+from scripts.plan.evaluation import BASE
+from scripts.study.schema import ContinuedPretraining
 
 NEEDS = ("learning", "forgetting")
 COLUMNS = (
@@ -78,7 +81,7 @@ def read_models(launch: Launch) -> list[Model]:
         UserError: a learning rate has still to be chosen, or an evaluation or its bytes are missing.
     """
     study = launch.grid.study
-    launch.grid.require(NEEDS, GRID)
+    plan.require(launch.grid, NEEDS, GRID)
     models = []
     for condition in launch.grid.conditions(GRID):
         kind, rank, learning, duration = BASE, 0, "", ""
@@ -87,7 +90,7 @@ def read_models(launch: Launch) -> list[Model]:
             kind, rank = method.kind, method.rank if isinstance(method, Lora) else 0
             unit = "tokens" if isinstance(setting, ContinuedPretraining) else "epoch" + "s" * (condition.amount > 1)
             learning, duration = setting.learning, f"{condition.duration} {unit}"
-        tasks = launch.grid.tasks(condition, NEEDS)
+        tasks = plan.tasks(launch.grid, condition, NEEDS)
         results = [launch.store.require(condition.evaluations[task])["results"] for task in tasks]
         diverged = any("diverged" in result for result in results)
         models.append(
@@ -100,7 +103,7 @@ def read_models(launch: Launch) -> list[Model]:
                 duration=duration,
                 duration_value=condition.amount,
                 seed=condition.seed,
-                fingerprint=condition.product[-12:],
+                fingerprint=condition.product.fingerprint,
                 scores={} if diverged else {task: _item_scores(launch, condition.evaluations[task]) for task in tasks},
                 diverged=diverged,
             )

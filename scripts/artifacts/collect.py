@@ -14,11 +14,13 @@ from scripts.artifacts.points import COLUMNS, DIVERGED, FORGETTING
 from scripts.artifacts.published import load_published
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
+from scripts.components.tasks import COMPOSITE
 from scripts.evaluation.scores import language_understanding, plain_average
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
-from scripts.plan.grid import BASE, Condition
-from scripts.plan.grid import LANGUAGE_UNDERSTANDING as PARTS
+from scripts.plan import artifacts as plan
+from scripts.plan.conditions import Condition
+from scripts.plan.evaluation import BASE
 from scripts.plan.registry import Artifact, find_artifact
 from scripts.study.schema import ContinuedPretraining
 
@@ -57,14 +59,14 @@ def _rows(launch: Launch, condition: Condition, artifact: Artifact) -> list[dict
     Of a model that diverged they have no value, and say so.
     """
     study = launch.grid.study
-    tasks = launch.grid.tasks(condition, artifact.needs, artifact.block, artifact.setting)
+    tasks = plan.tasks(launch.grid, condition, artifact.needs, artifact.block, artifact.setting)
     results = {task: launch.store.require(condition.evaluations[task])["results"] for task in tasks}
     if any("diverged" in result for result in results.values()):
         metrics: dict[str, list[Any]] = {task: [task] for task in tasks}
         if FORGETTING in artifact.needs:
             metrics[FORGETTING] = list(study.evaluation.forgetting)
         if LANGUAGE_UNDERSTANDING in artifact.needs:
-            metrics[LANGUAGE_UNDERSTANDING] = list(PARTS)
+            metrics[LANGUAGE_UNDERSTANDING] = list(COMPOSITE)
         return [_row(launch, condition, metric, None, None, 0, parts) for metric, parts in metrics.items()]
     rows = [
         _row(launch, condition, task, result["value"], result["stderr"], result["items"], [task])
@@ -79,10 +81,10 @@ def _rows(launch: Launch, condition: Condition, artifact: Artifact) -> list[dict
         rows.append(_row(launch, condition, FORGETTING, value, stderr, items, parts))
     if LANGUAGE_UNDERSTANDING in artifact.needs:
         value, stderr = language_understanding(
-            {task: results[task]["value"] for task in PARTS}, {task: results[task]["stderr"] for task in PARTS}
+            {task: results[task]["value"] for task in COMPOSITE}, {task: results[task]["stderr"] for task in COMPOSITE}
         )
-        items = sum(results[task]["items"] for task in PARTS)
-        rows.append(_row(launch, condition, LANGUAGE_UNDERSTANDING, value, stderr, items, list(PARTS)))
+        items = sum(results[task]["items"] for task in COMPOSITE)
+        rows.append(_row(launch, condition, LANGUAGE_UNDERSTANDING, value, stderr, items, list(COMPOSITE)))
     return rows
 
 
@@ -110,7 +112,7 @@ def _row(
         "stderr": "" if stderr is None else repr(stderr),
         "items": "" if value is None else items,
         "state": DIVERGED if value is None else "",
-        "evaluations": ";".join(condition.evaluations[task][-12:] for task in tasks),
+        "evaluations": ";".join(condition.evaluations[task].fingerprint for task in tasks),
     }
     if condition.method != BASE:
         setting = study.settings[condition.setting]
@@ -155,7 +157,7 @@ def _tokens(launch: Launch, condition: Condition) -> int | str:
     if isinstance(setting, ContinuedPretraining):
         return setting.batches(condition.amount) * setting.batch_tokens
     keys = [condition.product]
-    while legs := [key for key in launch.grid.products[keys[-1]].inputs if key.startswith("legs/")]:
+    while legs := launch.grid.products[keys[-1]].inputs_of("leg"):
         keys += legs
     results = [launch.store.require(key)["results"] for key in keys]
     # the authors do not say how many positions their checkpoints saw

@@ -41,11 +41,16 @@ from scripts.artifacts.printed import ITEMS
 from scripts.artifacts.published import PublishedValue, load_published
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
+from scripts.components.methods.lora import Lora
+from scripts.components.models.hub import HubModel
+from scripts.components.modules import ALL_LINEAR
 from scripts.evaluation.scores import plain_average
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
-from scripts.plan.grid import BASE, SWEEP, Change, Condition
-from scripts.study.schema import ALL_LINEAR, HubModel, Lora, Study
+from scripts.plan.conditions import SWEEP, Condition
+from scripts.plan.evaluation import BASE
+from scripts.plan.training import Change
+from scripts.study.schema import Study
 
 COLUMNS = (
     "study", "model", "scale", "artifact", "edition", "setting", "method", "duration", "metric", "published",
@@ -253,14 +258,14 @@ def _counterpart(launch: Launch, models: Models, value: PublishedValue) -> tuple
     found = [(c, score) for c in conditions if (score := _measured(launch, c, value.metric))]
     if not found:
         return None, DIVERGED if any(_diverged(launch, c, value.metric) for c in conditions) else PENDING
-    is_published = any(condition.product.startswith("published/") for condition, _ in found)
+    is_published = any(condition.is_published for condition, _ in found)
     return Score(
         value=math.fsum(score[0] for _, score in found) / len(found),
         stderr=_over_seeds([score[0] for _, score in found], [score[1] for _, score in found]),
         items=found[0][1][2],
         seeds=len(found),
         source="published" if is_published else "trained",
-        conditions=tuple(condition.product[-12:] for condition, _ in found),
+        conditions=tuple(condition.product.fingerprint for condition, _ in found),
     ), ""
 
 

@@ -23,7 +23,7 @@ import numpy
 from numpy.typing import NDArray
 from scipy import stats
 
-from scripts.plan.grid import BASE
+from scripts.plan.evaluation import BASE
 
 FloatArray = NDArray[numpy.float64]
 Cell = tuple[str, str, float]

@@ -13,6 +13,7 @@ from scripts.artifacts.points import artifact_fingerprint, setting_order
 from scripts.artifacts.tables import MISSING, Entry, Row, Table, read_cells
 from scripts.common.quantities import format_tokens
 from scripts.launch.launch import Launch
+from scripts.plan.product import Key
 from scripts.plan.registry import Artifact
 from scripts.study.schema import ContinuedPretraining
 
@@ -74,18 +75,18 @@ def rows(launch: Launch) -> list[dict[str, Any]]:
                 "duration": format_tokens(amount) if is_cpt else str(amount),
                 "duration_tokens": "" if tokens is None else tokens,
                 "source": source,
-                "rows": key[-12:],
+                "rows": key.fingerprint,
             })  # fmt: skip
     return made
 
 
-def _prepared(launch: Launch, setting: str) -> tuple[str, dict[str, Any]]:
+def _prepared(launch: Launch, setting: str) -> tuple[Key, dict[str, Any]]:
     """Key and counts of the setting's rows, of the first seed that has them; both empty where none has."""
     for seed in launch.grid.study.seeds:
         key = launch.grid.rows(setting, seed).key
         if manifest := launch.store.read(key):
             return key, manifest["results"]
-    return "", {}
+    return Key(), {}
 
 
 def _pass_tokens(results: dict[str, Any], is_cpt: bool) -> int | None:

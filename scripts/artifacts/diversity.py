@@ -21,7 +21,7 @@ from scripts.artifacts.points import Method, Origin
 from scripts.evaluation.diversity import distinct_generations
 from scripts.evaluation.scores import SAMPLES
 from scripts.launch.launch import Launch
-from scripts.plan.grid import BASE
+from scripts.plan.evaluation import BASE
 from scripts.plan.registry import Artifact
 
 COLUMNS = (*frames.CONDITION, "item", "outcome", "generations", "value", "evaluation")
@@ -54,7 +54,7 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
             continue
         with (launch.store.bytes_of(key) / SAMPLES).open(encoding="utf-8") as file:
             distinct = distinct_generations(map(json.loads, file))
-        own = {**frames.condition_cells(launch, condition), "evaluation": key[-12:]}
+        own = {**frames.condition_cells(launch, condition), "evaluation": key.fingerprint}
         for counts in distinct:
             for outcome, different, generations in (
                 (PASSING, counts.passing, counts.passed),

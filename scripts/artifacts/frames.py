@@ -14,9 +14,11 @@ import pandas
 from scripts.artifacts import style
 from scripts.artifacts.points import DIVERGED, Method, Origin, read_origin, read_text, to_numbers
 from scripts.common.errors import UserError
+from scripts.components.methods.lora import Lora
 from scripts.launch.launch import Launch
-from scripts.plan.grid import BASE, Condition
-from scripts.study.schema import ContinuedPretraining, Lora, Study
+from scripts.plan.conditions import Condition
+from scripts.plan.evaluation import BASE
+from scripts.study.schema import Study
 
 CONDITION = (
     "setting", "setting_label", "method", "kind", "rank", "alpha", "modules", "variant", "seed",
@@ -47,8 +49,8 @@ def condition_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
         "method": condition.method,
         "kind": BASE,
         "seed": condition.seed,
-        "source": "published" if condition.product.startswith("published/") else "trained",
-        "condition": condition.product[-12:],
+        "source": "published" if condition.is_published else "trained",
+        "condition": condition.product.fingerprint,
     }
     if condition.method != BASE:
         setting = launch.grid.study.settings[condition.setting]
@@ -59,7 +61,7 @@ def condition_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
             "variant": ", ".join(condition.change.words),
             "duration": condition.duration,
             "duration_value": condition.amount,
-            "duration_unit": "tokens" if isinstance(setting, ContinuedPretraining) else "epochs",
+            "duration_unit": setting.unit,
         }
     return cells
 

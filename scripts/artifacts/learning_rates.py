@@ -16,7 +16,9 @@ from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
-from scripts.plan.grid import SWEEP, VALIDATION, Condition, Grid
+from scripts.plan import artifacts as plan
+from scripts.plan.conditions import SWEEP, VALIDATION, Condition
+from scripts.plan.grid import Grid
 from scripts.study.load import STUDIES, accepted_path, read_accepted
 
 RESULT = Path("results/learning_rates.yaml")
@@ -65,7 +67,7 @@ def main(launch: Launch, out: Path) -> None:
         UserError: the study has no sweep, one of its evaluations is not there, or training diverged at every rate of a
             method.
     """
-    launch.grid.require((), SWEEP)
+    plan.require(launch.grid, (), SWEEP)
     settings: dict[str, dict[str, Any]] = {}
     for (setting, method), rates in swept(launch.grid).items():
         curve = [_point(launch, rate, conditions) for rate, conditions in rates.items()]
@@ -89,7 +91,7 @@ def main(launch: Launch, out: Path) -> None:
 def _point(launch: Launch, rate: float, conditions: Sequence[Condition]) -> dict[str, Any]:
     keys = [condition.evaluations[VALIDATION] for condition in conditions]
     results = [launch.store.require(key)["results"] for key in keys]
-    evaluations = [key[-12:] for key in keys]
+    evaluations = [key.fingerprint for key in keys]
     if any("diverged" in result for result in results):
         nothing = {"score": None, "stderr": None, "items": 0, "diverged": True}
         return {"learning_rate": rate, **nothing, "evaluations": evaluations}
@@ -137,7 +139,8 @@ def outdated(grid: Grid, path: Path) -> str | None:
             return f"{where}: the sweep tries no rates there"
         choice, rates = given[setting, method], expected[setting, method]
         made_from = {point["learning_rate"]: list(point["evaluations"]) for point in choice["curve"]}
-        if made_from != {r: [c.evaluations[VALIDATION][-12:] for c in conditions] for r, conditions in rates.items()}:
+        now = {rate: [c.evaluations[VALIDATION].fingerprint for c in found] for rate, found in rates.items()}
+        if made_from != now:
             return f"{where}: comes from another sweep than the study's (its rates, data, model or code changed since)"
         try:
             chosen = choose(choice["curve"])

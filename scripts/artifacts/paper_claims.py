@@ -29,7 +29,7 @@ from scripts.artifacts.contrasts import (
     judge_more,
     mean_of,
 )
-from scripts.plan.grid import BASE
+from scripts.plan.evaluation import BASE
 
 MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Estimate, Method, Origin, Points, estimate
 from scripts.launch.launch import Launch
-from scripts.plan.grid import BASE
+from scripts.plan.evaluation import BASE
 from scripts.plan.registry import Artifact
 
 COLUMNS = (*frames.CONDITION, "k", "value", "stderr", "items", "samples", "temperature", "evaluation")
@@ -33,7 +33,7 @@ class Curves(Origin):
 
 def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     """One row for each condition of the block, the base model among them, and each k."""
-    task = launch.grid.study.evaluation.tasks.pass_at_k
+    task = launch.grid.study.evaluation.tasks.of("pass_at_k")
     assert task is not None  # a block that measures pass@k has the task
     collected = []
     for condition in launch.grid.conditions(artifact.block, artifact.setting):
@@ -51,7 +51,7 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
                 "items": results["items"],
                 "samples": task.samples,
                 "temperature": task.temperature,
-                "evaluation": key[-12:],
+                "evaluation": key.fingerprint,
             })  # fmt: skip
     return collected
 

@@ -18,7 +18,7 @@ from scripts.artifacts.points import COLUMNS
 from scripts.artifacts.published import PUBLISHED, PublishedValue, load_published, values_of
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
-from scripts.plan.grid import BASE
+from scripts.plan.evaluation import BASE
 from scripts.plan.registry import REGISTRY, find_artifact, load_registry
 from scripts.store.fingerprint import fingerprint
 

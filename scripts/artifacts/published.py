@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from scripts.common.errors import UserError
 from scripts.common.quantities import format_tokens, parse_tokens
-from scripts.plan.grid import BASE
+from scripts.plan.evaluation import BASE
 
 PUBLISHED = Path("config/published_values.csv")
 DRAWN_FROM = {

@@ -17,7 +17,7 @@ from scripts.artifacts import frames, style
 from scripts.artifacts.points import Origin
 from scripts.common.errors import UserError
 from scripts.launch.launch import Launch
-from scripts.plan.grid import BASE
+from scripts.plan.evaluation import BASE
 from scripts.plan.registry import Artifact
 from scripts.spectra.ranks import place, rank_to_explain, read_spectra
 
@@ -68,7 +68,7 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
                 "layer": layer,
                 "full_rank": len(values),
                 "value": rank_to_explain(values, SHARE),
-                "spectra": key[-12:],
+                "spectra": key.fingerprint,
             })  # fmt: skip
     return collected
 

@@ -64,7 +64,7 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
             shares = explained(values)
             for index, (value, share) in enumerate(zip(values.tolist(), shares.tolist(), strict=True), start=1):
                 numbers = {"index": index, "value": repr(value), "explained": repr(share)}
-                collected.append({**own, "matrix": matrix, "part": part, **numbers, "spectra": key[-12:]})
+                collected.append({**own, "matrix": matrix, "part": part, **numbers, "spectra": key.fingerprint})
     return collected
 
 

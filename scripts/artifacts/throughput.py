@@ -57,7 +57,7 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
                 "value": "" if speed is None else repr(speed),
                 "peak_bytes": "" if peak is None else peak,
                 "source": "trained",
-                "condition": key[-12:],
+                "condition": key.fingerprint,
             })  # fmt: skip
     return collected
 

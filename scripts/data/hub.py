@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from scripts.common.errors import UserError
 from scripts.launch.launch import VARIABLE, Launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.fingerprint import file_sha256
 from scripts.store.store import Build
 from scripts.study.datalock import dataset_identity, model_identity, not_locked

@@ -15,12 +15,17 @@ import yaml
 
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
+from scripts.components.models.hub import HubModel
+from scripts.components.sources.generated import GeneratedDataset
+from scripts.components.sources.hub import HubDataset
+from scripts.components.sources.package import PackageDataset
+from scripts.components.sources.path import PathDataset
 from scripts.data.hub import Repository
 from scripts.data.packages import download
 from scripts.store.fingerprint import file_sha256
 from scripts.study.datalock import DATA_LOCK, duration_text, identity, model_identity, read, resolve_branches
 from scripts.study.load import load_study
-from scripts.study.schema import GeneratedDataset, HubDataset, HubModel, PackageDataset, PathDataset, Study
+from scripts.study.schema import Study
 
 _HEADER = (
     "# Identity of the data and models that come from outside. Written by `python -m scripts.data.lock --study NAME`;\n"
@@ -81,7 +86,7 @@ def outside(study: Study) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for name, dataset in study.datasets.items():
         if not isinstance(dataset, GeneratedDataset):
-            found.setdefault(identity(dataset), Source(f"datasets.{name}", _dataset_resolver(dataset)))
+            found.setdefault(identity(dataset), Source(f"datasets.{name}", _dataset_resolver(dataset)))  # type: ignore[arg-type]
     models = {"model": study.model.repository} if isinstance(study.model, HubModel) else {}
     models |= {f"settings.{name}.tokenizer": s.tokenizer for name, s in study.settings.items() if s.tokenizer}
     for where, repository in models.items():

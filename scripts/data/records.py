@@ -19,7 +19,7 @@ from scripts.common.errors import UserError, run
 from scripts.common.quantities import parse_tokens
 from scripts.launch.command import current_launch, product_parser
 from scripts.launch.launch import Launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.fingerprint import file_sha256
 from scripts.store.store import Build
 from scripts.study.datalock import DATA_LOCK, not_locked, package_identity

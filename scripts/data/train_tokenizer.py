@@ -11,7 +11,7 @@ from scripts.common.errors import UserError, run
 from scripts.data.records import read_records
 from scripts.launch.command import current_launch, product_parser
 from scripts.launch.launch import Launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.store import Build
 
 

@@ -13,14 +13,13 @@ from scripts.common.errors import UserError, run
 from scripts.evaluation.scores import SAMPLES
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Key, Product
+from scripts.plan.specs import Evaluation, Trained
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Build
 
 if TYPE_CHECKING:
     from scripts.evaluation.harness import Harness
-
-_NOT_SETTINGS = {"kind", "subject", "records", "shots_records", "seed", "versions"}
 
 
 def main(launch: Launch, name: str) -> None:
@@ -58,13 +57,14 @@ class _Once:
             tasks, records, shots = {}, {}, {}
             for evaluation in self._evaluations:
                 label = _label(evaluation)
-                settings = {key: value for key, value in evaluation.spec.items() if key not in _NOT_SETTINGS}
+                asked = Evaluation.read(evaluation.spec)
+                settings = {"task": asked.task, **asked.settings}
                 tasks[label] = settings | judge_variables(self._launch, settings)
-                items, *examples = _inputs(evaluation, "data/records/")
+                items, *examples = evaluation.inputs_of("records")
                 records[label] = data_bytes(self._launch, items) / FILE
                 if examples:
                     shots[label] = data_bytes(self._launch, examples[0]) / FILE
-            base = self._launch.store.bytes_of(_inputs(self._evaluations[0], "models/")[0])
+            base = self._launch.store.bytes_of(self._evaluations[0].inputs_of("model")[0])
             seed = self._evaluations[0].spec["seed"]
             self._harness = Harness(tasks, records, base, seed=seed, shots=shots)
         return self._harness
@@ -80,7 +80,7 @@ def judge_variables(launch: Launch, settings: dict[str, Any]) -> dict[str, Any]:
     """
     if "judge" not in settings:
         return {}
-    task = launch.grid.study.evaluation.tasks.mt_bench
+    task = launch.grid.study.evaluation.tasks.of("mt_bench")
     if task is None:
         raise UserError(
             f"study {launch.grid.name!r} has no evaluation.tasks.mt_bench, which names the environment variables "
@@ -96,14 +96,10 @@ def _label(evaluation: Product) -> str:
     return f"{asked['task']}-{fingerprint(asked)}"
 
 
-def _inputs(evaluation: Product, prefix: str) -> list[str]:
-    return [key for key in evaluation.inputs if key.startswith(prefix)]
-
-
-def finetuned(evaluation: Product) -> str | None:
+def finetuned(evaluation: Product) -> Key | None:
     """Key of the run or published checkpoint that is evaluated; None for the base model."""
-    subject = next(key for key in evaluation.inputs if key.endswith(evaluation.spec["subject"]))
-    return None if subject.startswith("models/") else subject
+    subject = next(key for key in evaluation.inputs if key.fingerprint == evaluation.spec["subject"])
+    return None if subject.kind == "model" else subject
 
 
 def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness"]) -> Build:
@@ -135,7 +131,8 @@ def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness
 
 
 def _method_kind(spec: dict[str, Any]) -> str:
-    return str(spec.get("trunk", spec)["method"]["kind"])
+    method = spec["method"] if spec["kind"] == "published" else Trained.read(spec).recipe.method
+    return str(method["kind"])
 
 
 if __name__ == "__main__":

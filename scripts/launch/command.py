@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from scripts.launch.launch import Launch, frozen_launch, launch_by_hand
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.store import Build
 
 
@@ -47,7 +47,7 @@ def find(launch: Launch, name: str) -> Product:
     manifest = launch.store.read(name) if name not in launch.grid.products else None
     if manifest is None:
         return launch.grid.find(name)
-    return Product(name, manifest["spec"], tuple(manifest["inputs"]))
+    return Product.of(name, manifest["spec"], manifest["inputs"])
 
 
 def make(launch: Launch, product: Product, build: Build, until: float = math.inf) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from typing import Any
 from scripts.common.errors import UserError
 from scripts.common.files import read_yaml
 from scripts.launch.site import load_site
-from scripts.plan.grid import Grid, Product
+from scripts.plan.grid import Grid
+from scripts.plan.product import Key, Product
+from scripts.plan.specs import code_behind
 from scripts.store.codelock import code_hash, current_hashes, read_code_lock
 from scripts.store.fingerprint import canonical
 from scripts.store.store import Store
@@ -67,8 +69,8 @@ class Launch:
         Raises:
             UserError: one of them comes from outside and has no entry in ``config/data.lock``.
         """
-        fingerprints = {key[-12:] for key in keys}
-        names = sorted({name for key, name in self.grid.unlocked.items() if key[-12:] in fingerprints})
+        fingerprints = {Key(key).fingerprint for key in keys}
+        names = sorted({name for key, name in self.grid.unlocked.items() if Key(key).fingerprint in fingerprints})
         if names:
             raise datalock.not_locked(names, self.name)
 
@@ -86,7 +88,7 @@ class Launch:
             UserError: the code is not what the launch started with.
         """
         code = {}
-        for name in _versions_in(product.spec):
+        for name in code_behind(product.spec):
             entry = self.code[name]
             if _hash_now(tuple(entry["modules"])) != entry["hash"]:
                 raise UserError(
@@ -101,11 +103,6 @@ class Launch:
 def _hash_now(modules: tuple[str, ...]) -> str:
     """Asked once a process: what it has imported by then is what it goes on with."""
     return code_hash(list(modules))
-
-
-def _versions_in(spec: Mapping[str, Any]) -> list[str]:
-    inner = spec.get("trunk", spec)
-    return sorted(inner.get("versions", {}))
 
 
 def new_launch(study: str, store: str | None, grain: str | None = None) -> Launch:

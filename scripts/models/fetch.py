@@ -12,7 +12,7 @@ from scripts.common.errors import UserError, run
 from scripts.data.hub import TOKENIZER_FILES, Repository
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.store import Build
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"

@@ -13,7 +13,7 @@ from scripts.common.errors import UserError, run
 from scripts.data.products import data_bytes
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.fingerprint import file_sha256
 from scripts.store.store import Build
 

@@ -16,7 +16,7 @@ from scripts.data.hub import Repository
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
 from scripts.models.fetch import CONFIG, take_model
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.store import Build
 
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"

@@ -3,15 +3,18 @@
 Read at parse time by whoever names artifacts as targets, so nothing here imports a drawing library.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scripts.common.errors import UserError
 from scripts.common.files import read_yaml
+from scripts.plan import artifacts
 from scripts.plan.grid import Grid
-from scripts.study.schema import Measure, Task
+from scripts.plan.product import Key
+from scripts.study.schema import Benchmark, Measure
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Path("config/artifacts.yaml")
@@ -22,7 +25,10 @@ SHARED = {
 }
 
 
-Need = Literal[Measure, Task, "throughput"]
+if TYPE_CHECKING:
+    Need: TypeAlias = str
+else:
+    Need = Literal[Measure, Benchmark, "throughput"]
 
 
 class Artifact(BaseModel):
@@ -82,32 +88,36 @@ class Artifact(BaseModel):
             return f"{self.name} is of edition {self.edition}, study {grid.name!r} has that of {grid.study.edition}"
         if not self.needs:
             return None
-        return grid.lack(self.needs, self.block, self.setting)
+        return artifacts.lack(grid, self.needs, self.block, self.setting)
 
     def require(self, grid: Grid) -> None:
         """Raises UserError where the study cannot have it, or its sweep has still to choose rates for it."""
         if lack := self.lack(grid):
             raise UserError(lack)
         if self.needs:
-            grid.require(self.needs, self.block, self.setting)
+            artifacts.require(grid, self.needs, self.block, self.setting)
 
-    def manifests(self, grid: Grid, store: str) -> list[str]:
-        """The manifests that its CSV is made from; raises UserError as `require` does."""
+    def products(self, grid: Grid, made: Callable[[Key], bool]) -> list[Key]:
+        """The products that its CSV is made from; raises UserError as `require` does.
+
+        Args:
+            made: whether a product is complete; what table 1 counts of data from outside depends on it.
+        """
         self.require(grid)
         if not self.needs:
-            return [f"{store}/{grid.card.key}.json", *self._counted(grid, store)]
-        return grid.artifact_manifests(self.needs, self.block, self.setting, store)
+            return [grid.card.key, *self._counted(grid, made)]
+        return artifacts.products(grid, self.needs, self.block, self.setting)
 
-    def _counted(self, grid: Grid, store: str) -> list[str]:
+    def _counted(self, grid: Grid, made: Callable[[Key], bool]) -> list[Key]:
         """What table 1 counts: data that are made here, and of those from outside what is prepared already."""
         if self.kind != "dataset_table":
             return []
         study, found = grid.study, []
         for name, setting in study.settings.items():
-            made_here = study.datasets[setting.dataset].source == "generated"
+            made_here = study.datasets[setting.dataset].identity is None
             for seed in study.seeds:
-                path = f"{store}/{grid.rows(name, seed).key}.json"
-                found += [path] if made_here or Path(path).exists() else []
+                key = grid.rows(name, seed).key
+                found += [key] if made_here or made(key) else []
         return found
 
     @property

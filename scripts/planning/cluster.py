@@ -10,7 +10,8 @@ from typing import Any
 from scripts.common.errors import UserError
 from scripts.launch.launch import Launch
 from scripts.launch.site import Site
-from scripts.plan.grid import Grid, Product
+from scripts.plan.grid import Grid
+from scripts.plan.product import Product
 from scripts.planning.estimate import seconds
 from scripts.store.store import Store
 from scripts.study.schema import Job, TrainingJob

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import run
+from scripts.components.models import Model
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
-from scripts.plan.grid import Grid, Product
+from scripts.plan.grid import Grid
+from scripts.plan.product import Product
+from scripts.plan.specs import Recipe, Trained
 from scripts.planning.reports import aligned
-from scripts.study.schema import HubModel, Model
 
 _TRAINED_BYTES = 4
 """Of a weight that is trained here, and of each of its numbers in the optimizer's state: fp32."""
@@ -65,7 +67,7 @@ def forecast(grid: Grid, jobs: Iterable[Product], made: set[str], at_once: int) 
         at_once: how many of the jobs run at the same time.
     """
     members = [[key for key in job.members or (job.key,) if key not in made] for job in _in_order(grid, jobs)]
-    last_user = {
+    last_user: dict[str, int] = {
         start: index for index, keys in enumerate(members) for key in keys for start in grid.products[key].inputs
     }
     sizes = {key: product_bytes(grid, grid.products[key]) for keys in members for key in keys}
@@ -99,15 +101,15 @@ def product_bytes(grid: Grid, product: Product) -> int:
     """Bytes of a leg end, a run, a base model or a published checkpoint; 0 for all else."""
     model, spec = grid.study.model, product.spec
     if product.kind == "model":
-        return (_HUB_BYTES if isinstance(model, HubModel) else _TRAINED_BYTES) * base_parameters(model)
+        return model.bytes_of_weight * model.parameters
     if product.kind == "published":
         return _HUB_BYTES * trained_parameters(model, spec["method"])
     if product.kind not in ("leg", "run"):
         return 0
-    recipe = spec.get("trunk", spec)
-    trained = trained_parameters(model, recipe["method"])
+    recipe = Trained.read(spec).recipe
+    trained = trained_parameters(model, recipe.method)
     # what PiSSA starts from is written with what it comes to, as an adapter of twice the rank
-    written = trained * (2 if recipe["method"].get("initialization") == "pissa" else 1)
+    written = trained * (2 if recipe.method.get("initialization") == "pissa" else 1)
     return _TRAINED_BYTES * (written + (_states(recipe) * trained if product.kind == "leg" else 0))
 
 
@@ -115,35 +117,18 @@ def checkpoint_bytes(grid: Grid, product: Product) -> int:
     """Bytes of the checkpoints that the job of a leg or run keeps while it runs; 0 for all else."""
     if product.kind not in ("leg", "run"):
         return 0
-    recipe = product.spec.get("trunk", product.spec)
-    return (
-        _CHECKPOINTS * _TRAINED_BYTES * trained_parameters(grid.study.model, recipe["method"]) * (1 + _states(recipe))
-    )
+    recipe = Trained.read(product.spec).recipe
+    return _CHECKPOINTS * _TRAINED_BYTES * trained_parameters(grid.study.model, recipe.method) * (1 + _states(recipe))
 
 
-def _states(recipe: Mapping[str, Any]) -> int:
-    return _STATES[recipe["optimizer"]["name"]]
-
-
-def base_parameters(model: Model) -> int:
-    """Parameters of a Llama of layers L, width H, MLP width I and vocabulary V, its keys and values as wide as H.
-
-        E V H + L (4 H H + 3 H I + 2 H) + H
-
-    E = 2 is the embedding and the output layer, 1 where they are one, as in models that are pretrained here.
-    Llama-2-7B has 6,738,415,616.
-    """
-    shape = model.architecture
-    embeddings = 2 * model.architecture.vocabulary if isinstance(model, HubModel) else model.tokenizer.vocabulary
-    width, inner = shape.hidden_size, shape.intermediate_size
-    layer = 4 * width * width + 3 * width * inner + 2 * width
-    return embeddings * width + shape.layers * layer + width
+def _states(recipe: Recipe) -> int:
+    return _STATES[recipe.optimizer["name"]]
 
 
 def trained_parameters(model: Model, method: Mapping[str, Any]) -> int:
     """Parameters that a method trains: all; or rank * (inputs + outputs) of each module, and its outputs for DoRA."""
     if method["kind"] == "full":
-        return base_parameters(model)
+        return model.parameters
     shape = model.architecture
     width, inner = shape.hidden_size, shape.intermediate_size
     count = 0

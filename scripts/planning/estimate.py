@@ -3,9 +3,12 @@
 Progress lines depend on it, and the minutes and GPU-hours of jobs on a cluster. No result does.
 """
 
+from scripts.components.models.pretrained import PretrainedModel
 from scripts.models.pretrain import SHIPPED
-from scripts.plan.grid import Grid, Product
-from scripts.study.schema import GeneratedDataset, HubDataset, InstructionFinetuning, PretrainedModel
+from scripts.plan.grid import Grid
+from scripts.plan.product import Product
+from scripts.plan.specs import Trained
+from scripts.study.schema import InstructionFinetuning
 
 
 def seconds(grid: Grid, product: Product, made: set[str]) -> float:
@@ -30,20 +33,17 @@ def seconds(grid: Grid, product: Product, made: set[str]) -> float:
 
 def _training_tokens(grid: Grid, product: Product) -> float:
     """Tokens that a leg or run trains on, after the leg that it starts from."""
-    spec = product.spec
-    unit = "batches" if "batches" in spec else "epochs"
-    start = next((grid.products[key].spec[unit] for key in product.inputs if key.startswith("legs/")), 0)
-    amount = float(spec[unit] - start)
-    if unit == "batches":
+    spec = Trained.read(product.spec)
+    start = next((Trained.read(grid.products[key].spec).amount for key in product.inputs_of("leg")), 0)
+    amount = float(spec.amount - start)
+    if spec.unit == "batches":
         rows = _rows(grid, product).spec
         return amount * float(rows["batch_rows"] * rows["sequence_length"])
-    setting = grid.study.settings[product.key.split("/")[1]]
+    setting = grid.study.settings[product.key.within.split("/")[0]]
     dataset = grid.study.datasets[setting.dataset]
     assert isinstance(setting, InstructionFinetuning)
-    # how many records a file of one's own has is known only once it is read; its progress has no estimate
-    examples = (dataset.records or 0) if isinstance(dataset, GeneratedDataset | HubDataset) else 0
-    return amount * examples / (setting.packing_ratio or 1.0) * setting.sequence_length
+    return amount * dataset.expected_records / (setting.packing_ratio or 1.0) * setting.sequence_length
 
 
 def _rows(grid: Grid, product: Product) -> Product:
-    return next(grid.products[key] for key in product.inputs if key.startswith("data/rows/"))
+    return grid.products[product.inputs_of("rows")[0]]

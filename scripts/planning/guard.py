@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from threading import Thread
 
 from scripts.common.errors import UserError
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.planning.reports import seconds_left, spoken
 from scripts.planning.slurm import QueuedJob, queued, requeue
 from scripts.store.store import Store
@@ -23,7 +23,7 @@ _NAMED = 10
 
 def by_fingerprint(products: Iterable[Product]) -> dict[str, str]:
     """Of products and of the members of families among them, to their keys."""
-    return {key[-12:]: key for product in products for key in (product.key, *product.members)}
+    return {key.fingerprint: key for product in products for key in (product.key, *product.members)}
 
 
 def settle(

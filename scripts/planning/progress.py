@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.plan.grid import Grid, Product
+from scripts.plan.grid import Grid
+from scripts.plan.product import Product
 from scripts.planning import disk
 from scripts.planning.estimate import seconds
 from scripts.planning.reports import spoken

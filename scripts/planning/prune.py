@@ -25,6 +25,7 @@ from pathlib import Path
 from scripts.common.errors import UserError, run
 from scripts.launch.launch import launch_by_hand
 from scripts.plan.grid import Grid
+from scripts.plan.product import Product
 from scripts.planning.disk import spoken
 from scripts.store.codelock import read_code_lock
 from scripts.store.locks import LockedError
@@ -60,12 +61,12 @@ def found(store: Store, grids: Iterable[Grid]) -> list[Found]:
     Raises:
         UserError: a manifest cannot be read.
     """
-    products = {product.key: product for grid in grids for product in grid}
+    products: dict[str, Product] = {product.key: product for grid in grids for product in grid}
     readers: dict[str, set[str]] = defaultdict(set)
     for product in products.values():
         # a family's own job reads nothing but what its members read
-        for key in product.inputs if not product.members else ():
-            readers[key].add(product.key)
+        for read in product.inputs if not product.members else ():
+            readers[read].add(product.key)
 
     def complete(key: str) -> bool:
         return store.manifest_path(key).exists()

@@ -15,7 +15,7 @@ from pathlib import Path
 from scripts.common.errors import UserError, run
 from scripts.launch.command import launch_options
 from scripts.launch.launch import Launch, launch_by_hand
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.planning import cluster, slurm
 from scripts.planning.estimate import seconds
 from scripts.planning.reports import FRESH_SECONDS, aligned, last_lines, last_report, spoken

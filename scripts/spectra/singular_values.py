@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from scripts.common.errors import UserError, run
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.spectra.ranks import FILE, LINEAR, place
 from scripts.store.store import Build
 

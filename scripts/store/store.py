@@ -81,7 +81,11 @@ class Store:
 
     def made(self, keys: Iterable[str]) -> set[str]:
         """Those of `keys` whose products are complete, by their manifests being there."""
-        return {key for key in keys if self.manifest_path(key).exists()}
+        return {key for key in keys if self.is_made(key)}
+
+    def is_made(self, key: str) -> bool:
+        """Whether a product is complete."""
+        return self.manifest_path(key).exists()
 
     def require(self, key: str) -> dict[str, Any]:
         """The manifest of a complete product.

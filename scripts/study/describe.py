@@ -18,7 +18,8 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
-from scripts.study.schema import CellDuration, Name, Repository, Study, Tokens
+from scripts.components.part import Name, Repository, Tokens
+from scripts.study.schema import CellDuration, Study
 
 README = Path("config/README.md")
 SCHEMA = Path("config/schema.json")

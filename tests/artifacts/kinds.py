@@ -14,8 +14,11 @@ from matplotlib.figure import Figure
 from scripts.artifacts import collect
 from scripts.common.files import write_json
 from scripts.launch.launch import new_launch
-from scripts.plan.grid import Condition, Grid
+from scripts.plan.conditions import Condition
+from scripts.plan.grid import Grid
+from scripts.store.codelock import read_code_lock
 from scripts.store.store import Store
+from scripts.study.schema import Study
 from tests.artifacts.conftest import REGISTRY
 
 Row = dict[str, Any]
@@ -24,6 +27,11 @@ Row = dict[str, Any]
 @cache
 def grid() -> Grid:
     return new_launch("paper", "nowhere").grid
+
+
+def grid_of(study: Study) -> Grid:
+    """The products and conditions of a study that is the paper's but for something."""
+    return Grid(study, "paper", {name: entry["version"] for name, entry in read_code_lock().items()}, {})
 
 
 def launch(tmp_path: Path) -> Any:

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from scripts.artifacts.paper_claims import judge
 from scripts.common.errors import UserError
-from scripts.plan.grid import Condition
+from scripts.plan.conditions import Condition
 from tests.artifacts import kinds
 from tests.artifacts.conftest import footer, legend_entries
 from tests.artifacts.test_claims import FORGETTING, MEASURED, OPEN, PRINTED, claim, models, only, verdicts

@@ -1,7 +1,6 @@
 """The paper's printed numbers over a study's own: the CSVs of the paper's grid, and what a reader sees of them."""
 
 import random
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +16,9 @@ from scripts.artifacts.points import artifact_fingerprint
 from scripts.artifacts.printed import printed_rows
 from scripts.artifacts.published import load_published
 from scripts.common.errors import UserError
+from scripts.components.models.hub import HubModel
 from scripts.launch.launch import new_launch
 from scripts.plan.grid import Grid
-from scripts.study.schema import HubModel
 from tests.artifacts import kinds
 from tests.artifacts.blocks import artifact, drawn, full, lora, row
 from tests.artifacts.conftest import (
@@ -179,13 +178,13 @@ def test_a_study_that_is_not_comparable_is_one_sentence(tmp_path: Path, changes:
     scale = changes.get("scale", study.scale)
     other = study.model_copy(update={"scale": scale, "model": study.model.model_copy(update=named)})
     with pytest.raises(UserError, match=f"^study 'other', overlay: {said}") as raised:
-        kinds.collected(of_grid("other", replace(kinds.grid(), study=other)), "fig1", tmp_path / "fig1.csv")
+        kinds.collected(of_grid("other", kinds.grid_of(other)), "fig1", tmp_path / "fig1.csv")
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_without_overlay_there_is_no_printed_number(tmp_path: Path) -> None:
-    plain = replace(kinds.grid(), study=kinds.grid().study.model_copy(update={"overlay": False}))
+    plain = kinds.grid_of(kinds.grid().study.model_copy(update={"overlay": False}))
     found = kinds.collected(of_grid("plain", plain), "fig1", tmp_path / "fig1.csv")
     assert len(found) == 106
     assert {each["source"] for each in found} == {"trained"}

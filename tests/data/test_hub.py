@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from scripts.common.errors import UserError
 from scripts.data.hub import Repository, tokenizer_builder
 from scripts.launch.launch import VARIABLE
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.store import Store
 from tests.standins.hub import Hub, use
 
@@ -224,9 +224,9 @@ def test_a_tokenizer_is_taken_without_the_model(hub: Hub, tmp_path: Path) -> Non
     spec = {"kind": "tokenizer", "source": "hub", "repository": NAME, "revision": commit}
     out = tmp_path / "out"
     out.mkdir()
-    tokenizer_builder(launch, Product("data/tokenizers/set-0123456789ab", spec, ()))(out)
+    tokenizer_builder(launch, Product.of("data/tokenizers/set-0123456789ab", spec, ()))(out)
     assert sorted(path.name for path in out.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     assert "model.safetensors" not in hub.downloads()
-    unlocked = Product("data/tokenizers/set-0123456789ab", {**spec, "revision": None}, ())
+    unlocked = Product.of("data/tokenizers/set-0123456789ab", {**spec, "revision": None}, ())
     with pytest.raises(UserError, match=r"python -m scripts\.data\.lock --study paper"):
         tokenizer_builder(launch, unlocked)(out)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scripts.common.errors import UserError
 from scripts.data import products, records
 from scripts.launch.launch import Launch, launch_by_hand
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.store import Store
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use, wheel
@@ -64,7 +64,7 @@ def built(tmp_path: Path, spec: dict[str, Any]) -> tuple[list[dict[str, Any]], d
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     spec = {"kind": "records", "seed": 0, "versions": {}, **spec}
-    results = records.builder(launch, Product("data/records/set-0123456789ab", spec, ()))(out)
+    results = records.builder(launch, Product.of("data/records/set-0123456789ab", spec, ()))(out)
     return list(records.read_records(out)), results
 
 
@@ -110,9 +110,9 @@ def test_a_bad_line_is_named(house: House, line: str) -> None:
 
 def test_train_and_test_of_the_studies_share_no_item() -> None:
     """The demo's and the smoke study's own records: no benchmark item stands in what is trained on."""
+    from scripts.components.sources.generated import GeneratedDataset
     from scripts.data.generators import GENERATORS
     from scripts.study.load import load_study
-    from scripts.study.schema import GeneratedDataset
 
     for name in ("demo", "smoke"):
         study = load_study(name)

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from scripts.common.errors import UserError
 from scripts.launch.launch import launch_by_hand
 from scripts.models.fetch import builder
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.store import Store
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use
@@ -51,7 +51,7 @@ def take(tmp_path: Path, revision: str | None, **changes: int) -> Path:
     spec = {"kind": "model", "source": "hub", "repository": NAME, "revision": revision, "architecture": architecture}
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    builder(launch, Product("models/net-0123456789ab", spec, ()))(out)
+    builder(launch, Product.of("models/net-0123456789ab", spec, ()))(out)
     return out
 
 

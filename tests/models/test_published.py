@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from scripts.common.errors import UserError
 from scripts.models.published import builder
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.store import Store
 from scripts.study.datalock import resolve_branches
 from tests.standins.hub import Hub, use
@@ -117,7 +117,7 @@ def take(hub: Hub, tmp_path: Path, files: dict[str, bytes], method: dict[str, An
     spec = {"kind": "published", "repository": NAME, "revision": revision, "branch": "8B", "method": method, **spec}
     out = tmp_path / "out"
     out.mkdir()
-    builder(launch, Product("published/code-cpt/lora-r64/8B-0123456789ab", spec, ()))(out)
+    builder(launch, Product.of("published/code-cpt/lora-r64/8B-0123456789ab", spec, ()))(out)
     return out
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from scripts.common.errors import UserError
 from scripts.common.quantities import format_tokens, parse_tokens
+from scripts.plan import artifacts
 from scripts.plan.grid import Grid
 from scripts.store.fingerprint import canonical, fingerprint
 from scripts.study.schema import ContinuedPretraining, Study
@@ -272,23 +273,22 @@ def test_rates_are_chosen_on_items_that_no_test_asks() -> None:
               for kind in ("humaneval", "gsm8k") if f"data/records/{kind}-{fp}" in made.products}  # fmt: skip
     assert splits == {"validation"}
     # and the job that answers them needs none of the test items
-    for path in made.validation_manifests("store"):
-        family = made.products[path.removeprefix("store/").removesuffix(".json")]
-        read = [made.products[key] for key in family.inputs]
+    for key in artifacts.validations(made):
+        read = [made.products[needed] for needed in made.products[key].inputs]
         assert [p.spec["split"] for p in read if p.kind == "records"] == ["validation"]
 
 
 def test_what_artifacts_read_of_the_base_model() -> None:
     made = grid()
     (base,) = made.blocks["base"]
-    assert made.tasks(base, ["learning"]) == ["gsm8k", "humaneval"]
-    assert made.tasks(base, ["learning"], setting="code-cpt") == ["humaneval"]
-    assert made.tasks(base, ["source_loss", "target_loss"]) == [
+    assert artifacts.tasks(made, base, ["learning"]) == ["gsm8k", "humaneval"]
+    assert artifacts.tasks(made, base, ["learning"], setting="code-cpt") == ["humaneval"]
+    assert artifacts.tasks(made, base, ["source_loss", "target_loss"]) == [
         "source_loss",
         "target_loss@code-cpt",
         "target_loss@math-ift",
     ]
-    for need in made.tasks(base, ["learning", "forgetting", "source_loss", "target_loss"]):
+    for need in artifacts.tasks(made, base, ["learning", "forgetting", "source_loss", "target_loss"]):
         assert made.products[base.evaluations[need]].spec["task"] == need.partition("@")[0]
 
 
@@ -300,11 +300,11 @@ def test_what_a_study_does_not_have() -> None:
             del setting["sweep"]
 
     made = grid(strip)
-    assert made.lack(["learning"], "grid") is None
-    assert "no sweep" in str(made.lack(["learning"], "sweep"))
-    assert "evaluation.held_out" in str(made.lack(["source_loss"], "grid"))
-    assert "'math-cpt'" in str(made.lack(["learning"], "grid", "math-cpt"))
-    assert made.lack(["target_loss"], "grid") is None
+    assert artifacts.lack(made, ["learning"], "grid") is None
+    assert "no sweep" in str(artifacts.lack(made, ["learning"], "sweep"))
+    assert "evaluation.held_out" in str(artifacts.lack(made, ["source_loss"], "grid"))
+    assert "'math-cpt'" in str(artifacts.lack(made, ["learning"], "grid", "math-cpt"))
+    assert artifacts.lack(made, ["target_loss"], "grid") is None
 
 
 @given(st.integers(1, 10**13))

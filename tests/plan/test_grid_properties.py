@@ -13,7 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.common.errors import UserError
-from scripts.plan.grid import BASE, SWEEP, Condition, Grid, Product
+from scripts.plan import artifacts
+from scripts.plan.conditions import SWEEP, Condition
+from scripts.plan.evaluation import BASE
+from scripts.plan.grid import Grid
+from scripts.plan.product import Product
 from scripts.plan.registry import REGISTRY, load_registry
 from scripts.study.schema import Study
 
@@ -227,14 +231,14 @@ def test_every_artifact_has_its_manifests_or_a_reason(grid: Grid) -> None:
         if lack := artifact.lack(grid):
             assert re.fullmatch(r"[^\n]+[^.\n]", lack)
             continue
-        paths = artifact.manifests(grid, "store")
-        assert len(set(paths)) == len(paths)
-        products = [grid.products[path.removeprefix("store/").removesuffix(".json")] for path in paths]
+        keys = artifact.products(grid, lambda key: False)
+        assert len(set(keys)) == len(keys)
+        products = [grid.products[key] for key in keys]
         if "throughput" in artifact.needs or not artifact.needs:
             continue
         made = {product.key for product in products} | {key for product in products for key in product.members}
         for condition in grid.conditions(artifact.block, artifact.setting):
-            for task in grid.tasks(condition, artifact.needs, artifact.block, artifact.setting):
+            for task in artifacts.tasks(grid, condition, artifact.needs, artifact.block, artifact.setting):
                 assert condition.evaluations[task] in made
         if grid.study.grain == "condition":
             assert not [product for product in products if product.members]

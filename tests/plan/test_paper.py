@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from scripts.components.methods.lora import Lora
 from scripts.launch.launch import launch_by_hand
-from scripts.plan.grid import Condition, Grid
+from scripts.plan.conditions import Condition
+from scripts.plan.grid import Grid
 from scripts.store.fingerprint import canonical
 from scripts.study.load import ACCEPTED, STUDIES, load_study
-from scripts.study.schema import ContinuedPretraining, InstructionFinetuning, Lora, Study
+from scripts.study.schema import ContinuedPretraining, InstructionFinetuning, Study
 
 VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "judge": 1, "spectra": 1}
 COMMITTED = sorted(path.stem for path in STUDIES.glob("*.yaml") if not path.name.endswith(ACCEPTED))

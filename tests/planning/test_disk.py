@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
+from scripts.components.modules import ALL_LINEAR
 from scripts.launch.launch import launch_by_hand
 from scripts.models.pretrain import SHIPPED
-from scripts.plan.grid import Grid, Product
+from scripts.plan.grid import Grid
+from scripts.plan.product import Product
 from scripts.planning import disk
-from scripts.planning.disk import Forecast, base_parameters, checkpoint_bytes, forecast, product_bytes
+from scripts.planning.disk import Forecast, checkpoint_bytes, forecast, product_bytes
 from scripts.planning.progress import Progress
 from scripts.store.store import Store
 from scripts.study.load import load_study
-from scripts.study.schema import ALL_LINEAR
 
 LLAMA_7B = 6_738_415_616
 ALL_MODULES_R16 = 39_976_960  # 32 layers of 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
@@ -42,8 +43,8 @@ def legs(grid: Grid, family: str) -> list[Product]:
 
 
 def test_parameters_of_published_shapes(paper: Grid) -> None:
-    assert base_parameters(paper.study.model) == LLAMA_7B
-    assert base_parameters(load_study("paper-v1-13b").model) == 13_015_864_320
+    assert paper.study.model.parameters == LLAMA_7B
+    assert load_study("paper-v1-13b").model.parameters == 13_015_864_320
 
 
 def test_parameters_of_a_model_that_is_pretrained_here() -> None:
@@ -53,7 +54,7 @@ def test_parameters_of_a_model_that_is_pretrained_here() -> None:
     (file,) = SHIPPED.glob("models/*/model.safetensors")
     with safe_open(file, framework="numpy") as weights:
         sizes = [weights.get_tensor(name).size for name in weights.keys()]  # noqa: SIM118
-    assert base_parameters(load_study("demo").model) == sum(sizes)
+    assert load_study("demo").model.parameters == sum(sizes)
 
 
 def test_a_leg_end_of_a_fully_finetuned_7b_model(paper: Grid) -> None:
@@ -81,7 +82,7 @@ def test_pissa_is_written_as_twice_the_rank(paper: Grid) -> None:
     leg = legs(paper, "code-cpt/lora-r16-seed0")[0]
     trunk = leg.spec["trunk"]
     spec = leg.spec | {"trunk": trunk | {"method": trunk["method"] | {"initialization": "pissa"}}}
-    changed = Product(leg.key, spec, leg.inputs)
+    changed = Product.of(leg.key, spec, leg.inputs)
     assert product_bytes(paper, changed) == (8 + 4) * ALL_MODULES_R16
     assert checkpoint_bytes(paper, changed) == checkpoint_bytes(paper, leg)
 
@@ -118,7 +119,7 @@ def test_trained_parameters_as_peft_counts_them(modules: list[str], dora: bool) 
     )
     with torch.device("meta"):
         network = LlamaForCausalLM(config)
-        assert base_parameters(model) == network.num_parameters()
+        assert model.parameters == network.num_parameters()
         adapted = get_peft_model(network, LoraConfig(r=8, target_modules=list(modules), use_dora=dora))
     trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     method = {"kind": "lora", "rank": 8, "modules": modules, **({"decomposed": True} if dora else {})}

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from scripts.common.errors import UserError
 from scripts.launch.launch import begin, frozen_launch
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.planning.guard import Requeuer, by_fingerprint, settle
 from scripts.planning.slurm import QueuedJob, parse, queued
 from scripts.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = Product("runs/code-cpt/lora-r16/20B-seed0-3f2a9c0d1e5b", {"kind": "run"}, ())
-LEG = Product("legs/code-cpt/lora-r16/12.8B-seed0-5d0c77a1e9f2", {"kind": "leg"}, ())
+RUN = Product.of("runs/code-cpt/lora-r16/20B-seed0-3f2a9c0d1e5b", {"kind": "run"}, ())
+LEG = Product.of("legs/code-cpt/lora-r16/12.8B-seed0-5d0c77a1e9f2", {"kind": "leg"}, ())
 QUEUE = """\
 4|PENDING|0:00|JobHeldUser||{here}|(null)
 3|PENDING|0:00|Resources||{here}|odd | comment
@@ -88,7 +88,7 @@ def test_nothing_to_wait_for(queue: Queue, tmp_path: Path) -> None:
     settle(Store(tmp_path), by_fingerprint([LEG]), str(tmp_path), None, LOGGER, lambda: pytest.fail("left"))
 
 
-@pytest.mark.parametrize("wanted", [RUN, Product("families/trained/f-0123456789ab", {}, (), (RUN.key, LEG.key))])
+@pytest.mark.parametrize("wanted", [RUN, Product.of("families/trained/f-0123456789ab", {}, (), (RUN.key, LEG.key))])
 def test_stopping_names_the_jobs(queue: Queue, tmp_path: Path, wanted: Product) -> None:
     queue.live.write_text(QUEUE.format(here=tmp_path))
     with pytest.raises(UserError, match=r"SLURM job 1 .*`scancel 1`$"):

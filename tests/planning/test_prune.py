@@ -9,7 +9,8 @@ import pytest
 
 from scripts.common.errors import UserError
 from scripts.launch.launch import launch_by_hand
-from scripts.plan.grid import Grid, Product
+from scripts.plan.grid import Grid
+from scripts.plan.product import Product
 from scripts.planning.prune import Found, delete, found, main
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Store
@@ -100,7 +101,9 @@ def test_every_study_has_a_say(store: Store, grid: Grid) -> None:
     """A branch that only another study has keeps the leg end that it starts from."""
     data = grid.study.model_dump(mode="json")
     data["settings"]["code-cpt"]["durations"].append(3840)
-    other = Grid(Study.model_validate(data), "other", grid.versions, {})
+    other = Grid(
+        Study.model_validate(data), "other", dict.fromkeys(("data", "pretrainer", "trainer", "judge", "spectra"), 1), {}
+    )
     fill(store, trained(grid))
     assert names(found(store, [grid])) == LEGS
     assert names(found(store, [grid, other])) == LEGS[1:]
@@ -186,7 +189,7 @@ def test_what_a_job_works_on_is_left_alone(store: Store, grid: Grid, capsys: pyt
 
 def test_the_command(store: Store, grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     spec = {"kind": "run", "method": {"kind": "full"}}
-    stranger = Product(f"runs/old/full/1-seed0-{fingerprint(spec)}", spec, ())
+    stranger = Product.of(f"runs/old/full/1-seed0-{fingerprint(spec)}", spec, ())
     fill(store, [*trained(grid), stranger], size=2_000_000)
     root = str(store.root)
     main([], root, really=False, unnamed=False)

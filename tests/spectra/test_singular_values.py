@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
 from scripts.common.errors import UserError
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.spectra.ranks import rank_to_explain, read_spectra
 from scripts.spectra.singular_values import main, spectra
 from scripts.store.fingerprint import fingerprint
@@ -211,7 +211,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def product(name: str, spec: dict[str, Any], *inputs: str) -> Product:
-    return Product(f"{name}-{fingerprint(spec)}", spec, inputs)
+    return Product.of(f"{name}-{fingerprint(spec)}", spec, inputs)
 
 
 WHOLE = "model.layers.1.self_attn.q_proj"

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from scripts.common.errors import UserError
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Store
 
 SPEC = {"kind": "run", "x": 1}
-PRODUCT = Product(f"runs/a/full/1-seed0-{fingerprint(SPEC)}", SPEC, ("models/m-0123456789ab",))
+PRODUCT = Product.of(f"runs/a/full/1-seed0-{fingerprint(SPEC)}", SPEC, ("models/m-0123456789ab",))
 
 
 def build(text: str) -> Any:

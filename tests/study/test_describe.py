@@ -8,9 +8,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -19,26 +19,26 @@ from markdown_it import MarkdownIt
 from pydantic import Field
 
 from scripts.common.errors import UserError
+from scripts.components.part import Part
 from scripts.study.describe import README, SCHEMA, main
 from scripts.study.load import ACCEPTED, STUDIES, load_study
-from scripts.study.schema import Part, Study
+from scripts.study.schema import Study
 
 Content = dict[str, Any]
 FILES = sorted(path for path in STUDIES.glob("*.yaml") if not path.name.endswith(ACCEPTED))
 SMOKE: Content = yaml.safe_load((STUDIES / "smoke.yaml").read_text())
 
 
-def parts(base: type[Part] = Part) -> Iterator[type[Part]]:
-    for part in base.__subclasses__():
-        yield part
-        yield from parts(part)
+def parts_of(annotation: Any) -> set[type[Part]]:
+    """The parts that a value of this type may be or hold, and theirs."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        fields = annotation.model_fields.values()
+        return {annotation}.union(*(parts_of(info.annotation) for info in fields))
+    return set().union(*map(parts_of, get_args(annotation)))
 
 
-# what a study consists of; parts with an underscore are there to be inherited from
-PARTS = sorted(
-    (part for part in parts() if part.__module__ == Study.__module__ and not part.__name__.startswith("_")),
-    key=lambda part: part.__name__,
-)
+# what a study consists of
+PARTS = sorted(parts_of(Study), key=lambda part: part.__name__)
 
 
 # -- drift ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from scripts.plan.grid import Product
+from scripts.plan.product import PLACES, Product
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Store
 from scripts.training import train
@@ -17,7 +17,7 @@ OPTIMIZER = {
     "weight_decay": 1e-4,
     "clip_norm": 1.0,
 }
-RECIPE = {"optimizer": OPTIMIZER, "seed": 5, "precision": "fp32"}
+RECIPE = {"model": "0" * 12, "rows": "1" * 12, "versions": {}, "optimizer": OPTIMIZER, "seed": 5, "precision": "fp32"}
 COSINE = {"warmup_fraction": 0.1, "final_fraction": 0.01}
 
 
@@ -39,14 +39,14 @@ class House:
         return {}
 
     def bring(self, kind: str, source: Path) -> str:
-        product = Product(f"{kind}s/given-000000000000", {"kind": kind}, ())
+        product = Product.of(f"{PLACES[kind]}/given-000000000000", {"kind": kind}, ())
         build = lambda out: shutil.copytree(source, out, dirs_exist_ok=True) and {}  # noqa: E731
         self.store.make(product, build, {})
         return product.key
 
     def product(self, spec: dict[str, Any], *start: Product) -> Product:
         key = f"{spec['kind']}s/it-{fingerprint(spec)}"
-        return Product(key, spec, (*self.base, *(leg.key for leg in start)))
+        return Product.of(key, spec, (*self.base, *(leg.key for leg in start)))
 
     def train(self, spec: dict[str, Any], *start: Product) -> tuple[Product, dict[str, Any]]:
         """The product, and its manifest's results."""

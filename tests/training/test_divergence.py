@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.evaluation import evaluate
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.spectra import singular_values
 from scripts.training import loop
 from scripts.training.divergence import Watch, best_mean
@@ -192,7 +192,7 @@ def house(tmp_path: Path, base: Path, cpt_rows: Path) -> House:
 def made_of(house: House, run: Product, kind: str, **spec: Any) -> Product:
     spec = {"kind": kind, "subject": run.key[-12:], **spec}
     model = house.base[0]
-    return Product(f"{kind}s/it-000000000001", spec, (run.key, model))
+    return Product.of(f"{kind}s/it-000000000001", spec, (run.key, model))
 
 
 def test_what_starts_from_a_leg_that_diverged_diverged_too(

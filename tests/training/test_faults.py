@@ -19,7 +19,7 @@ import pytest
 
 from scripts.common.errors import UserError, run
 from scripts.launch.command import end_with
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store import store as study_store
 from scripts.store.locks import LockedError
 from scripts.training import attempts, loop, train
@@ -275,7 +275,7 @@ def test_damaged_inputs_are_one_sentence(
     """Base model, rows, and weights and optimizer of the leg; what was trained so far is kept, and goes on after."""
     before = leg(house, words.METHODS[method], 4)
     house.train_product(before)
-    product = Product("legs/next-000000000000", before.spec | {"batches": 8}, (*before.inputs, before.key))
+    product = Product.of("legs/next-000000000000", before.spec | {"batches": 8}, (*before.inputs, before.key))
     stop_at(monkeypatch, house, product, 6)
     weights = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     model, rows = before.inputs
@@ -344,7 +344,7 @@ def test_a_truncated_checkpoint_costs_the_way_from_its_elder(
 ) -> None:
     product, other = leg(house, words.FULL), leg(house, words.FULL, 17)
     house.train_product(product)
-    again = Product(other.key, product.spec, product.inputs)
+    again = Product.of(other.key, product.spec, product.inputs)
     stop_at(monkeypatch, house, again, 5)
     stop_at(monkeypatch, house, again, 9)
     largest = max(house.store.scratch(again.key).glob("step-000009/*"), key=lambda path: path.stat().st_size)
@@ -365,7 +365,7 @@ def test_a_full_disk_ends_the_trainer_with_one_sentence(
     """No file may have more than 16 KiB: checkpoints fail half-way, as on a full disk. With room it goes on."""
     product, said = leg(house, words.FULL), tmp_path / "said"
     expected = contents(house, (house.train_product(product), product)[1])
-    again = Product(leg(house, words.FULL, 17).key, product.spec, product.inputs)
+    again = Product.of(leg(house, words.FULL, 17).key, product.spec, product.inputs)
     stop_at(monkeypatch, house, again, 5)
     kept = {path: path.read_bytes() for path in house.store.scratch(again.key).glob("step-*/*")}
     assert any(len(content) > 2**14 for content in kept.values())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from scripts.common.errors import UserError
-from scripts.plan.grid import Product
+from scripts.plan.product import Product
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Store
 from scripts.training import objective, throughput
@@ -38,7 +38,7 @@ class Launch:
 
     def __init__(self, root: Path, base: Path) -> None:
         self.store = Store(root)
-        given = Product("models/given-000000000000", {"kind": "model"}, ())
+        given = Product.of("models/given-000000000000", {"kind": "model"}, ())
         self.store.make(given, lambda out: shutil.copytree(base, out, dirs_exist_ok=True) and {}, {})
         self.products: dict[str, Product] = {}
         self.grid = SimpleNamespace(products=self.products, find=lambda name: self.products[name])
@@ -49,7 +49,7 @@ class Launch:
     def product(self, **changes: Any) -> str:
         spec = SPEC | changes
         key = f"throughput/it-{fingerprint(spec)}"
-        self.products[key] = Product(key, spec, ("models/given-000000000000",))
+        self.products[key] = Product.of(key, spec, ("models/given-000000000000",))
         return key
 
 
@@ -174,6 +174,6 @@ def test_what_does_not_fit_is_missing(
 
 def test_another_kind_of_product_is_refused(tmp_path: Path, base: Path) -> None:
     launch = Launch(tmp_path / "store", base)
-    launch.products["runs/it"] = Product("runs/it", {"kind": "run"}, ())
+    launch.products["runs/it"] = Product.of("runs/it", {"kind": "run"}, ())
     with pytest.raises(UserError, match="is of the kind 'run', not 'throughput'"):
         throughput.main(launch, "runs/it")  # type: ignore[arg-type]

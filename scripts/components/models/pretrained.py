@@ -1,0 +1,44 @@
+"""A base model that is pretrained here."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from scripts.components.models import Architecture, BaseModel, Pretraining, Tokenizer, parameters
+from scripts.components.part import field
+
+
+class PretrainedModel(BaseModel):
+    """A base model that the pipeline pretrains itself."""
+
+    label: str = field("how figures call it", min_length=1)
+    source: Literal["pretrained"] = field("the pipeline pretrains the base model", paper="beyond the paper")
+    architecture: Architecture = field("its shape")
+    tokenizer: Tokenizer = field("how text becomes tokens")
+    pretraining: Pretraining = field("on what it is pretrained, and how")
+
+    place: ClassVar[str] = "llama"
+    bytes_of_weight: ClassVar[int] = 4
+
+    @property
+    def identity(self) -> None:
+        return None
+
+    def spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        training = self.pretraining
+        return {
+            "architecture": self.architecture.model_dump(),
+            "batches": round(training.tokens / (training.batch_rows * training.sequence_length)),
+            "learning_rate": training.learning_rate,
+            "warmup_fraction": training.warmup_fraction,
+            "weight_decay": training.weight_decay,
+            "seed": training.seed,
+        }
+
+    @property
+    def made_from(self) -> tuple[Tokenizer, Pretraining]:
+        return self.tokenizer, self.pretraining
+
+    @property
+    def parameters(self) -> int:
+        # the output layer is the embedding
+        return parameters(self.architecture, self.tokenizer.vocabulary)

@@ -1,0 +1,26 @@
+"""The linear modules of a transformer block that adapters are put on, and the sets of them that have a name."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+Module = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ATTENTION: tuple[Module, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP: tuple[Module, ...] = ("gate_proj", "up_proj", "down_proj")
+ALL_LINEAR: tuple[Module, ...] = (*ATTENTION, *MLP)
+WIDENING: tuple[Module, ...] = ("gate_proj", "up_proj")
+"""Modules whose outputs have the MLP's width."""
+
+SETS: dict[str, tuple[Module, ...]] = {
+    "all": ALL_LINEAR,
+    "all without gate": (*ATTENTION, "up_proj", "down_proj"),
+    "attention": ATTENTION,
+    "mlp": MLP,
+    "mlp without gate": ("up_proj", "down_proj"),
+}
+"""What the paper calls a set of adapted modules."""
+
+
+def word(modules: Iterable[str]) -> str:
+    """What the paper calls a set of adapted modules; their names joined by `+` where it has no word."""
+    wanted = set(modules)
+    return next((name for name, names in SETS.items() if set(names) == wanted), "+".join(sorted(wanted)))

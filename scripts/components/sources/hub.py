@@ -1,0 +1,56 @@
+"""Records of the Hugging Face hub."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from scripts.components.part import Count, Repository, Tokens, field, slug
+from scripts.components.sources import Source
+
+
+class HubDataset(Source):
+    """Records from a dataset repository of the Hugging Face hub, at the commit in ``config/data.lock``."""
+
+    source: Literal["hub"] = field("the records are downloaded from the hub")
+    repository: Repository = field("the dataset's repository, OWNER/NAME", paper="section 3.1, table 1")
+    files: Annotated[list[str], Field(min_length=1)] = field(
+        "globs over the repository's files (parquet, json, jsonl or arrow); those that match are read"
+    )
+    columns: dict[str, str] = field(
+        "field of a record to the column that it is taken from; if empty, records have all columns as they are called",
+        default={},
+    )
+    conversation: str | None = field(
+        "the column with a list of messages (role, content): the last reply is the response, what stands before it the "
+        "instruction",
+        default=None,
+        paper="not said",
+    )
+    keep: dict[str, str] = field("column to the value that a row must have there to be taken", default={})
+    sample_tokens: Tokens | None = field(
+        "about how much of the text is taken, from whole files in an order drawn from `data_seed` (all, if absent)",
+        default=None,
+        unit="tokens",
+        paper="table 1; by which rule: not said",
+    )
+    records: Count | None = field(
+        "how many it has; estimates of time depend on it, no result does", default=None, unit="records"
+    )
+    gated: bool = field("whether its licence must be accepted on the hub before it can be downloaded", default=False)
+
+    @property
+    def identity(self) -> str:
+        return f"dataset:{self.repository}"
+
+    @property
+    def place(self) -> str:
+        return slug(self.repository)
+
+    def spec(self, entry: Mapping[str, Any], data_seed: int) -> dict[str, Any]:
+        spec = self.model_dump(exclude={"gated", "records"}, exclude_defaults=True) | {"source": self.source}
+        return spec | {"revision": entry.get("revision"), "seed": data_seed}
+
+    @property
+    def expected_records(self) -> int:
+        return self.records or 0

@@ -1,0 +1,38 @@
+"""HumanEval: programs that pass their tests."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from scripts.components.part import Count, Name, field
+from scripts.components.tasks import Settings, Task
+
+
+class HumanEval(Settings):
+    """pass@1 from `samples` programs a problem, each executed in the sandbox."""
+
+    dataset: Name = field("name of the dataset with the problems", paper="section 3.2")
+    samples: Count = field("programs written for a problem", unit="programs", paper="section 3.2: 50; figure S9: 256")
+    temperature: Annotated[float, Field(gt=0)] = field(
+        "divides the logits before a token is drawn", paper="section 3.2: 0.2; figure S9: 0.8"
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = field(
+        "tokens are drawn from the fewest likeliest that have this mass together",
+        unit="probability",
+        paper="section 3.2: 0.95; figure S9: not said",
+    )
+    max_new_tokens: Count = field("where a program is cut off that does not end", unit="tokens", paper="not said")
+    timeout_seconds: Annotated[float, Field(gt=0)] = field(
+        "how long a program with its tests may run; then it has failed", unit="seconds", paper="not said"
+    )
+    memory_mb: Count = field("address space of a program's process", unit="MiB", paper="not said")
+
+
+TASK = Task(
+    name="humaneval",
+    settings=HumanEval,
+    meaning="learning of code: programs that pass their tests",
+    paper="section 3.2",
+    always=True,
+    measures=frozenset({"learning"}),
+)

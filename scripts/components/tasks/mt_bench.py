@@ -1,0 +1,42 @@
+"""MT-bench: conversations that a judge grades."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from scripts.components.part import Count, Name, Part, field
+from scripts.components.tasks import Settings, Task
+
+
+class Judge(Part):
+    """A language model that grades answers, behind an endpoint that speaks OpenAI's chat interface."""
+
+    model: str = field("its name at the endpoint", min_length=1, paper="appendix C; which version: not said")
+    temperature: Annotated[float, Field(ge=0)] = field(
+        "temperature of its answers; 0: always the likeliest", paper="not said"
+    )
+    url_variable: str = field("name of the environment variable with the endpoint's address", min_length=1)
+    key_variable: str = field(
+        "name of the environment variable with the key; it may be unset where none is asked for", min_length=1
+    )
+
+
+class MtBench(Settings):
+    """Two-turn answers, each graded from 1 to 10 by a judge (paper, appendix C)."""
+
+    dataset: Name = field("name of the dataset with the questions", paper="appendix C")
+    max_new_tokens: Count = field("where an answer is cut off that does not end", unit="tokens", paper="not said")
+    judge: Judge = field("who grades the answers", paper="appendix C")
+
+    def asked(self) -> dict[str, Any]:
+        # where the judge is reached decides nothing about what it says
+        judge = {key: getattr(self.judge, key) for key in ("model", "temperature")}
+        return super().asked() | {"judge": judge}
+
+
+TASK = Task(
+    name="mt_bench",
+    settings=MtBench,
+    meaning="conversations that a judge grades",
+    paper="figure S4, table S10",
+)

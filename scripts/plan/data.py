@@ -1,0 +1,114 @@
+"""Records, tokenizers, rows and the base model of a study."""
+
+from functools import cache, cached_property
+from typing import Any
+
+from scripts.components.models import Model, repository_tokenizer
+from scripts.components.part import slug, unusual
+from scripts.plan import specs
+from scripts.plan.product import Catalogue, Product
+from scripts.study import datalock
+from scripts.study.schema import InstructionFinetuning, Study
+
+
+class Data:
+    """What is made of a study's datasets and base model; each product is computed once."""
+
+    def __init__(self, study: Study, catalogue: Catalogue) -> None:
+        self._study = study
+        self._catalogue = catalogue
+        # hundreds of others ask for the same few
+        self.records = cache(self._records)
+        self.tokenizer = cache(self._tokenizer)
+        self.rows = cache(self._rows)
+
+    def _records(self, name: str) -> Product:
+        """The records of a dataset."""
+        dataset = self._study.datasets[name]
+        entry = self._catalogue.entry(dataset.identity)
+        spec = {
+            "kind": "records",
+            **dataset.spec(entry, self._study.data_seed),
+            "versions": self._versions("records"),
+        }
+        return self._add(f"data/records/{dataset.place}", spec, dataset.identity)
+
+    def _tokenizer(self, repository: str | None = None) -> Product:
+        """The base model's tokenizer, or that of another repository."""
+        model = self._study.model
+        if made := model.made_from:
+            records = [self.records(name) for name in made[0].datasets]
+            spec = {
+                "kind": "tokenizer",
+                "records": [product.fingerprint for product in records],
+                "vocabulary": made[0].vocabulary,
+                "versions": self._versions("tokenizer"),
+            }
+            return self._catalogue.add("data/tokenizers/bpe", spec, *records)
+        identity = datalock.model_identity(repository) if repository else model.identity
+        entry = self._catalogue.entry(identity)
+        if repository:
+            place, source = f"hub/{slug(repository)}", repository_tokenizer(repository, entry)
+        else:
+            place, source = model.place, model.tokenizer_spec(entry)
+        spec = {"kind": "tokenizer", **source, "versions": self._versions("tokenizer")}
+        return self._add(f"data/tokenizers/{place}", spec, identity)
+
+    def _rows(self, setting_name: str, seed: int) -> Product:
+        """The tokenized rows of a setting, and the composition of every batch."""
+        setting = self._study.settings[setting_name]
+        more: dict[str, Any] = {}
+        if isinstance(setting, InstructionFinetuning):
+            more = {"max_epochs": setting.max_epochs, "packing_ratio": setting.packing_ratio}
+            more |= unusual(setting, "template", "packing")
+        return self._add_rows(
+            f"{setting_name}-seed{seed}",
+            setting.dataset,
+            self.tokenizer(setting.tokenizer),
+            regime=setting.regime,
+            sequence_length=setting.sequence_length,
+            batch_rows=setting.batch_rows,
+            group_rows=setting.group_rows,
+            seed=seed,
+            **more,
+        )
+
+    def _add_rows(self, name: str, dataset: str, tokenizer: Product, **spec: Any) -> Product:
+        records = self.records(dataset)
+        rows = specs.Rows(
+            records=records.fingerprint, tokenizer=tokenizer.fingerprint, versions=self._versions("rows"), **spec
+        )
+        return self._catalogue.add(f"data/rows/{name}", rows.spec(), records, tokenizer)
+
+    @cached_property
+    def model(self) -> Product:
+        """The base model."""
+        model: Model = self._study.model
+        spec = {"kind": "model", **model.spec(self._catalogue.entry(model.identity))}
+        if model.made_from is None:
+            return self._add(f"models/{model.place}", spec, model.identity)
+        tokenizer, pretraining = self.tokenizer(), model.made_from[1]
+        rows = self._add_rows(
+            f"pretraining-seed{pretraining.seed}",
+            pretraining.dataset,
+            tokenizer,
+            regime="cpt",
+            sequence_length=pretraining.sequence_length,
+            batch_rows=pretraining.batch_rows,
+            group_rows=pretraining.batch_rows,
+            seed=pretraining.seed,
+        )
+        spec |= {
+            "tokenizer": tokenizer.fingerprint,
+            "rows": rows.fingerprint,
+            "versions": self._versions("model"),
+        }
+        return self._catalogue.add(f"models/{model.place}", spec, tokenizer, rows)
+
+    def _add(self, name: str, spec: dict[str, Any], identity: str | None) -> Product:
+        if identity is None:
+            return self._catalogue.add(name, spec)
+        return self._catalogue.add_outside(name, spec, identity, locked=bool(self._catalogue.entry(identity)))
+
+    def _versions(self, kind: str) -> dict[str, int]:
+        return specs.versions(kind, self._catalogue.versions)

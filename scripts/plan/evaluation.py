@@ -1,0 +1,123 @@
+"""What is measured of a model: evaluations and spectra."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from scripts.components.tasks import COMPOSITE
+from scripts.plan import specs
+from scripts.plan.data import Data
+from scripts.plan.product import Catalogue, Key, Product
+from scripts.study.schema import Study
+
+BASE = "base"
+"""The method of the base model, which is not trained."""
+SOURCE_LOSS, TARGET_LOSS = "source_loss", "target_loss"
+LOSSES = "losses"
+"""The held-out losses that a study has records for."""
+LEARNING, FORGETTING, DIVERSITY = "learning", "forgetting", "diversity"
+LANGUAGE_UNDERSTANDING = "language_understanding"
+SPECTRA = "spectra"
+
+
+def labels(study: Study, measure: str, settings: Iterable[str], *, of_base: bool) -> list[str]:
+    """What a condition's measurements are called that a measure is made of: tasks, held-out losses, spectra.
+
+    Args:
+        measure: one of `Block.measures`, `losses`, or a task.
+        settings: of the condition; of the base model all that count, and a target loss has a label for each.
+        of_base: whether it is the base model, which has no spectra.
+    """
+    if measure == FORGETTING:
+        return list(study.evaluation.forgetting)
+    if measure == LEARNING:
+        return sorted({study.settings[name].learning for name in settings})
+    if measure == DIVERSITY:
+        return ["humaneval"]
+    if measure == LANGUAGE_UNDERSTANDING:
+        return list(COMPOSITE)
+    if measure == LOSSES:
+        return [*labels(study, SOURCE_LOSS, settings, of_base=of_base), *_target(study, settings, of_base)]
+    if measure == SOURCE_LOSS:
+        return [SOURCE_LOSS] if study.evaluation.held_out else []
+    if measure == TARGET_LOSS:
+        return _target(study, settings, of_base)
+    return [] if measure == SPECTRA and of_base else [measure]
+
+
+def _target(study: Study, settings: Iterable[str], of_base: bool) -> list[str]:
+    named = [name for name in settings if study.settings[name].held_out]
+    return [f"{TARGET_LOSS}@{name}" for name in named] if of_base else [TARGET_LOSS] * bool(named)
+
+
+def groups(study: Study, measures: Iterable[str], settings: Iterable[str], *, of_base: bool) -> dict[str, str]:
+    """Label to the group of measurements that one job makes at family grain; see `labels`.
+
+    Groups are apart so that a figure of one measure does not wait for another: the benchmarks (no name), the held-out
+    losses, and each measure that few figures show.
+    """
+    settings = list(settings)
+    found: dict[str, str] = {}
+    for measure in measures:
+        for label in labels(study, measure, settings, of_base=of_base):
+            if measure in (FORGETTING, LEARNING):
+                found[label] = ""
+            elif measure in (DIVERSITY, LANGUAGE_UNDERSTANDING):
+                found.setdefault(label, "" if measure == DIVERSITY else measure)
+            else:
+                found[label] = LOSSES if measure in (LOSSES, SOURCE_LOSS, TARGET_LOSS) else measure
+    return found
+
+
+class Measurements:
+    """The products that measure a model."""
+
+    def __init__(self, study: Study, catalogue: Catalogue, data: Data) -> None:
+        self._study = study
+        self._catalogue = catalogue
+        self._data = data
+
+    def of(self, subject: Product, label: str, setting: str | None = None) -> Product:
+        """The product behind a label of `labels`, of a model that was trained in a setting."""
+        task, _, of_setting = label.partition("@")
+        if task == SPECTRA:
+            return self._spectra(subject)
+        if task == SOURCE_LOSS:
+            return self.evaluation(subject, task, self._study.evaluation.held_out)
+        if task == TARGET_LOSS:
+            return self.evaluation(subject, task, self._study.settings[of_setting or setting or ""].held_out)
+        return self.evaluation(subject, task)
+
+    def evaluation(self, subject: Product, task: str, dataset: str | None = None) -> Product:
+        """A task asked of a model; its items are the study's for the task, or those of `dataset`."""
+        asked: dict[str, Any] = {}
+        if task not in (SOURCE_LOSS, TARGET_LOSS):
+            asked = self._study.evaluation.tasks.of(task).asked()
+        tested, source = asked.pop("dataset", None), asked.pop("shots_from", None)
+        records = self._data.records(dataset or tested)
+        shots = [self._data.records(source)] if source else []
+        spec = specs.Evaluation(
+            subject=subject.fingerprint,
+            task=task,
+            records=records.fingerprint,
+            shots_records=shots[0].fingerprint if shots else None,
+            seed=self._study.evaluation.seed,
+            versions=specs.versions("evaluation", self._catalogue.versions),
+            settings=asked,
+        )
+        inputs = dict.fromkeys([subject, self._data.model, records, *shots])
+        return self._catalogue.add(f"evaluations/{_place(subject.key)}/{task}", spec.spec(), *inputs)
+
+    def _spectra(self, run: Product) -> Product:
+        assert self._study.spectra is not None
+        spec = {
+            "kind": "spectra",
+            "subject": run.fingerprint,
+            "whole": sorted(self._study.spectra.whole),
+            "versions": specs.versions("spectra", self._catalogue.versions),
+        }
+        return self._catalogue.add(f"spectra/{_place(run.key)}", spec, run, self._data.model)
+
+
+def _place(subject: Key) -> str:
+    """Where what is measured of a model lies: the model's place without the kind of thing that it is."""
+    return f"{BASE}/{subject.within}" if subject.kind == "model" else subject.within

@@ -1,0 +1,174 @@
+"""What decides a product's content, typed; and as the plain data that its fingerprint is of.
+
+What joined later than a product that exists stands in plain data only where it differs from what was before, so that
+the product keeps its name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+_LATER = {"loading": ("leg", "run", "evaluation", "spectra", "throughput")}
+"""Code versions that joined later, and the kinds of products that they are behind.
+
+Specs leave them out while they are 1.
+"""
+_VERSIONS = {
+    "records": ("data",),
+    "tokenizer": ("data",),
+    "rows": ("data",),
+    "model": ("pretrainer",),
+    "leg": ("trainer",),
+    "run": ("trainer",),
+    "throughput": ("trainer",),
+    "evaluation": ("judge",),
+    "spectra": ("spectra",),
+}
+
+
+def versions(kind: str, current: Mapping[str, int]) -> dict[str, int]:
+    """The code versions in the spec of a product of this kind."""
+    later = (name for name, kinds in _LATER.items() if kind in kinds and current.get(name, 1) > 1)
+    return {name: current[name] for name in (*_VERSIONS[kind], *later)}
+
+
+def code_behind(spec: Mapping[str, Any]) -> list[str]:
+    """The names of the code versions that a product's content depends on, in its spec or left out of it."""
+    said = spec.get("trunk", spec).get("versions", {})
+    later = (name for name, kinds in _LATER.items() if said and spec["kind"] in kinds)
+    return sorted({*said, *later})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenized rows and the composition of every batch; `records` and `tokenizer` are fingerprints."""
+
+    regime: Literal["cpt", "ift"]
+    records: str
+    tokenizer: str
+    sequence_length: int
+    batch_rows: int
+    group_rows: int
+    seed: int
+    versions: dict[str, int]
+    max_epochs: int | None = None
+    template: str | None = None
+    packing: str | None = None
+    packing_ratio: float | None = None
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": "rows", **_said(self)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a trunk and an IFT run have in common: everything but how long they train.
+
+    `model` and `rows` are fingerprints, `method` and `optimizer` as `Method.spec` and `Optimizer` have them, the latter
+    with `learning_rate` and `weight_decay`.
+    """
+
+    model: str
+    rows: str
+    method: dict[str, Any]
+    optimizer: dict[str, Any]
+    precision: Literal["fp32", "bf16"]
+    seed: int
+    versions: dict[str, int]
+    attention: str | None = None
+    loss: str | None = None
+    lag: int | None = None
+    attention_dropout: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Trapezoid:
+    """CPT: warmup, then a constant rate; a branch ends with a cooldown, a leg of the trunk has none. In batches."""
+
+    warmup_batches: int
+    first_leg: int | None
+    cooldown_batches: int | None = None
+    short_branch: str | None = None
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """IFT: warmup, then a cosine. Over `epochs` where the run is one of several lengths, else over its own length."""
+
+    warmup_fraction: float
+    final_fraction: float
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A leg or a run.
+
+    Attributes:
+        amount: where it ends, counted from the start of the trunk or run, in `unit`.
+    """
+
+    kind: Literal["leg", "run"]
+    recipe: Recipe
+    schedule: Trapezoid | Cosine
+    amount: int
+
+    @property
+    def unit(self) -> Literal["batches", "epochs"]:
+        return "batches" if isinstance(self.schedule, Trapezoid) else "epochs"
+
+    def spec(self) -> dict[str, Any]:
+        recipe, schedule = _said(self.recipe), _said(self.schedule)
+        spec: dict[str, Any] = {"kind": self.kind, self.unit: self.amount}
+        if isinstance(self.schedule, Trapezoid):
+            trunk = {name: schedule.pop(name) for name in ("warmup_batches", "first_leg")}
+            return {**spec, **schedule, "trunk": recipe | trunk}
+        if (epochs := schedule.pop("epochs", None)) is None:
+            return {**spec, **recipe, **schedule}
+        return {**spec, "trunk": {**recipe, **schedule, "schedule_epochs": epochs}}
+
+    @classmethod
+    def read(cls, spec: Mapping[str, Any]) -> "Trained":
+        """The other way round, from a product's or a manifest's spec."""
+        trunk = spec.get("trunk", spec)
+        schedule: Trapezoid | Cosine
+        if "batches" in spec:
+            schedule = Trapezoid(
+                warmup_batches=trunk["warmup_batches"],
+                first_leg=trunk.get("first_leg"),
+                cooldown_batches=spec.get("cooldown_batches"),
+                short_branch=spec.get("short_branch"),
+            )
+        else:
+            schedule = Cosine(trunk["warmup_fraction"], trunk["final_fraction"], trunk.get("schedule_epochs"))
+        recipe = Recipe(**{one.name: trunk[one.name] for one in fields(Recipe) if one.name in trunk})
+        return cls(spec["kind"], recipe, schedule, spec["batches"] if "batches" in spec else spec["epochs"])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A task asked of a model; `subject` and records are fingerprints, `settings` those of the task."""
+
+    subject: str
+    task: str
+    records: str
+    shots_records: str | None
+    seed: int
+    versions: dict[str, int]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def spec(self) -> dict[str, Any]:
+        said = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "settings"}
+        return {"kind": "evaluation", **said, **self.settings}
+
+    @classmethod
+    def read(cls, spec: Mapping[str, Any]) -> "Evaluation":
+        """The other way round, from a product's or a manifest's spec."""
+        own = {one.name for one in fields(cls)} - {"settings"}
+        settings = {key: value for key, value in spec.items() if key not in {"kind", *own}}
+        return cls(**{name: spec[name] for name in own}, settings=settings)
+
+
+def _said(part: Any) -> dict[str, Any]:
+    """The fields that are not None."""
+    return {one.name: value for one in fields(part) if (value := getattr(part, one.name)) is not None}
