@@ -111,6 +111,14 @@ class House:
     def study_file(self) -> Path:
         return self.root / "config" / "studies" / f"{self.study}.yaml"
 
+    def hold(self) -> None:
+        """From now on each attempt of the slow loop waits in its third step, until it is released or asked to end."""
+        (self.root / "held").mkdir()
+
+    def release(self) -> None:
+        """Frees all that wait, and holds no other one; in one go, as some may be about to wait."""
+        shutil.rmtree((self.root / "held").rename(self.root / "released"))
+
     def clone(self, where: Path, *, keep_store: bool) -> "House":
         """A fresh checkout of the same files; with this store, or with a copy of only its data and base model."""
         root = copy_checkout(self.root, where / "clone")

@@ -211,6 +211,13 @@ def trainers(root: Path) -> dict[int, str]:
     return found
 
 
+def held(root: Path) -> dict[Path, str]:
+    """The files of the attempts that wait, to the fingerprints of what they train. Who deletes a file frees one."""
+    living = trainers(root)
+    found = {path: path.name.split(".") for path in (root / "held").iterdir()}
+    return {path: fingerprint for path, (fingerprint, process) in found.items() if int(process) in living}
+
+
 def files(house: House) -> dict[str, Any]:
     """Of each leg and run, the hashes of its weights."""
     return {key: manifest["files"] for place in ("legs", "runs") for key, manifest in house.manifests(place).items()}

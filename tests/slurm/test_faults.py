@@ -9,17 +9,20 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import House
-from tests.slurm.conftest import Cluster, ClusterHouse, Head, files, trainers
+from tests.slurm.conftest import Cluster, ClusterHouse, Head, files, held, trainers
 
 LOSS_TOLERANCE = 1e-3
 """Nats, between processes that share a batch and one that does not; as the tests of parallel training have it."""
 
 
 def short(study: dict[str, Any]) -> None:
-    """Few steps, checkpoints every second; at half a second a step, the longest runs take more than one attempt."""
+    """Few steps, checkpoints every second; at half a second a step, the longest runs take more than one attempt.
+
+    One ends before it is 60 seconds old: of two minutes twice 25 seconds are not its own, and ten are for its end.
+    """
     study["settings"]["code-cpt"] |= {"durations": [12800], "first_leg": 5120}
     study["settings"]["math-ift"] |= {"durations": [4]}
-    study["resources"] |= {"checkpoint_seconds": 1, "startup_seconds": 20, "jobs": {"training": {"minutes": 2}}}
+    study["resources"] |= {"checkpoint_seconds": 1, "startup_seconds": 25, "jobs": {"training": {"minutes": 2}}}
 
 
 def wanted(manifests: list[str]) -> list[str]:
@@ -41,6 +44,8 @@ def test_jobs_that_are_ended_from_outside_go_on(
     house = settle("slow")
     house.edit(short)
     plain = undisturbed(house, tmp_path)
+    legs = [manifest.removeprefix(f"{house.store_root}/")[:-5] for manifest in house.planned("legs")]
+    house.hold()
     head = start(house, *wanted(house.planned("runs")))
 
     def cancel(number: str) -> None:
@@ -54,30 +59,37 @@ def test_jobs_that_are_ended_from_outside_go_on(
         cluster.lose(node)
 
     faults = {"full/5.12K": cancel, "lora-r2/5.12K": requeue, "lora-r2/10.24K": lose_node}
-    disturbed: dict[str, str] = {}
+    names = {key[-12:]: name for name in faults for key in legs if f"code-cpt/{name}-seed0" in key}
+    assert sorted(names.values()) == sorted(faults)
+    disturbed: dict[str, Path] = {}
     parents: set[str] = set()
 
     def disturb() -> bool:
+        """All that train wait for this: the three, until they have a checkpoint, for what ends them."""
         parents.update(trainers(house.root).values())
-        running = cluster.jobs(house.root, "RUNNING")
-        for step in house.store.glob("legs/code-cpt/*/*.unfinished/step-*"):
-            key = str(step.parent.relative_to(house.store)).removesuffix(".unfinished")
-            name = next((name for name in faults if f"code-cpt/{name}-seed0" in key), "")
-            numbers = [number for number, comment in running.items() if comment.endswith(key[-12:])]
-            if name and name not in disturbed and numbers:
-                disturbed[name] = key
-                faults[name](numbers[0])
-        return len(disturbed) == len(faults)
+        running = {comment[-12:]: number for number, comment in cluster.jobs(house.root, "RUNNING").items()}
+        saved = {step.parent.name for step in house.store.glob("legs/code-cpt/*/*.unfinished/step-*")}
+        waiting = held(house.root)
+        for path, fingerprint in waiting.items():
+            name = names.get(fingerprint)
+            if name in (None, *disturbed):
+                if path not in disturbed.values():
+                    path.unlink(missing_ok=True)
+            elif fingerprint in running and any(fingerprint in unfinished for unfinished in saved):
+                faults[name](running[fingerprint])
+                disturbed[name] = path
+        return len(disturbed) == len(faults) and not waiting.keys() & disturbed.values()
 
-    head.until(disturb, "three jobs to disturb")
+    head.until(disturb, "three jobs to be disturbed")
+    house.release()
     plain.snakemake(*wanted(plain.planned("families/trained")))
     head.wait()
     assert files(house) == files(plain)
     assert parents == {"slurmstepd"}  # signals of SLURM reach no other process than its children
     trained = house.manifests("legs") | house.manifests("runs")
     attempts = {key: len(manifest["provenance"]["training"]["attempts"]) for key, manifest in trained.items()}
-    assert all(attempts[key] > 1 for key in disturbed.values())
-    # 132 steps of half a second do not fit into an attempt that ends when it is 80 seconds old
+    assert all(attempts[key] > 1 for key in attempts if key[-12:] in names)
+    # 132 steps of half a second do not fit into an attempt that ends before it is 60 seconds old
     assert all(count > 1 for key, count in attempts.items() if key.startswith("runs/math-ift"))
     assert not list(house.store.rglob("*.unfinished"))
 

@@ -5,13 +5,13 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from tests.slurm.conftest import Cluster, ClusterHouse, Head, trainers
+from tests.slurm.conftest import Cluster, ClusterHouse, Head, held, trainers
 
 
 def two_runs(study: dict[str, Any]) -> None:
-    """Each of 60 steps after a leg of 60: with a slow loop they outlast a head and what is said to it."""
+    """Each of 20 steps after a leg of 20, and a checkpoint every second."""
     study["settings"].pop("math-ift")
-    study["settings"]["code-cpt"] |= {"durations": [30720], "first_leg": 15360, "cooldown": 0.5}
+    study["settings"]["code-cpt"] |= {"durations": [10240], "first_leg": 5120, "cooldown": 0.5}
     study["resources"]["checkpoint_seconds"] = 1
 
 
@@ -25,31 +25,47 @@ def test_ended_heads_are_started_again(
     assert len(runs) == 2
     ended: dict[str, str] = {}
 
-    def end(head: Head, number: signal.Signals) -> dict[str, str]:
-        """Sends a head a signal when two jobs of its own train; returns them."""
+    def train(head: Head) -> dict[str, str]:
+        """Waits until two jobs of a head's own train, which do not end before they are released; returns them."""
         own: dict[str, str] = {}
 
-        def train() -> bool:
+        def both() -> bool:
             running = cluster.jobs(house.root, "RUNNING").items()
             own.update((job, comment) for job, comment in running if job not in ended)
-            return len(own) == len(trainers(house.root)) == 2
+            return len(own) == len(trainers(house.root)) == len(held(house.root)) == 2
 
-        head.until(train, "two jobs to train")
-        head.process.send_signal(number)
-        head.process.wait(120)
+        head.until(both, "two jobs to train")
         ended.update(own)
         return own
 
-    interrupted = end(start(house, *runs), signal.SIGINT)  # which cancels what runs
-    told = end(start(house, *runs), signal.SIGTERM)
-    killed = end(start(house, *runs), signal.SIGKILL)
+    house.hold()
+    head = start(house, *runs)
+    interrupted = train(head)
+    head.process.send_signal(signal.SIGINT)  # which cancels what runs
+    head.process.wait(400)
+
+    head = start(house, *runs)
+    told = train(head)
+    head.process.send_signal(signal.SIGTERM)  # which lets it end
+    head.until(lambda: "Will exit after finishing currently running jobs" in head.said, "it to be told")
+    house.release()
+    head.process.wait(400)
+
+    house.hold()
+    head = start(house, *runs)
+    killed = train(head)
+    head.process.kill()
+    head.process.wait(400)
     assert "--unlock" in house.snakemake(*runs, ok=False)
     house.snakemake("--unlock")
     stopped = house.snakemake(*runs, "on_live_jobs=stop", ok=False)
     (error,) = [line for line in stopped.splitlines() if line.startswith("error:")]
     assert all(job in error for job in killed)
     assert re.search(r"`scancel [\d ]+`", error)
-    assert "Waiting for SLURM job" in start(house, *runs).wait()
+    head = start(house, *runs)
+    head.until(lambda: "Waiting for SLURM job" in head.said, "it to wait for the jobs of the one before")
+    house.release()
+    head.wait()
     done = cluster.jobs(house.root, "COMPLETED")
     assert done == told | killed  # two legs, two runs, and each of them once
     assert len(set(done.values())) == 4
