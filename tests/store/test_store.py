@@ -16,6 +16,7 @@ from scripts.common.errors import UserError
 from scripts.plan.product import Product
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Store
+from tests.forks import wait_for
 
 SPEC = {"kind": "run", "x": 1}
 PRODUCT = Product.of(f"runs/a/full/1-seed0-{fingerprint(SPEC)}", SPEC, ("models/m-0123456789ab",))
@@ -96,21 +97,28 @@ def test_a_manifest_of_another_product_is_refused(tmp_path: Path) -> None:
 
 def test_a_second_job_waits_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path)
-    started, made = threading.Event(), []
+    started, go_on, made, told = threading.Event(), threading.Event(), [], []
 
     def slow(out: Path) -> dict[str, Any]:
         started.set()
-        time.sleep(0.3)
+        assert go_on.wait(60)
         made.append(1)
         return build("abc")(out)
 
-    first = threading.Thread(target=store.make, args=(PRODUCT, slow, {}))
-    first.start()
-    started.wait()
-    store.make(PRODUCT, slow, {})
-    first.join()
+    def said() -> int:
+        told.append(capfd.readouterr().err)
+        return "".join(told).count("is making it; waiting for it")
+
+    jobs = [threading.Thread(target=store.make, args=(PRODUCT, slow, {})) for _ in range(2)]
+    jobs[0].start()
+    assert started.wait(60)
+    jobs[1].start()
+    wait_for(said)
+    go_on.set()
+    for job in jobs:
+        job.join()
     assert made == [1]
-    assert capfd.readouterr().err.count("is making it; waiting for it") == 1
+    assert said() == 1
 
 
 def test_a_job_ends_with_its_head(tmp_path: Path) -> None:

@@ -194,10 +194,14 @@ def test_a_trainer_saves_and_ends_when_its_parent_dies(
     manifest.unlink()
     running = tmp_path / "running"
 
+    def asked_to_end() -> bool:
+        handler: Any = signal.getsignal(signal.SIGTERM)  # the loop's
+        return bool(handler.requested)
+
     def trainer(head: int) -> None:
         end_with(head)
         monkeypatch.setattr(loop, "REPORT_SECONDS", 0.0)
-        monkeypatch.setattr(train, "_reporter", after_steps(5, lambda: (running.touch(), time.sleep(3))))
+        monkeypatch.setattr(train, "_reporter", after_steps(5, lambda: (running.touch(), wait_for(asked_to_end))))
         house.train_product(product)
 
     def head() -> None:
