@@ -26,6 +26,8 @@ from tests.artifacts.conftest import (
     pick,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 SETS = ("attention", "mlp without gate", "all without gate")
 CONFIGURATIONS = [lora(rank, 32, chosen) for rank in (16, 256) for chosen in SETS]
 ALL = (full(), *CONFIGURATIONS)

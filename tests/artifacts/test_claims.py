@@ -23,6 +23,8 @@ from scripts.artifacts.published import load_published
 from scripts.common.errors import UserError
 from scripts.launch.launch import Launch, launch_by_hand
 
+pytestmark = pytest.mark.arithmetic
+
 HOLDS, FAILS, OPEN = Verdict
 FORGETTING = ("hellaswag", "arc_challenge", "winogrande")
 UNMEASURED = ("pass-at-k", "high-rank-changes")

@@ -23,6 +23,8 @@ from scripts.evaluation.scores import mean_and_stderr
 from scripts.launch.launch import Launch, launch_by_hand
 from tests.artifacts.conftest import assert_all_apart, legend_entries, markers, texts
 
+pytestmark = pytest.mark.arithmetic
+
 AGREES, DIFFERS, NOT_RUN = Verdict
 VALUES = load_published()
 SCORES = [value for value in VALUES if value.metric != "memory_gb"]

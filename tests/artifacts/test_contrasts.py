@@ -27,6 +27,8 @@ from scripts.artifacts.contrasts import (
     mean_of,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 TASKS = ("hellaswag", "arc_challenge", "winogrande")
 BASE: Cell = ("s", "base", 0.0)
 FULL: Cell = ("s", "full", 1.0)

@@ -36,6 +36,8 @@ from tests.artifacts.conftest import (
     write,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 BASE = {"humaneval": 0.11, "gsm8k": 0.17, "forgetting": 0.66}
 RATES = {
     "full": (5e-5, 1e-4, 2e-4, 4e-4, 8e-4),

@@ -13,6 +13,8 @@ from scripts.artifacts.random_matrices import rows
 from tests.artifacts import kinds
 from tests.artifacts.conftest import assert_all_apart, data, footer, line, texts
 
+pytestmark = pytest.mark.arithmetic
+
 SIZE = 150
 
 

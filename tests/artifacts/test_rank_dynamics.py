@@ -11,6 +11,8 @@ from scripts.common.errors import UserError
 from tests.artifacts import kinds
 from tests.artifacts.conftest import assert_all_apart, data, footer, legend_entries
 
+pytestmark = pytest.mark.arithmetic
+
 SIZE, LAYERS = 20, 3
 MODULES = {name: "self_attn" if name[0] in "qkvo" else "mlp" for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
 MODULES |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp")

@@ -10,6 +10,8 @@ from scripts.common.errors import UserError
 from tests.artifacts import kinds
 from tests.artifacts.conftest import assert_all_apart, data, footer, line
 
+pytestmark = pytest.mark.arithmetic
+
 MATRIX = "model.layers.26.self_attn.q_proj"
 SIZE = 40
 

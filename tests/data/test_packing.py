@@ -16,6 +16,8 @@ from scripts.data.packing import (
     shuffled,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 
 class ShelfReference:
     """First-fit decreasing by its definition: no list of bins, only shelves and when each was last used."""

@@ -41,6 +41,8 @@ from tests.evaluation.conftest import (
     write_records,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "humaneval": {
         "task": "humaneval",

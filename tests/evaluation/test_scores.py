@@ -17,6 +17,8 @@ from scripts.evaluation.scores import (
     subject_mean_and_stderr,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 
 @given(st.data())
 def test_pass_at_k_is_the_share_of_all_choices_of_k_samples_that_hold_one_that_passed(data: st.DataObject) -> None:

@@ -30,6 +30,8 @@ from tests.evaluation.conftest import (
     write_records,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 PASS_AT_K = {
     "task": "pass_at_k",
     "samples": 8,

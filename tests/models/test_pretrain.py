@@ -15,6 +15,8 @@ from scripts.launch.launch import Launch, launch_by_hand
 from scripts.models.pretrain import SHIPPED, builder
 from scripts.store.fingerprint import file_sha256
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Launch:

@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 
 from scripts.spectra.ranks import explained, place, rank_to_explain, read_spectra
 
+pytestmark = pytest.mark.arithmetic
+
 # whole numbers: what they explain is known exactly, and no share in percent is missed by a rounding error alone
 SPECTRA = st.lists(st.integers(0, 1000), min_size=1, max_size=40)
 PERCENT = st.integers(1, 100)

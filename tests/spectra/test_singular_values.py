@@ -19,6 +19,8 @@ from scripts.spectra.singular_values import main, spectra
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Store
 
+pytestmark = pytest.mark.arithmetic
+
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.10.mlp.down_proj"
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LORA = {"kind": "lora", "rank": 3, "alpha": 6.0, "modules": ["q_proj", "down_proj"]}

@@ -17,6 +17,8 @@ from scripts.training.adapters import load_model, save_model, trainable_model
 from scripts.training.dropout import dropout_of, keep_mask
 from scripts.training.loop import Fit
 
+pytestmark = pytest.mark.arithmetic
+
 TOKENS = torch.arange(3, 35).view(2, 16)
 
 

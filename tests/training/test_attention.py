@@ -13,6 +13,8 @@ from scripts.training.adapters import trainable_model
 from scripts.training.dropout import dropout_of, row_seeds
 from scripts.training.objective import Objective, backward
 
+pytestmark = pytest.mark.arithmetic
+
 RATE = 0.3
 TOKENS = torch.randint(3, 64, (6, 16), generator=torch.Generator().manual_seed(4))
 SEGMENTS = (torch.arange(16) >= torch.arange(2, 8)[:, None]).long()

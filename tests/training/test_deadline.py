@@ -15,6 +15,8 @@ from scripts.common.errors import UserError
 from scripts.training import checkpoints, loop, train
 from scripts.training.loop import Fit
 
+pytestmark = pytest.mark.arithmetic
+
 Job = Callable[..., Fit]
 
 

@@ -24,6 +24,8 @@ from scripts.training.divergence import Watch, best_mean
 from scripts.training.loop import Fit, fit
 from tests.training.houses import COSINE, OPTIMIZER, RECIPE, House
 
+pytestmark = pytest.mark.arithmetic
+
 Job = Callable[..., Fit]
 VOCABULARY = 1024
 

@@ -24,6 +24,8 @@ from scripts.training.dropout import LoraDropout, dropout_of, keep_mask
 from scripts.training.loop import Fit, fit
 from scripts.training.objective import Objective, backward
 
+pytestmark = pytest.mark.arithmetic
+
 MODULE = "model.layers.0.mlp.up_proj"
 
 

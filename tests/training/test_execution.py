@@ -15,6 +15,8 @@ from scripts.training.objective import Objective, backward
 from scripts.training.optimizer import make_optimizer
 from scripts.training.parallel import decoder_layers
 
+pytestmark = pytest.mark.arithmetic
+
 GB = 2**30
 
 

@@ -22,6 +22,8 @@ from scripts.training.adapters import trainable_model
 from scripts.training.loop import Fit, fit
 from scripts.training.objective import Objective, backward
 
+pytestmark = pytest.mark.arithmetic
+
 Job = Callable[..., Fit]
 COSINE = {"name": "cosine", "batches": 20, "warmup_fraction": 0.1, "final_fraction": 0.01}
 

@@ -16,6 +16,8 @@ from scripts.training.dropout import LoraDropout, dropout_of, use_lora_dropout
 from scripts.training.lora_linear import LoraLinear, use_lora_linear
 from scripts.training.parallel import decoder_layers
 
+pytestmark = pytest.mark.arithmetic
+
 TOKENS = torch.randint(3, 64, (3, 16), generator=torch.Generator().manual_seed(0))
 CONFIG = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -20,6 +20,8 @@ from scripts.training.adapters import trainable_model
 from scripts.training.metrics import Log, Meter, flops_per_token, peak_flops
 from tests.training.houses import COSINE, RECIPE, House
 
+pytestmark = pytest.mark.arithmetic
+
 
 def test_the_published_share_of_a_7b_model() -> None:
     """fms-fsdp's README: Llama-2-7B, sequences of 4096, 9,600 tokens/s on each H100 are an MFU of 46 %."""

@@ -15,6 +15,8 @@ from scripts.training.adapters import trainable_model
 from scripts.training.attention import begins_of, use_varlen
 from scripts.training.objective import Objective, backward
 
+pytestmark = pytest.mark.arithmetic
+
 VOCABULARY = 64
 DRAW = torch.Generator().manual_seed(4)
 TOKENS = torch.randint(3, VOCABULARY, (3, 16), generator=DRAW)

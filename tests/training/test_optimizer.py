@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from scripts.common.errors import UserError
 from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_rates
 
-pytestmark = pytest.mark.filterwarnings("ignore:You are using weight_decay")
+pytestmark = [pytest.mark.arithmetic, pytest.mark.filterwarnings("ignore:You are using weight_decay")]
 
 PEAK, BETA1, BETA2, EPS, MOMENTUM, DECAY = 3e-3, 0.9, 0.95, 1e-8, 0.8, 1e-2
 BETAS = [BETA1, BETA2]

@@ -25,6 +25,8 @@ from scripts.training.loop import fit
 from scripts.training.parallel import ALONE, Group, place
 from tests.training import ranks
 
+pytestmark = pytest.mark.arithmetic
+
 ROOT = Path(__file__).resolve().parents[2]
 LOSS_TOLERANCE = 1e-3  # nats, of any batch of the eight; without a sign that parts it is rounding, 1e-6
 

@@ -12,6 +12,8 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_wsd_sc
 from scripts.common.errors import UserError
 from scripts.training.schedules import multiplier
 
+pytestmark = pytest.mark.arithmetic
+
 
 def trapezoid(warmup: int, batches: int | None, cooldown: int | None) -> dict:
     return {

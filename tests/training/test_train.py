@@ -10,6 +10,8 @@ from scripts.data.batches import Batches
 from scripts.training import loop, train
 from tests.training.houses import COSINE, RECIPE, House
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture
 def ift(tmp_path: Path, base: Path, ift_rows: Path) -> House:

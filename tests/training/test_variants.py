@@ -23,6 +23,8 @@ from scripts.training.dropout import dropout_of, keep_mask
 from scripts.training.loop import Fit, fit
 from scripts.training.optimizer import make_optimizer
 
+pytestmark = pytest.mark.arithmetic
+
 TOKENS = torch.arange(3, 35).view(2, 16)
 RANK, ALPHA = 2, 4.0
 VARIANTS: dict[str, dict[str, Any]] = {
