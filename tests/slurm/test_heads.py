@@ -62,8 +62,11 @@ def test_ended_heads_are_started_again(
     (error,) = [line for line in stopped.splitlines() if line.startswith("error:")]
     assert all(job in error for job in killed)
     assert re.search(r"`scancel [\d ]+`", error)
+    before = head.said
     head = start(house, *runs)
-    head.until(lambda: "Waiting for SLURM job" in head.said, "it to wait for the jobs of the one before")
+    head.until(
+        lambda: "Waiting for SLURM job" in head.said.removeprefix(before), "it to wait for the jobs of the one before"
+    )
     house.release()
     head.wait()
     done = cluster.jobs(house.root, "COMPLETED")
