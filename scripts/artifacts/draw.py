@@ -15,10 +15,9 @@ from typing import Any
 from scripts.artifacts import style
 from scripts.artifacts.points import Origin, read_points
 from scripts.common.errors import UserError, run
-from scripts.common.files import atomic_path
+from scripts.common.files import ROOT, atomic_path
 from scripts.plan.registry import Artifact, find_artifact
 
-ROOT = Path(__file__).resolve().parents[2]
 DOTS_PER_INCH = 160
 
 

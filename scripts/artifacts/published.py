@@ -34,10 +34,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scripts.common.errors import UserError
+from scripts.common.files import project
 from scripts.common.quantities import format_tokens, parse_tokens
 from scripts.plan.evaluation import BASE
 
-PUBLISHED = Path("config/published_values.csv")
+PUBLISHED = project("config/published_values.csv")
 DRAWN_FROM = {
     "fig1": ("tableS1", "tableS3", "tableS5", "tableS7"),
     "fig2": ("tableS2", "tableS4", "tableS6", "tableS8"),

@@ -11,6 +11,14 @@ import yaml
 
 from scripts.common.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout that this code is of."""
+
+
+def project(name: str) -> Path:
+    """A file of the project: as people write it where that is the working directory, else from the root."""
+    return Path(name) if Path.cwd() == ROOT else ROOT / name
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML whose repeated keys are errors: the plain loader keeps the last one and says nothing."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError
-from scripts.common.files import read_yaml
+from scripts.common.files import project, read_yaml
 from scripts.launch.site import load_site
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key, Product
@@ -28,7 +28,7 @@ from scripts.study.load import load_study
 from scripts.study.schema import Study
 
 VARIABLE = "FORGETTING_LAUNCH"
-CONFIG = Path("config/config.yaml")
+CONFIG = project("config/config.yaml")
 STORE = "results/store"
 
 

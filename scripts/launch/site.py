@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from scripts.common.errors import UserError
-from scripts.common.files import read_yaml
+from scripts.common.files import project, read_yaml
 
-SITE = Path("profiles/slurm/site.yaml")
+SITE = project("profiles/slurm/site.yaml")
 VARIABLE = "FORGETTING_{}"
 NONE = "none"
 """Said of a fact that the cluster shall decide by itself."""

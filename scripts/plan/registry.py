@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scripts.common.errors import UserError
-from scripts.common.files import read_yaml
+from scripts.common.files import ROOT, project, read_yaml
 from scripts.plan import artifacts
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key
 from scripts.study.schema import Benchmark, Measure
 
-ROOT = Path(__file__).resolve().parents[2]
-REGISTRY = Path("config/artifacts.yaml")
+REGISTRY = project("config/artifacts.yaml")
 PACKAGE = "scripts/artifacts"
 SHARED = {
     "figures": ("draw", "points", "style", "frames"),

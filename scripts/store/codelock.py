@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from scripts.common.errors import UserError
-from scripts.common.files import atomic_path, read_yaml
+from scripts.common.files import atomic_path, project, read_yaml
 
-CODE_LOCK = Path("config/code.lock")
+CODE_LOCK = project("config/code.lock")
 _HEADER = (
     "# Code versions. Written by `python -m scripts.store.codelock`; its docstring says when to raise or to keep.\n"
 )

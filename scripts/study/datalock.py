@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError
-from scripts.common.files import read_yaml
+from scripts.common.files import project, read_yaml
 from scripts.common.quantities import format_tokens
 
-DATA_LOCK = Path("config/data.lock")
+DATA_LOCK = project("config/data.lock")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

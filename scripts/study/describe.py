@@ -17,12 +17,12 @@ from pydantic import BeforeValidator, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from scripts.common.errors import UserError, run
-from scripts.common.files import atomic_path
+from scripts.common.files import atomic_path, project
 from scripts.components.part import Name, Repository, Tokens
 from scripts.study.schema import CellDuration, Study
 
-README = Path("config/README.md")
-SCHEMA = Path("config/schema.json")
+README = project("config/README.md")
+SCHEMA = project("config/schema.json")
 COMMAND = "python -m scripts.study.describe"
 EXTENDS = "extends"
 EXTENDS_MEANING = "another study, by its name: everything is as there but for what stands here"

@@ -6,10 +6,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from scripts.common.errors import UserError
-from scripts.common.files import read_yaml
+from scripts.common.files import project, read_yaml
 from scripts.study.schema import Study
 
-STUDIES = Path("config/studies")
+STUDIES = project("config/studies")
 ACCEPTED = ".learning_rates.yaml"
 
 
