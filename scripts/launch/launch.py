@@ -20,7 +20,7 @@ from scripts.launch.site import load_site
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key, Product
 from scripts.plan.specs import code_behind
-from scripts.store.codelock import code_hash, current_hashes, read_code_lock
+from scripts.store.codelock import changed, combined, module_hashes, read_code_lock
 from scripts.store.fingerprint import canonical
 from scripts.store.store import Store
 from scripts.study import datalock
@@ -39,7 +39,7 @@ class Launch:
     name: str
     study: dict[str, Any]
     code: dict[str, dict[str, Any]]
-    """Code version to its integer (`version`), its `modules` and the `hash` they had at the launch."""
+    """Code version to its integer (`version`), its `modules` and the `hashes` that they had at the launch."""
     data_lock: dict[str, dict[str, Any]]
     store_root: str
     head: int
@@ -82,7 +82,7 @@ class Launch:
         return [key for key in keys if key in made]
 
     def code_of(self, product: Product) -> dict[str, Any]:
-        """The code versions in a product's spec with their hashes, after checking the code as it is now.
+        """The code versions behind a product with their hashes, after checking the code as it is now.
 
         Raises:
             UserError: the code is not what the launch started with.
@@ -90,19 +90,19 @@ class Launch:
         code = {}
         for name in code_behind(product.spec):
             entry = self.code[name]
-            if _hash_now(tuple(entry["modules"])) != entry["hash"]:
+            if modules := changed(entry["hashes"], _hashes_now(tuple(entry["modules"]))):
                 raise UserError(
-                    f"{product.key}: the code behind {name!r} changed after this launch started; "
-                    "nothing was made, start Snakemake again"
+                    f"{product.key}: the code behind {name!r} changed after this launch started "
+                    f"({', '.join(modules)}); nothing was made, start Snakemake again"
                 )
-            code[name] = {"version": entry["version"], "hash": entry["hash"]}
+            code[name] = {"version": entry["version"], "hash": combined(entry["hashes"])}
         return code
 
 
 @cache
-def _hash_now(modules: tuple[str, ...]) -> str:
+def _hashes_now(modules: tuple[str, ...]) -> dict[str, str]:
     """Asked once a process: what it has imported by then is what it goes on with."""
-    return code_hash(list(modules))
+    return module_hashes(modules)
 
 
 def new_launch(study: str, store: str | None, grain: str | None = None) -> Launch:
@@ -117,8 +117,8 @@ def new_launch(study: str, store: str | None, grain: str | None = None) -> Launc
         UserError: one sentence: file, key, what is wrong, what is allowed.
     """
     code = read_code_lock()
-    for name, value in current_hashes(code).items():
-        code[name]["hash"] = value
+    for entry in code.values():
+        entry["hashes"] = module_hashes(entry["modules"])
     site = load_site()
     launch = Launch(
         name=study,

@@ -1,17 +1,20 @@
-"""Code versions: ``config/code.lock`` says which modules are behind each version, and the hash of their code.
+"""Code versions: ``config/code.lock`` says which modules are behind each version, and the hash of each one's code.
 
-The integer is part of specs, the hash is not. When the code of a version no longer has the recorded hash, a
-person decides: raise the integer (products below are made again) or record the new hash under the old integer
+The integer is part of specs, the hashes are not. When the code of a version no longer has the recorded hashes, a
+person decides: raise the integer (products below are made again) or record the new hashes under the old integer
 (they are kept, because the change cannot alter them).
 
     python -m scripts.store.codelock                     says what differs from the record; exit 1 if anything does
-    python -m scripts.store.codelock --keep trainer      records the new hash, keeps the integer
-    python -m scripts.store.codelock --raise trainer     records the new hash, raises the integer
+    python -m scripts.store.codelock --keep trainer      records the new hashes, keeps the integer
+    python -m scripts.store.codelock --raise trainer     records the new hashes, raises the integer
+
+A version's `modules` are globs; one that begins with "!" leaves out what the others found.
 """
 
 import argparse
 import ast
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,12 @@ from scripts.common.files import atomic_path, project, read_yaml
 CODE_LOCK = project("config/code.lock")
 _HEADER = (
     "# Code versions. Written by `python -m scripts.store.codelock`; its docstring says when to raise or to keep.\n"
+    "# The empty lines let git merge changes of neighbouring modules.\n"
 )
 
 
 def read_code_lock(path: Path = CODE_LOCK) -> dict[str, dict[str, Any]]:
-    """Code version to ``{version: int, modules: [glob], hash: str}``.
+    """Code version to ``{version: int, modules: [glob], hashes: {path: hash}}``.
 
     Raises:
         UserError: the file is missing or has another shape.
@@ -37,16 +41,28 @@ def read_code_lock(path: Path = CODE_LOCK) -> dict[str, dict[str, Any]]:
         isinstance(entry, dict)
         and isinstance(entry.get("version"), int)
         and isinstance(entry.get("modules"), list)
-        and isinstance(entry.get("hash"), str)
+        and isinstance(entry.get("hashes"), dict)
         for entry in lock.values()
     )
     if not ok:
-        raise UserError(f"{path}: every code version must have a version (integer), modules (list) and a hash")
+        raise UserError(f"{path}: every code version must have a version (integer), modules (list) and hashes")
     return lock
 
 
-def code_hash(globs: list[str], root: Path = Path()) -> str:
-    """12 hexadecimal digits of the SHA-256 over the syntax trees of the files that the globs name.
+def write_code_lock(lock: Mapping[str, Mapping[str, Any]], path: Path = CODE_LOCK) -> None:
+    """Writes it so that branches that touch different modules merge: a hash has a line, and empty ones around it."""
+    lines = []
+    for name, entry in sorted(lock.items()):
+        head = {"version": entry["version"], "modules": entry["modules"]}
+        hashes = yaml.safe_dump({"hashes": dict(sorted(entry["hashes"].items()))}, indent=2).splitlines()
+        lines += [f"{name}:", *(f"  {line}" for line in yaml.safe_dump(head, sort_keys=False).splitlines())]
+        lines += [text for line in hashes for text in (f"  {line}", "")]
+    with atomic_path(path) as new:
+        new.write_text(_HEADER + "\n".join(lines), encoding="utf-8")
+
+
+def module_hashes(globs: Sequence[str], root: Path = Path()) -> dict[str, str]:
+    """The files that the globs name, each to 12 hexadecimal digits of the SHA-256 of its syntax tree.
 
     Comments, docstrings and layout do not count, nor does the Python version that parses. YAML files count by
     their data.
@@ -54,17 +70,27 @@ def code_hash(globs: list[str], root: Path = Path()) -> str:
     Raises:
         UserError: a glob names no file.
     """
-    digest = hashlib.sha256()
     files: set[Path] = set()
-    for glob in globs:
-        found = [path for path in root.glob(glob) if path.is_file()]
+    for glob in sorted(globs, key=lambda glob: glob.startswith("!")):
+        found = {path for path in root.glob(glob.removeprefix("!")) if path.is_file()}
         if not found:
             raise UserError(f"config/code.lock: {glob!r} names no file")
-        files.update(found)
-    for path in sorted(files):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-        digest.update(_significant(path).encode() + b"\0")
-    return digest.hexdigest()[:12]
+        files = files - found if glob.startswith("!") else files | found
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(_significant(path).encode()).hexdigest()[:12]
+        for path in sorted(files)
+    }
+
+
+def combined(hashes: Mapping[str, str]) -> str:
+    """One hash of modules and their hashes, 12 hexadecimal digits: what a manifest has of a code version."""
+    text = "".join(f"{path}\0{value}\0" for path, value in sorted(hashes.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The modules that are new, gone or have another hash."""
+    return sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
 
 
 def _significant(path: Path) -> str:
@@ -105,19 +131,14 @@ def _dump(node: Any) -> str:
     return repr(node)
 
 
-def current_hashes(lock: dict[str, dict[str, Any]], root: Path = Path()) -> dict[str, str]:
-    """Code version to the hash that its modules have now."""
-    return {name: code_hash(entry["modules"], root) for name, entry in lock.items()}
-
-
-def differences(lock: dict[str, dict[str, Any]], root: Path = Path()) -> list[str]:
-    """One sentence for each code version whose code is not the recorded one."""
+def differences(lock: Mapping[str, Mapping[str, Any]], root: Path = Path()) -> list[str]:
+    """One sentence for each code version whose code is not the recorded one; it names the modules that differ."""
     return [
-        f"the code behind {name!r} (version {lock[name]['version']}) is not what config/code.lock records: if "
-        f"results can change, run `python -m scripts.store.codelock --raise {name}` (all that depends on it is "
-        f"made again), else `python -m scripts.store.codelock --keep {name}`"
-        for name, value in current_hashes(lock, root).items()
-        if value != lock[name]["hash"]
+        f"the code behind {name!r} (version {entry['version']}) is not what config/code.lock records "
+        f"({', '.join(modules)}): if results can change, run `python -m scripts.store.codelock --raise {name}` (all "
+        f"that depends on it is made again), else `python -m scripts.store.codelock --keep {name}`"
+        for name, entry in lock.items()
+        if (modules := changed(entry["hashes"], module_hashes(entry["modules"], root)))
     ]
 
 
@@ -126,11 +147,10 @@ def main(arguments: argparse.Namespace) -> None:
     for name in [*arguments.keep, *arguments.raised]:
         if name not in lock:
             raise UserError(f"no code version is called {name!r}; there are {', '.join(sorted(lock))}")
-        lock[name]["hash"] = code_hash(lock[name]["modules"])
+        lock[name]["hashes"] = module_hashes(lock[name]["modules"])
         lock[name]["version"] += name in arguments.raised
     if arguments.keep or arguments.raised:
-        with atomic_path(CODE_LOCK) as path:
-            path.write_text(_HEADER + yaml.safe_dump(lock, sort_keys=True), encoding="utf-8")
+        write_code_lock(lock)
     if different := differences(lock):
         raise UserError("\n".join(different))
     print("config/code.lock records the code as it is: " + ", ".join(f"{n} {e['version']}" for n, e in lock.items()))

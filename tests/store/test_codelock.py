@@ -1,56 +1,20 @@
 """Code versions: a changed module is seen, a changed docstring is not, and the repository's own record holds."""
 
-import ast
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scripts.common.errors import UserError
-from scripts.store.codelock import code_hash, differences, read_code_lock
+from scripts.store.codelock import combined, differences, module_hashes, read_code_lock, write_code_lock
 
 
 def test_the_record_is_up_to_date() -> None:
     """Fails when code behind a version changed without a decision; the message says what to decide."""
     assert not (different := differences(read_code_lock())), "\n".join(different)
-
-
-def test_every_module_of_a_stage_is_behind_its_version() -> None:
-    """Whatever the command lines import of their own stage counts, directly or through other modules."""
-    lock = read_code_lock()
-    for version, entry_point in {
-        "data": "scripts/data/rows.py",
-        "trainer": "scripts/training/train.py",
-        "judge": "scripts/evaluation/evaluate.py",
-        "pretrainer": "scripts/models/pretrain.py",
-    }.items():
-        stage = str(Path(entry_point).parent)
-        behind = {str(path) for glob in lock[version]["modules"] for path in Path().glob(glob)}
-        assert {path for path in imports(entry_point) if path.startswith(stage)} <= behind | GLUE
-
-
-# says which product is made by which builder; no content depends on it
-GLUE = {"scripts/data/products.py"}
-
-
-def imports(path: str, seen: set[str] | None = None) -> set[str]:
-    """The files of this project that a module imports, anywhere in its text, and theirs."""
-    seen = set() if seen is None else seen
-    if path in seen or not Path(path).is_file():
-        return seen
-    seen.add(path)
-    for node in ast.walk(ast.parse(Path(path).read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            if name.startswith("scripts"):
-                imports(name.replace(".", "/") + ".py", seen)
-    return seen
 
 
 CODE = '''"""A module."""
@@ -72,7 +36,7 @@ class A:
 
 def hash_of(tmp_path: Path, code: str) -> str:
     (tmp_path / "m.py").write_text(code)
-    return code_hash(["m.py"], tmp_path)
+    return module_hashes(["m.py"], tmp_path)["m.py"]
 
 
 @pytest.mark.parametrize(
@@ -102,11 +66,11 @@ def test_what_counts(tmp_path: Path, old: str, new: str) -> None:
 
 def test_the_hash_is_the_same_on_every_supported_python(tmp_path: Path) -> None:
     """The record is committed, so it must not depend on who computes it."""
-    (tmp_path / "m.py").write_text(CODE)
+    own = hash_of(tmp_path, CODE)
     program = (
-        "from pathlib import Path; from scripts.store.codelock import code_hash; print(code_hash(['m.py'], Path('{}')))"
+        "from pathlib import Path; from scripts.store.codelock import module_hashes; "
+        "print(module_hashes(['m.py'], Path('{}'))['m.py'])"
     )
-    own = code_hash(["m.py"], tmp_path)
     for version in ("python3.12", "python3.13"):
         python = shutil.which(version)
         # only the interpreter is another one; what it imports (yaml) is pure Python
@@ -124,40 +88,111 @@ def test_the_hash_is_the_same_on_every_supported_python(tmp_path: Path) -> None:
             assert done.stdout.strip() == own
 
 
-def test_the_sentence_says_what_to_decide(tmp_path: Path) -> None:
-    (tmp_path / "m.py").write_text(CODE)
-    lock = {"trainer": {"version": 3, "modules": ["m.py"], "hash": code_hash(["m.py"], tmp_path)}}
+def test_the_sentence_says_what_to_decide_and_which_modules_differ(tmp_path: Path) -> None:
+    for name in ("changed", "gone", "same"):
+        (tmp_path / f"{name}.py").write_text(CODE)
+    lock = {"trainer": {"version": 3, "modules": ["*.py"], "hashes": module_hashes(["*.py"], tmp_path)}}
     assert not differences(lock, tmp_path)
-    (tmp_path / "m.py").write_text(CODE.replace("x + 1", "x + 2"))
+    (tmp_path / "changed.py").write_text(CODE.replace("x + 1", "x + 2"))
+    (tmp_path / "gone.py").rename(tmp_path / "new.py")
     (sentence,) = differences(lock, tmp_path)
+    assert "(changed.py, gone.py, new.py)" in sentence
     assert "--raise trainer" in sentence
     assert "--keep trainer" in sentence
 
 
-def test_a_module_that_is_gone_is_an_error(tmp_path: Path) -> None:
+def test_what_is_left_out_does_not_count(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.py").write_text(CODE)
+    assert set(module_hashes(["!b.py", "*.py"], tmp_path)) == {"a.py", "c.py"}
+
+
+@pytest.mark.parametrize("glob", ["gone.py", "!gone.py"])
+def test_a_module_that_is_gone_is_an_error(tmp_path: Path, glob: str) -> None:
+    (tmp_path / "m.py").write_text(CODE)
     with pytest.raises(UserError, match="names no file"):
-        code_hash(["gone.py"], tmp_path)
+        module_hashes(["m.py", glob], tmp_path)
 
 
-def test_the_command_keeps_and_raises(tmp_path: Path) -> None:
-    root = Path.cwd()
+def test_one_hash_stands_for_all(tmp_path: Path) -> None:
+    """Any other module, name or hash gives another one; their order does not."""
+    hashes = {"a.py": "0" * 12, "b.py": "1" * 12}
+    others = [{"a.py": "0" * 12}, {"a.py": "1" * 12, "b.py": "0" * 12}, {**hashes, "c.py": "1" * 12}, {}]
+    assert len({combined(other) for other in [hashes, dict(reversed(hashes.items())), *others]}) == 1 + len(others)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """Whatever the digits of a hash look like to YAML."""
+    hashes = {"a.py": "123456789012", "b.py": "12345e678901", "c.py": "0x1234567890", "d.py": "abcdefabcdef"}
+    lock = {"trainer": {"version": 3, "modules": ["*.py", "!e.py"], "hashes": hashes}}
+    write_code_lock(lock, tmp_path / "code.lock")
+    assert read_code_lock(tmp_path / "code.lock") == lock
+
+
+@pytest.mark.parametrize("other", [lambda paths: paths[1:2], lambda paths: paths[-1:], lambda paths: []])
+def test_branches_that_touch_different_modules_merge(tmp_path: Path, other: Callable[[list[str]], list[str]]) -> None:
+    """Neighbouring lines too, whose changes git merges only where an unchanged line is between them."""
+    paths = sorted(read_code_lock()["trainer"]["hashes"])
+    ours, theirs, both = read_code_lock(), read_code_lock(), read_code_lock()
+    for lock in (ours, both):
+        lock["trainer"]["hashes"][paths[0]] = "0123456789ab"
+    for lock in (theirs, both):
+        lock["trainer"]["hashes"] |= dict.fromkeys(other(paths), "ba9876543210")
+        lock["data"]["version"] += 1
+    files = [tmp_path / name for name in ("ours", "base", "theirs")]
+    for lock, file in zip((ours, read_code_lock(), theirs), files, strict=True):
+        write_code_lock(lock, file)
+    subprocess.run(["git", "merge-file", *files], check=True)
+    assert read_code_lock(files[0]) == both
+
+
+def codelock(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.store.codelock", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The code and its record, which holds."""
     for part in ("config", "scripts"):
-        shutil.copytree(root / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    loop = tmp_path / "scripts/training/schedules.py"
+        shutil.copytree(part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    write_code_lock(
+        {
+            name: {**entry, "hashes": module_hashes(entry["modules"], tmp_path)}
+            for name, entry in read_code_lock().items()
+        },
+        tmp_path / "config/code.lock",
+    )
+    return tmp_path
 
-    def codelock(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "scripts.store.codelock", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert codelock().returncode == 0
-    loop.write_text(loop.read_text() + "\nEXTRA = 1\n")
-    done = codelock()
+def add(path: Path, line: str) -> None:
+    path.write_text(f"{path.read_text()}\n{line}\n")
+
+
+def test_the_command_keeps_and_raises(checkout: Path) -> None:
+    loop, lock = checkout / "scripts/training/schedules.py", checkout / "config/code.lock"
+    before = read_code_lock(lock)["trainer"]["version"]
+    assert codelock(checkout).returncode == 0
+    add(loop, "EXTRA = 1")
+    done = codelock(checkout)
     assert done.returncode == 1
+    assert "(scripts/training/schedules.py)" in done.stderr
     assert "--raise trainer" in done.stderr
-    before = read_code_lock(tmp_path / "config/code.lock")["trainer"]["version"]
-    assert codelock("--keep", "trainer").returncode == 0
-    assert read_code_lock(tmp_path / "config/code.lock")["trainer"]["version"] == before
-    loop.write_text(loop.read_text() + "\nEXTRA = 2\n")
-    assert codelock("--raise", "trainer").returncode == 0
-    assert read_code_lock(tmp_path / "config/code.lock")["trainer"]["version"] == before + 1
-    assert codelock("--raise", "typo").returncode == 1
+    assert codelock(checkout, "--keep", "trainer").returncode == 0
+    assert read_code_lock(lock)["trainer"]["version"] == before
+    add(loop, "EXTRA = 2")
+    assert codelock(checkout, "--raise", "trainer").returncode == 0
+    assert read_code_lock(lock)["trainer"]["version"] == before + 1
+    assert codelock(checkout, "--raise", "typo").returncode == 1
+
+
+@pytest.mark.parametrize("module", ["attempts", "devices", "metrics", "trackers"])
+def test_what_only_watches_training_forces_no_decision(checkout: Path, module: str) -> None:
+    add(checkout / f"scripts/training/{module}.py", "EXTRA = 1")
+    assert codelock(checkout).returncode == 0
+    add(checkout / "scripts/training/loop.py", "EXTRA = 1")
+    done = codelock(checkout)
+    assert done.returncode == 1
+    assert done.stderr.count("the code behind") == 1
+    assert "(scripts/training/loop.py)" in done.stderr

@@ -1,0 +1,1 @@
+"""What training, evaluation and spectra share: loading a model, tokenizing."""
