@@ -1,12 +1,19 @@
 """A frozen launch names exactly what its files name."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from scripts.common.errors import UserError
+from scripts.launch import launch as launching
+from scripts.launch.command import make
 from scripts.launch.launch import Launch, launch_by_hand
+from scripts.plan.product import Product
+from scripts.store.codelock import module_hashes
 from scripts.store.fingerprint import canonical
 
 STUDIES = sorted(p.stem for p in Path("config/studies").glob("*.yaml") if not p.name.endswith(".learning_rates.yaml"))
@@ -22,3 +29,51 @@ def test_jobs_know_every_product_of_the_plan(study: str, tmp_path: Path) -> None
     for key, product in launch.grid.products.items():
         known = frozen.grid.products[key]
         assert (known.inputs, known.members) == (product.inputs, product.members)
+
+
+def a_product(launch: Launch, kind: str) -> Product:
+    return next(product for product in launch.grid if product.kind == kind)
+
+
+@pytest.mark.parametrize(("kind", "behind"), [("run", {"trainer", "loading"}), ("evaluation", {"judge", "loading"})])
+def test_a_manifest_has_the_hash_of_a_version_that_its_spec_leaves_out(
+    tmp_path: Path, kind: str, behind: set[str]
+) -> None:
+    launch = launch_by_hand("smoke", str(tmp_path))
+    manifest = make(launch, a_product(launch, kind), lambda out: {})
+    code = manifest["provenance"]["code"]
+    assert code.keys() == behind
+    assert all(entry["version"] == 1 and len(entry["hash"]) == 12 for entry in code.values())
+    assert "loading" not in json.dumps(manifest["spec"])
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory of a process that has not asked yet what the code is."""
+    monkeypatch.chdir(tmp_path)
+    launching._hashes_now.cache_clear()
+    yield tmp_path
+    launching._hashes_now.cache_clear()
+
+
+def test_code_that_changed_after_the_launch_makes_nothing(code: Path, request: pytest.FixtureRequest) -> None:
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.chdir(request.config.rootpath)
+        launch = launch_by_hand("smoke", str(code / "store"))
+        run = a_product(launch, "run")
+    entries: dict[str, Any] = {}
+    for name in ("trainer", "loading"):
+        (code / f"{name}.py").write_text("ONE = 1")
+        entries[name] = {"version": 1, "modules": [f"{name}.py"], "hashes": module_hashes([f"{name}.py"])}
+    launch = replace(launch, code=entries)
+    (code / "loading.py").write_text("ONE = 2")
+    with pytest.raises(UserError) as raised:
+        make(launch, run, lambda out: {})
+    assert str(raised.value) == (
+        f"{run.key}: the code behind 'loading' changed after this launch started (loading.py); "
+        "nothing was made, start Snakemake again"
+    )
+    assert not launch.store.is_made(run.key)
+    (code / "loading.py").write_text("ONE = 1  # as it was")
+    launching._hashes_now.cache_clear()
+    assert make(launch, run, lambda out: {})["provenance"]["code"].keys() == {"trainer", "loading"}
