@@ -146,7 +146,7 @@ rule comparison:
     input:
         manifests=ancient(evaluated_so_far),
         published="config/published_values.csv",
-        modules=expand("scripts/artifacts/{module}.py", module=["comparison", "printed", "style"]),
+        modules=expand("scripts/artifacts/{module}.py", module=["comparison", "counterparts", "printed", "style"]),
     output:
         csv="results/comparison.csv",
         md="results/comparison.md",

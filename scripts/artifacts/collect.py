@@ -131,7 +131,7 @@ def _overlaid(launch: Launch, artifact: Artifact, rows: list[dict[str, Any]]) ->
 
     Raises UserError where the study's numbers are not comparable with the paper's.
     """
-    from scripts.artifacts.comparison import incomparable
+    from scripts.artifacts.counterparts import incomparable
     from scripts.artifacts.printed import printed_rows
 
     if sentence := incomparable(launch.grid.study):

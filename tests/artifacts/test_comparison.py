@@ -16,8 +16,8 @@ import numpy
 import pytest
 from matplotlib.figure import Figure
 
-from scripts.artifacts import comparison, printed
-from scripts.artifacts.comparison import Compared, Score, Verdict
+from scripts.artifacts import comparison, counterparts, printed
+from scripts.artifacts.counterparts import Compared, Score, Verdict
 from scripts.artifacts.published import PublishedValue, load_published
 from scripts.evaluation.scores import mean_and_stderr
 from scripts.launch.launch import Launch, launch_by_hand
@@ -66,14 +66,14 @@ def test_the_errors_by_hand() -> None:
 
 
 def test_the_items_of_the_average_are_those_that_are_printed_elsewhere() -> None:
-    assert sum(comparison.FORGETTING_ITEMS.values()) == printed.ITEMS["forgetting"]
+    assert sum(counterparts.FORGETTING_ITEMS.values()) == printed.ITEMS["forgetting"]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_two_standard_errors_are_the_border(sign: int) -> None:
-    assert comparison.judged(sign * 0.25, 0.125) is AGREES
-    assert comparison.judged(sign * math.nextafter(0.25, 1), 0.125) is DIFFERS
-    assert comparison.judged(0.0, 0.0) is AGREES
+    assert counterparts.judged(sign * 0.25, 0.125) is AGREES
+    assert counterparts.judged(sign * math.nextafter(0.25, 1), 0.125) is DIFFERS
+    assert counterparts.judged(0.0, 0.0) is AGREES
     # a printed score and ours, 1e-9 on either side of the border
     stderr = math.hypot(math.sqrt(0.263 * 0.737 / 164), 0.03)
     for beyond, verdict in ((-1e-9, AGREES), (1e-9, DIFFERS)):
@@ -120,7 +120,7 @@ def test_one_average_seldom_differs() -> None:
     published, ours = shares[:, 0].mean(axis=1), shares[:, 1]
     errors = numpy.sqrt((ours * (1 - ours) / (items - 1)).sum(axis=1)) / 3
     differ = sum(
-        comparison.judged(mine - theirs, math.hypot(comparison.implied_stderr("forgetting", theirs) or 0, error))
+        counterparts.judged(mine - theirs, math.hypot(counterparts.implied_stderr("forgetting", theirs) or 0, error))
         is DIFFERS
         for theirs, mine, error in zip(published, ours.mean(axis=1), errors, strict=True)
     )
@@ -167,7 +167,7 @@ def of(launch: Launch, setting: str, method: str, duration: str, seed: int = 0) 
 
 
 def compared_with(launch: Launch, value: PublishedValue) -> Compared:
-    (one,) = comparison.compare(launch, [value])
+    (one,) = counterparts.compare(launch, [value])
     return one
 
 
@@ -179,7 +179,7 @@ def test_a_score_is_found_by_setting_method_duration_and_metric(tmp_path: Path) 
     evaluate(launch, of(launch, "", "base", "")["gsm8k"], 0.145, 0.01, 1319)
     found = {
         (one.published.artifact, one.published.method, one.published.duration): one
-        for one in comparison.compare(launch, VALUES)
+        for one in counterparts.compare(launch, VALUES)
         if one.ours
     }
     verdicts = {key: one.verdict for key, one in found.items()}
@@ -243,7 +243,7 @@ def test_why_something_was_not_run(tmp_path: Path) -> None:
     for value, reason in reasons.items():
         one = compared_with(launch, value)
         assert (one.verdict, one.reason, one.difference, one.stderr) == (NOT_RUN, reason, None, None)
-    everything = comparison.compare(launch, VALUES)
+    everything = counterparts.compare(launch, VALUES)
     assert len(everything) == len(SCORES) == 279
     assert {one.verdict for one in everything} == {NOT_RUN}
 
@@ -341,7 +341,7 @@ def test_what_is_not_comparable_is_not_compared(tmp_path: Path, changes: dict[st
     study = deepcopy(launch.study) | {key: value for key, value in changes.items() if key != "model"}
     study["model"]["label"] = changes.get("model", study["model"]["label"])
     launch = replace(launch, study=study)
-    compared = comparison.compare(launch, VALUES)
+    compared = counterparts.compare(launch, VALUES)
     assert {one.verdict for one in compared} == {NOT_RUN}
     (sentence,) = {one.reason for one in compared}
     assert sentence.startswith(said)
@@ -438,7 +438,7 @@ def every_panel() -> Figure:
     for value in SCORES:
         if value.method == "lora":  # has no counterpart
             continue
-        stderr = comparison.implied_stderr(value.metric, float(value.value)) or {"mmlu": 0.01}.get(value.metric, 0.1)
+        stderr = counterparts.implied_stderr(value.metric, float(value.value)) or {"mmlu": 0.01}.get(value.metric, 0.1)
         made.append(Compared(value, Score(float(value.value) + 1.3 * stderr * generator.normal(), stderr, 100)))
     return comparison.drawn(made, SOURCE)
 

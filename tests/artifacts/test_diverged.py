@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scripts.artifacts import claims, comparison
+from scripts.artifacts import claims, counterparts
 from scripts.artifacts.contrasts import Model, Scores
 from scripts.artifacts.points import read_points
 from scripts.common.errors import UserError
@@ -244,7 +244,7 @@ def test_beside_the_paper_it_is_not_run_because_it_diverged(tmp_path: Path) -> N
 
     diverge(0)
     one = compared_with(launch, FULL_20B)
-    assert (one.verdict, one.reason, one.ours) == (comparison.Verdict.NOT_RUN, "training diverged", None)
+    assert (one.verdict, one.reason, one.ours) == (counterparts.Verdict.NOT_RUN, "training diverged", None)
     evaluate(launch, of(launch, "code-cpt", "full", "20B", 1)["humaneval"], 0.3, 0.04)
     ours = compared_with(launch, FULL_20B).ours
     assert ours is not None
