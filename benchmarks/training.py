@@ -38,9 +38,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError, run
+from scripts.components.modules import ALL_LINEAR
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 OPTIMIZER = {
     "name": "decoupled_lionw", "learning_rate": 1e-4, "betas": [0.9, 0.95], "weight_decay": 0.0, "clip_norm": 1.0,
 }  # fmt: skip
@@ -78,7 +78,7 @@ TARGETS = {  # of one H200
 
 
 def lora(rank: int, dropout: float) -> dict[str, Any]:
-    return {"kind": "lora", "rank": rank, "alpha": 2.0 * rank, "modules": MODULES, "dropout": dropout}
+    return {"kind": "lora", "rank": rank, "alpha": 2.0 * rank, "modules": list(ALL_LINEAR), "dropout": dropout}
 
 
 METHODS: dict[str, dict[str, Any]] = {"full": {"kind": "full"}} | {
@@ -153,8 +153,8 @@ def peer_model(work: Work) -> tuple[Any, Any]:
     if work.method["kind"] == "lora":
         method = work.method
         config = LoraConfig(
-            r=method["rank"], lora_alpha=method["alpha"], target_modules=MODULES, lora_dropout=method["dropout"],
-            task_type="CAUSAL_LM",
+            r=method["rank"], lora_alpha=method["alpha"], target_modules=list(ALL_LINEAR),
+            lora_dropout=method["dropout"], task_type="CAUSAL_LM",
         )  # fmt: skip
         model = get_peft_model(model, config)
     model.to("cuda" if torch.cuda.is_available() else "cpu")

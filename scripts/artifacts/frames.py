@@ -15,6 +15,7 @@ from scripts.artifacts import style
 from scripts.artifacts.points import DIVERGED, Method, Origin, read_origin, read_text, to_numbers
 from scripts.common.errors import UserError
 from scripts.components.methods.lora import Lora
+from scripts.components.modules import word
 from scripts.launch.launch import Launch
 from scripts.plan.conditions import Condition
 from scripts.plan.evaluation import BASE
@@ -26,21 +27,6 @@ CONDITION = (
 )  # fmt: skip
 """See `scripts.artifacts.points`; of the base model the columns of setting, method's shape and duration are empty."""
 NUMBERS = ("rank", "alpha", "seed", "duration_value")
-
-
-MODULES = {
-    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    "all without gate": ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-    "mlp without gate": ("up_proj", "down_proj"),
-}
-
-
-def modules_word(modules: Iterable[str]) -> str:
-    """What the paper calls a set of adapted modules; their names joined by `+` where it has no word."""
-    found = [word for word, names in MODULES.items() if set(names) == set(modules)]
-    return found[0] if found else "+".join(sorted(modules))
 
 
 def condition_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
@@ -76,7 +62,7 @@ def method_cells(study: Study, name: str) -> dict[str, Any]:
     method = study.methods[name]
     cells: dict[str, Any] = {"method": name, "kind": method.kind}
     if isinstance(method, Lora):
-        cells |= {"rank": method.rank, "alpha": f"{method.alpha:g}", "modules": modules_word(method.modules)}
+        cells |= {"rank": method.rank, "alpha": f"{method.alpha:g}", "modules": word(method.modules)}
     return cells
 
 

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from scripts.artifacts import style
 from scripts.artifacts.points import Method, Panel, Points
 from scripts.common.errors import UserError
+from scripts.components.modules import SETS
 from scripts.plan.registry import Artifact
 
 COLOURS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#56b4e9")
@@ -66,4 +67,4 @@ def _sets(artifact: Artifact, points: Points) -> list[str]:
 def _name(modules: str) -> str:
     """`Attention`, `MLP`, `All`."""
     label = style.modules_label(modules)
-    return label[0].upper() + label[1:] if modules in style.MODULES else label
+    return label[0].upper() + label[1:] if modules in SETS else label

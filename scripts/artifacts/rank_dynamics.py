@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Origin
 from scripts.common.errors import UserError
+from scripts.components.modules import ALL_LINEAR
 from scripts.launch.launch import Launch
 from scripts.plan.evaluation import BASE
 from scripts.plan.registry import Artifact
@@ -24,15 +25,8 @@ from scripts.spectra.ranks import place, rank_to_explain, read_spectra
 COLUMNS = (*frames.CONDITION, "module", "layer", "full_rank", "value", "spectra")
 """`value` is the rank that explains `SHARE` of the variance of a matrix's change, and is at most `full_rank`."""
 SHARE = 0.9
-MODULES = {
-    "q_proj": "query",
-    "k_proj": "key",
-    "v_proj": "value",
-    "o_proj": "output",
-    "gate_proj": "MLP gate",
-    "up_proj": "MLP up",
-    "down_proj": "MLP down",
-}
+WORDS = ("query", "key", "value", "output", "MLP gate", "MLP up", "MLP down")
+LABELS: dict[str, str] = dict(zip(ALL_LINEAR, WORDS, strict=True))
 ACROSS = 3
 # The paper's direction: lighter is trained longer. Not yellow, which is too light for a line on white.
 DARKEST, LIGHTEST = 0.0, 0.87
@@ -114,9 +108,9 @@ def draw(artifact: Artifact, ranks: Ranks, commit: str) -> Figure:
     def slot(number: int, module: str) -> style.Slot:
         row, column = divmod(number, ACROSS)
         of_module = rows[rows["module"] == module]
-        return style.Slot(row, column, lambda ax: panel_of(ax, of_module), MODULES[module], module, module)
+        return style.Slot(row, column, lambda ax: panel_of(ax, of_module), LABELS[module], module, module)
 
-    found = [module for module in MODULES if module in set(rows["module"])]
+    found = [module for module in LABELS if module in set(rows["module"])]
     slots = [slot(number, module) for number, module in enumerate(found)]
     unit = durations.iloc[0]["duration_unit"]
     handles = [

@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from scripts.artifacts.points import Cell, Duration, Estimate, Method, Origin, Panel, Points
+from scripts.components.modules import SETS
 from scripts.plan.registry import Artifact
 
 RANKS = ("plum", "slateblue", "darkblue")
@@ -55,7 +56,6 @@ SCORES = {"mt_bench": "MT-bench score, 1 to 10", "language_understanding": "Lang
 """Needs that are no accuracy."""
 ENDS = {"mt_bench": (1.0, 10.0), "language_understanding": (-math.inf, 1.0)}
 """The lowest and the highest value that there can be, where these are not 0 and 1."""
-MODULES = ("attention", "mlp without gate", "mlp", "all without gate", "all")
 MEANINGS = {
     "forgetting": f"{AVERAGE}, higher forgets less",
     "mt_bench": "MT-bench: mean grade of a judge model, from 1 (worst) to 10 (best)",
@@ -182,7 +182,7 @@ def _label(method: Method, told: Collection[str]) -> str:
 
 def modules_label(modules: str) -> str:
     """`attention`, `MLP`, `MLP without gate`, `all`."""
-    return modules.replace("mlp", "MLP") if modules in MODULES else modules
+    return modules.replace("mlp", "MLP") if modules in SETS else modules
 
 
 def _place(method: Method) -> tuple[Any, ...]:
@@ -198,7 +198,7 @@ def _place(method: Method) -> tuple[Any, ...]:
 
 def modules_size(modules: str) -> int:
     """From few adapted modules to all of them; sets without a name come first."""
-    return MODULES.index(modules) if modules in MODULES else -1
+    return list(SETS).index(modules) if modules in SETS else -1
 
 
 def _natural(variant: str) -> tuple[str, float]:

@@ -11,13 +11,13 @@ WIDENING: tuple[Module, ...] = ("gate_proj", "up_proj")
 """Modules whose outputs have the MLP's width."""
 
 SETS: dict[str, tuple[Module, ...]] = {
-    "all": ALL_LINEAR,
-    "all without gate": (*ATTENTION, "up_proj", "down_proj"),
     "attention": ATTENTION,
-    "mlp": MLP,
     "mlp without gate": ("up_proj", "down_proj"),
+    "mlp": MLP,
+    "all without gate": (*ATTENTION, "up_proj", "down_proj"),
+    "all": ALL_LINEAR,
 }
-"""What the paper calls a set of adapted modules."""
+"""What the paper calls a set of adapted modules; legends and tables have them in this order."""
 
 
 def word(modules: Iterable[str]) -> str:
