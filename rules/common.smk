@@ -12,7 +12,7 @@ from scripts.plan.registry import REGISTRY, load_registry
 from scripts.planning import cluster
 from scripts.planning.failures import Failures
 from scripts.planning.guard import Requeuer, by_fingerprint, settle
-from scripts.planning.progress import Progress
+from scripts.planning.progress import ProgressLines
 from scripts.common.errors import UserError
 from scripts.launch.launch import begin
 from scripts.artifacts.published import load_published, values_of
@@ -36,7 +36,7 @@ TARGETS = {name: artifact.files for name, artifact in ARTIFACTS.items() if artif
 PAGES = ["results/claims.md"] if GRID.blocks["grid"] else []
 if GRID.study.scale == "paper":
     PAGES.append("results/comparison.md")
-PROGRESS = Progress(
+PROGRESS = ProgressLines(
     GRID,
     LAUNCH.store,
     {

@@ -26,7 +26,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
 
     def panel_of(ax: Axes, panel: Panel) -> None:
         band = [(duration, _spread(those)) for duration, those in _by_duration(panel, adapters, need).items()]
-        own = [cell.estimates[need] for cell in panel.cells if cell.method not in adapters]
+        own = [point.estimates[need] for point in panel.points if point.method not in adapters]
         style.score_axis(ax, panel, need, [*own, *(spread for _, spread in band)], points.scale)
         if band:
             at, low, high = zip(*((duration, spread.low, spread.high) for duration, spread in band), strict=True)
@@ -37,11 +37,11 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
             line = [(at, replace(one, low=one.value, high=one.value)) for at, one in band] if len(band) > 1 else band
             style.curve(ax, PURPLE, "LoRA", line)
         for method in others:
-            series = [(cell.duration.value, cell.estimates[need]) for cell in panel.series(method)]
+            series = [(point.duration.value, point.estimates[need]) for point in panel.series(method)]
             style.curve(ax, looks[method.name].colour, method.name, series, looks[method.name].dashes)
-        for cell in panel.printed:
-            colour = looks[cell.method].colour if cell.method in looks else PURPLE
-            style.overlay(ax, cell.duration.value, cell.estimates[need].value, colour)
+        for point in panel.printed:
+            colour = looks[point.method].colour if point.method in looks else PURPLE
+            style.overlay(ax, point.duration.value, point.estimates[need].value, colour)
         style.duration_axis(ax, panel.durations, panel.unit)
 
     shown, notes = list(looks.values()), style.meanings(artifact.needs)
@@ -60,9 +60,9 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
 def _by_duration(panel: Panel, adapters: set[str], need: str) -> dict[float, list[Estimate]]:
     """The estimates of the LoRA configurations that are there, by duration in its order."""
     found: dict[float, list[Estimate]] = {}
-    for cell in panel.cells:
-        if cell.method in adapters:
-            found.setdefault(cell.duration.value, []).append(cell.estimates[need])
+    for point in panel.points:
+        if point.method in adapters:
+            found.setdefault(point.duration.value, []).append(point.estimates[need])
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Method
+from scripts.artifacts.points import ShownMethod
 from scripts.artifacts.score_table import Scores, absences, items, marks, measure, read_scores, spreads, warning
 from scripts.artifacts.tables import BASE, Row, Table
 from scripts.plan.registry import Artifact
@@ -65,7 +65,7 @@ def _durations(parts: Sequence[Scores]) -> dict[float, str]:
     return dict(sorted({value: label for part in parts for value, label in part.durations.items()}.items()))
 
 
-def _methods(parts: Sequence[Scores]) -> list[Method]:
+def _methods(parts: Sequence[Scores]) -> list[ShownMethod]:
     """Those of every part: adapters from the lowest to the highest rank, then full finetuning."""
     known = {method for part in parts for method in part.methods}
     return sorted(known, key=lambda m: (m.kind == "full", m.rank, m.name))

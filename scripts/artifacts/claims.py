@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Source:
+class JudgedStudy:
     """What the page and every row of the CSV say of where the verdicts come from."""
 
     study: str
@@ -119,11 +119,11 @@ def _item_scores(launch: Launch, evaluation: str) -> FloatArray:
     return numpy.array([sample[metric] for sample in samples], dtype=numpy.float64)
 
 
-def source_of(launch: Launch, models: Collection[Model]) -> Source:
+def source_of(launch: Launch, models: Collection[Model]) -> JudgedStudy:
     """Which study it is, and what of it was judged."""
     study = launch.grid.study
     trained = [model for model in models if model.kind != BASE]
-    return Source(
+    return JudgedStudy(
         study=launch.name,
         title=study.title,
         model=study.model.label,
@@ -141,20 +141,20 @@ def source_of(launch: Launch, models: Collection[Model]) -> Source:
 # -- the CSV --------------------------------------------------------------------------------------
 
 
-def rows(judged: Iterable[Judged], source: Source) -> list[dict[str, Any]]:
+def rows(judged: Iterable[Judged], source: JudgedStudy) -> list[dict[str, Any]]:
     """One row for each comparison, with `COLUMNS`; numbers are empty where the study lacks what it needs."""
     return [_row(one, comparison, source) for one in judged for comparison in one.comparisons]
 
 
-def _row(one: Judged, comparison: Comparison, source: Source) -> dict[str, Any]:
-    part, found = comparison.part, comparison.found
+def _row(one: Judged, comparison: Comparison, source: JudgedStudy) -> dict[str, Any]:
+    question, found = comparison.question, comparison.found
     row: dict[str, Any] = {
         "study": source.study,
         "model": source.model,
         "scale": source.scale,
         "claim": one.claim.name,
         "title": one.claim.title,
-        "comparison": part.name,
+        "comparison": question.name,
         "comparison_verdict": comparison.verdict,
         "claim_verdict": one.verdict,
         "reason": comparison.reason,
@@ -162,8 +162,8 @@ def _row(one: Judged, comparison: Comparison, source: Source) -> dict[str, Any]:
     }
     if found:
         row |= {
-            "what": part.text,
-            "rule": part.rule,
+            "what": question.text,
+            "rule": question.rule,
             "estimate": repr(found.value),
             "stderr": repr(found.stderr),
             "stderr_items": repr(found.stderr_items),
@@ -171,7 +171,7 @@ def _row(one: Judged, comparison: Comparison, source: Source) -> dict[str, Any]:
             "df": repr(found.df),
             "lower": repr(found.lower()),
             "upper": repr(found.upper()),
-            "margin": MARGIN if part.rule == "more" else EQUAL,
+            "margin": MARGIN if question.rule == "more" else EQUAL,
             "level": repr(comparison.level),
             "detectable": repr(found.detectable),
             "seeds": found.seeds,
@@ -185,13 +185,13 @@ def _row(one: Judged, comparison: Comparison, source: Source) -> dict[str, Any]:
 # -- the page -------------------------------------------------------------------------------------
 
 
-def page(judged: Sequence[Judged], source: Source) -> str:
+def page(judged: Sequence[Judged], source: JudgedStudy) -> str:
     """The page in GitHub's Markdown: what is judged, all verdicts, each claim's numbers, the rules."""
     sections = [line for one in judged for line in _section(one, source)]
     return "\n".join([*_head(source), *_summary(judged), *sections, *_rules(source)]) + "\n"
 
 
-def _head(source: Source) -> list[str]:
+def _head(source: JudgedStudy) -> list[str]:
     lines = ["# The paper's claims, asked of this study", ""]
     if source.scale == "demo":
         lines += [
@@ -247,7 +247,7 @@ def _summary(judged: Sequence[Judged]) -> list[str]:
     ]
 
 
-def _section(one: Judged, source: Source) -> list[str]:
+def _section(one: Judged, source: JudgedStudy) -> list[str]:
     lines = [
         f"## {one.claim.title}",
         "",
@@ -270,20 +270,20 @@ def _section(one: Judged, source: Source) -> list[str]:
 
 
 def _line(comparison: Comparison) -> str:
-    part, found, verdict = comparison.part, comparison.found, comparison.verdict
+    question, found, verdict = comparison.question, comparison.found, comparison.verdict
     paper = comparison.paper or "none"
     if found is None:
-        return f"| **{part.name}**: {comparison.reason} | | | | | {paper} | {verdict} |"
+        return f"| **{question.name}**: {comparison.reason} | | | | | {paper} | {verdict} |"
     stderr = unsigned(found.stderr)
     if found.stderr_seeds is not None:
         stderr += f" ({unsigned(found.stderr_items)}, {unsigned(found.stderr_seeds)})"
     return (
-        f"| **{part.name}**: {part.text} | {signed(found.value)} | {stderr} | {interval(found)} "
+        f"| **{question.name}**: {question.text} | {signed(found.value)} | {stderr} | {interval(found)} "
         f"| {unsigned(found.detectable)} | {paper} | {verdict} |"
     )
 
 
-def _rules(source: Source) -> list[str]:
+def _rules(source: JudgedStudy) -> list[str]:
     seeds = (
         "This study has one seed, so the second part is unknown and left out."
         if source.seeds == 1

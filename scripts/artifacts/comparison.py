@@ -27,14 +27,14 @@ from scripts.artifacts.counterparts import (
     FORGETTING_ITEMS,
     MODEL,
     WIDTH,
+    Agreement,
     Compared,
-    Verdict,
     compare,
     implied_stderr,
     incomparable,
 )
 from scripts.artifacts.draw import commit
-from scripts.artifacts.points import FORGETTING, Method, artifact_fingerprint
+from scripts.artifacts.points import FORGETTING, ShownMethod, artifact_fingerprint
 from scripts.artifacts.printed import ITEMS
 from scripts.artifacts.published import load_published
 from scripts.common.errors import run
@@ -59,7 +59,7 @@ MINUS, PLUS_MINUS, DASH = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}", "\N{EM DASH}"
 
 
 @dataclass(frozen=True)
-class Source:
+class ComparedStudy:
     """What the page and every row of the CSV say of the study; `incomparable` is a sentence, or empty."""
 
     study: str
@@ -90,11 +90,11 @@ def main(launch: Launch, table: Path, text: Path, picture: Path) -> None:
             drawn(compared, source).savefig(new_picture, format="pdf", metadata=facts)
 
 
-def source_of(launch: Launch, compared: Iterable[Compared]) -> Source:
+def source_of(launch: Launch, compared: Iterable[Compared]) -> ComparedStudy:
     """Which study it is; the fingerprint is of the models that were compared."""
     study = launch.grid.study
     conditions = [condition for one in compared if one.ours for condition in one.ours.conditions]
-    return Source(
+    return ComparedStudy(
         study=launch.name,
         title=study.title,
         model=study.model.label,
@@ -108,12 +108,12 @@ def source_of(launch: Launch, compared: Iterable[Compared]) -> Source:
 # -- the CSV --------------------------------------------------------------------------------------
 
 
-def rows(compared: Iterable[Compared], source: Source) -> list[dict[str, Any]]:
+def rows(compared: Iterable[Compared], source: ComparedStudy) -> list[dict[str, Any]]:
     """One row for each printed score, with `COLUMNS`; what is not there is empty."""
     return [_row(one, source) for one in compared]
 
 
-def _row(one: Compared, source: Source) -> dict[str, Any]:
+def _row(one: Compared, source: ComparedStudy) -> dict[str, Any]:
     value, ours = one.published, one.ours
     row: dict[str, Any] = {
         "study": source.study,
@@ -150,7 +150,7 @@ def _row(one: Compared, source: Source) -> dict[str, Any]:
 # -- the page -------------------------------------------------------------------------------------
 
 
-def page(compared: Sequence[Compared], source: Source) -> str:
+def page(compared: Sequence[Compared], source: ComparedStudy) -> str:
     """The page in GitHub's Markdown: what is compared, the counts, the rule, then every artifact's numbers."""
     artifacts = dict.fromkeys(one.published.artifact for one in compared)
     sections = [
@@ -161,7 +161,7 @@ def page(compared: Sequence[Compared], source: Source) -> str:
     return "\n".join([*_head(source), *_counts(compared, source), *_rule(), *sections]) + "\n"
 
 
-def _head(source: Source) -> list[str]:
+def _head(source: ComparedStudy) -> list[str]:
     lines = ["# The paper's scores beside this study's", ""]
     if source.incomparable:
         lines += [f"> **{source.incomparable}.**", ""]
@@ -178,23 +178,23 @@ def _head(source: Source) -> list[str]:
     ]
 
 
-def count(compared: Iterable[Compared]) -> dict[Verdict, int]:
+def count(compared: Iterable[Compared]) -> dict[Agreement, int]:
     """How many of each verdict."""
     found = Counter(one.verdict for one in compared)
-    return {verdict: found[verdict] for verdict in Verdict}
+    return {verdict: found[verdict] for verdict in Agreement}
 
 
 def summary(compared: Collection[Compared]) -> str:
     """`3 agree, 1 differs, 4 are not run`."""
     counts = count(compared)
-    agree, differ, missing = (counts[verdict] for verdict in Verdict)
+    agree, differ, missing = (counts[verdict] for verdict in Agreement)
     return (
         f"{agree} agree{'s' * (agree == 1)}, {differ} differ{'s' * (differ == 1)}, "
         f"{missing} {'is' if missing == 1 else 'are'} not run"
     )
 
 
-def _counts(compared: Collection[Compared], source: Source) -> list[str]:
+def _counts(compared: Collection[Compared], source: ComparedStudy) -> list[str]:
     lines = [f"**Of the {len(compared)} scores that the paper prints {summary(compared)}.**"]
     run = sum(one.ours is not None for one in compared)
     if run:
@@ -269,7 +269,7 @@ def _line(one: Compared) -> str:
         str(value.value),
         _number(ours.value) if ours else DASH,
         f"{_signed(one.difference)} {PLUS_MINUS} {_number(one.stderr)}" if one.difference is not None else DASH,
-        f"**{one.verdict}**" if one.verdict is Verdict.DIFFERS else str(one.verdict),
+        f"**{one.verdict}**" if one.verdict is Agreement.DIFFERS else str(one.verdict),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -291,7 +291,7 @@ COLUMNS_OF_PANELS = 3
 DIFFERENT = "#d1495b"
 
 
-def drawn(compared: Sequence[Compared], source: Source) -> Figure:
+def drawn(compared: Sequence[Compared], source: ComparedStudy) -> Figure:
     """Published scores on x, ours on y, a panel for each; or, where nothing was run, a page that says so.
 
     Call it within `style.whitegrid`.
@@ -360,9 +360,9 @@ def drawn(compared: Sequence[Compared], source: Source) -> Figure:
     return figure
 
 
-def _methods_of(compared: Iterable[Compared]) -> list[Method]:
+def _methods_of(compared: Iterable[Compared]) -> list[ShownMethod]:
     """From the lowest to the highest rank, then full finetuning."""
-    known = {Method(one.published.method, one.published.kind, one.published.rank or 0) for one in compared}
+    known = {ShownMethod(one.published.method, one.published.kind, one.published.rank or 0) for one in compared}
     ranked = (method for method in known if method.kind == "full" or method.rank)
     return sorted(ranked, key=lambda m: (m.kind == "full", m.rank, m.name))
 
@@ -385,7 +385,7 @@ def _panel(ax: Axes, compared: Sequence[Compared], colours: dict[str, str]) -> N
             ax.plot([x], [y], zorder=5, gid="base model", **style.STAR)
         else:
             style.mark(ax, x, y, colours[one.published.method], one.ours is not None and one.ours.source == "trained")
-        if one.verdict is Verdict.DIFFERS:
+        if one.verdict is Agreement.DIFFERS:
             ax.plot([x], [y], linestyle="none", marker="o", markersize=11, markerfacecolor="none",
                     markeredgecolor=DIFFERENT, markeredgewidth=1.5, zorder=6, gid="differs")  # fmt: skip
     ax.set_xlim(low, high)
@@ -397,7 +397,7 @@ def _panel(ax: Axes, compared: Sequence[Compared], colours: dict[str, str]) -> N
     over: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
     ax.annotate(METRICS[metric], (0, 1), (0, 8), fontsize=10.5, **over)
     counts = count(compared)
-    found = f"{counts[Verdict.DIFFERS]} of {len(pairs)} differ"
+    found = f"{counts[Agreement.DIFFERS]} of {len(pairs)} differ"
     ax.annotate(found, (1, 1), (0, 8), fontsize=9, color=style.QUIET, ha="right", **over)
 
 

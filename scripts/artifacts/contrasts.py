@@ -26,8 +26,8 @@ from scipy import stats
 from scripts.plan.evaluation import BASE
 
 FloatArray = NDArray[numpy.float64]
-Cell = tuple[str, str, float]
-"""A point of the grid: setting, method, duration. The base model is (setting, "base", 0) in every setting."""
+Arm = tuple[str, str, float]
+"""Setting, method, duration, whatever the seed. The base model is (setting, "base", 0) in every setting."""
 Measure = Literal["learning", "forgetting"]
 
 ERROR = 0.05
@@ -63,35 +63,35 @@ class Model:
     diverged: bool = False
 
 
-def _cell(model: Model) -> Cell:
+def _arm(model: Model) -> Arm:
     return model.setting, model.method, model.duration_value
 
 
 class Means:
-    """Mean scores of every cell, for any number of replicates at a time.
+    """Mean scores of every arm, for any number of replicates at a time.
 
     Args:
         scores: whose means they are.
-        by_task: task to shape (cells, replicates), or (cells, 1) for the same in each.
+        by_task: task to shape (arms, replicates), or (arms, 1) for the same in each.
     """
 
-    def __init__(self, scores: "Scores", by_task: Mapping[str, FloatArray]) -> None:
+    def __init__(self, scores: "ItemScores", by_task: Mapping[str, FloatArray]) -> None:
         self._scores = scores
         self._by_task = by_task
 
-    def of(self, measure: Measure, cell: Cell) -> FloatArray:
+    def of(self, measure: Measure, arm: Arm) -> FloatArray:
         """Shape (replicates,): the mean on the learning task, or the plain mean of the forgetting tasks' means."""
-        tasks = self._scores.tasks(measure, cell)
-        row = self._scores.cells[cell]
+        tasks = self._scores.tasks(measure, arm)
+        row = self._scores.arms[arm]
         total = sum((self._by_task[task][row] for task in tasks), start=numpy.zeros(1))
         return total / len(tasks)
 
 
 class Statistic(Protocol):
-    """A number computed from mean scores of some cells."""
+    """A number computed from mean scores of some arms."""
 
     @property
-    def cells(self) -> Collection[Cell]: ...
+    def arms(self) -> Collection[Arm]: ...
 
     @property
     def measures(self) -> tuple[Measure, ...]: ...
@@ -101,11 +101,11 @@ class Statistic(Protocol):
         ...
 
 
-class Scores:
-    """Every model's score on every item, arranged by cell and seed.
+class ItemScores:
+    """Every model's score on every item, arranged by arm and seed.
 
-    A cell with a model that diverged has no scores: the mean over the seeds that did not would be of the luckier ones.
-    It is not among `models`; `trained` has a model of every trained cell, and `diverged` the cells that are so.
+    An arm with a model that diverged has no scores: the mean over the seeds that did not would be of the luckier ones.
+    It is not among `models`; `trained` has a model of every trained arm, and `diverged` the arms that are so.
 
     Args:
         models: of every setting and seed; the base model once.
@@ -120,23 +120,23 @@ class Scores:
         trained = [model for model in models if model.kind != BASE]
         self._learning = {model.setting: model.learning_task for model in trained}
         self.seeds = tuple(sorted({model.seed for model in trained}))
-        self.trained: dict[Cell, Model] = {}
+        self.trained: dict[Arm, Model] = {}
         for model in trained:
-            self.trained.setdefault(_cell(model), model)
-        self.diverged = {_cell(model) for model in trained if model.diverged}
-        self.models: dict[Cell, dict[int, Model]] = {}
-        for model in (model for model in trained if _cell(model) not in self.diverged):
-            place = self.models.setdefault(_cell(model), {})
+            self.trained.setdefault(_arm(model), model)
+        self.diverged = {_arm(model) for model in trained if model.diverged}
+        self.models: dict[Arm, dict[int, Model]] = {}
+        for model in (model for model in trained if _arm(model) not in self.diverged):
+            place = self.models.setdefault(_arm(model), {})
             if model.seed in place:
                 raise ValueError(f"{model.setting} {model.method} {model.duration} seed {model.seed} is there twice")
             place[model.seed] = model
         for base in (model for model in models if model.kind == BASE):
             # it was not trained, so no seed of it differs from another
             self.models |= {(s, BASE, 0.0): dict.fromkeys(self.seeds, base) for s in self._learning}
-        for cell, by_seed in self.models.items():
+        for arm, by_seed in self.models.items():
             if set(by_seed) != set(self.seeds):
-                raise ValueError(f"{cell} is not there for every seed")
-        self.cells = {cell: row for row, cell in enumerate(self.models)}
+                raise ValueError(f"{arm} is not there for every seed")
+        self.arms = {arm: row for row, arm in enumerate(self.models)}
         tasks = dict.fromkeys([*self._forgetting, *self._learning.values()])
         values = {task: self._stacked(task) for task in tasks}
         self.items = {task: scores.shape[2] for task, scores in values.items()}
@@ -149,14 +149,14 @@ class Scores:
         }
 
     def _stacked(self, task: str) -> FloatArray:
-        """Shape (cells, seeds, items); not a number where a cell is not asked the task."""
-        asked = [cell for cell in self.cells if task in (*self._forgetting, self._learning[cell[0]])]
-        rows = [[self.models[cell][seed].scores[task] for seed in self.seeds] for cell in asked]
+        """Shape (arms, seeds, items); not a number where an arm is not asked the task."""
+        asked = [arm for arm in self.arms if task in (*self._forgetting, self._learning[arm[0]])]
+        rows = [[self.models[arm][seed].scores[task] for seed in self.seeds] for arm in asked]
         lengths = {len(scores) for row in rows for scores in row}
         if len(lengths) != 1 or min(lengths) < 2:
             raise ValueError(f"{task}: all models must be asked the same items, at least two, not {sorted(lengths)}")
-        values = numpy.full((len(self.cells), len(self.seeds), lengths.pop()), numpy.nan)
-        values[[self.cells[cell] for cell in asked]] = rows
+        values = numpy.full((len(self.arms), len(self.seeds), lengths.pop()), numpy.nan)
+        values[[self.arms[arm] for arm in asked]] = rows
         return values
 
     def means(self) -> Means:
@@ -171,13 +171,13 @@ class Scores:
         """Over all seeds; a replicate for each item of `task`, with that item left out for every model."""
         return Means(self, self._means | {task: self._left_out[task]})
 
-    def tasks(self, measure: Measure, cell: Cell) -> tuple[str, ...]:
+    def tasks(self, measure: Measure, arm: Arm) -> tuple[str, ...]:
         """The tasks that are averaged."""
-        return self._forgetting if measure == "forgetting" else (self._learning[cell[0]],)
+        return self._forgetting if measure == "forgetting" else (self._learning[arm[0]],)
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Effect:
     """A statistic with its standard error."""
 
     value: float
@@ -209,14 +209,14 @@ class Estimate:
         return float(stats.t.ppf(probability, self.df))
 
 
-def estimate(scores: Scores, statistic: Statistic) -> Estimate:
+def estimate(scores: ItemScores, statistic: Statistic) -> Effect:
     """The statistic on all items and seeds, with its standard error; see the top of this module.
 
     Where the items show no spread at all, every one of n saying the same, a standard error of 0 would claim to know
     everything. It is then 2/n: the bounds lie about 3/n from the estimate, the rule of three (Hanley and
     Lippman-Hand 1983, "If nothing goes wrong, is everything all right?", JAMA 249).
     """
-    tasks = {task for measure in statistic.measures for cell in statistic.cells for task in scores.tasks(measure, cell)}
+    tasks = {task for measure in statistic.measures for arm in statistic.arms for task in scores.tasks(measure, arm)}
     items = [scores.items[task] for task in sorted(tasks)]
     parts: list[tuple[float, int]] = []  # variance, degrees of freedom
     for task, n in zip(sorted(tasks), items, strict=True):
@@ -231,7 +231,7 @@ def estimate(scores: Scores, statistic: Statistic) -> Estimate:
         parts.append((float(statistic(scores.means_by_seed()).var(ddof=1)) / count, count - 1))
         stderr_seeds = math.sqrt(parts[-1][0])
     total = sum(variance for variance, _ in parts)
-    return Estimate(
+    return Effect(
         value=float(statistic(scores.means())[0]),
         stderr_items=math.sqrt(variance_items),
         stderr_seeds=stderr_seeds,
@@ -243,13 +243,13 @@ def estimate(scores: Scores, statistic: Statistic) -> Estimate:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of one measure over cells."""
+    """A weighted sum of one measure over arms."""
 
     measure: Measure
-    weights: Mapping[Cell, float]
+    weights: Mapping[Arm, float]
 
     @property
-    def cells(self) -> Collection[Cell]:
+    def arms(self) -> Collection[Arm]:
         return self.weights.keys()
 
     @property
@@ -257,16 +257,16 @@ class Contrast:
         return (self.measure,)
 
     def __call__(self, means: Means) -> FloatArray:
-        return sum((w * means.of(self.measure, cell) for cell, w in self.weights.items()), start=numpy.zeros(1))
+        return sum((w * means.of(self.measure, arm) for arm, w in self.weights.items()), start=numpy.zeros(1))
 
     def __sub__(self, other: "Contrast") -> "Contrast":
-        cells = dict.fromkeys([*self.weights, *other.weights])
-        return Contrast(self.measure, {c: self.weights.get(c, 0.0) - other.weights.get(c, 0.0) for c in cells})
+        arms = dict.fromkeys([*self.weights, *other.weights])
+        return Contrast(self.measure, {c: self.weights.get(c, 0.0) - other.weights.get(c, 0.0) for c in arms})
 
 
-def mean_of(measure: Measure, cells: Collection[Cell]) -> Contrast:
-    """The plain mean over cells; two of them subtracted are a difference."""
-    return Contrast(measure, dict.fromkeys(cells, 1 / len(cells)))
+def mean_of(measure: Measure, arms: Collection[Arm]) -> Contrast:
+    """The plain mean over arms; two of them subtracted are a difference."""
+    return Contrast(measure, dict.fromkeys(arms, 1 / len(arms)))
 
 
 @dataclass(frozen=True)
@@ -279,13 +279,13 @@ class EqualLearning:
     not reach that far, the place is where it has learned most.
     """
 
-    compared: tuple[Cell, ...]
-    path: tuple[tuple[Cell, ...], ...]
+    compared: tuple[Arm, ...]
+    path: tuple[tuple[Arm, ...], ...]
     """The base model, then full finetuning at each duration (the mean, where there are several such methods)."""
 
     @property
-    def cells(self) -> Collection[Cell]:
-        return [*self.compared, *(cell for place in self.path for cell in place)]
+    def arms(self) -> Collection[Arm]:
+        return [*self.compared, *(arm for place in self.path for arm in place)]
 
     @property
     def measures(self) -> tuple[Measure, ...]:
@@ -296,14 +296,14 @@ class EqualLearning:
             [mean_of(measure, place)(means) for place in self.path] for measure in ("learning", "forgetting")
         )
         differences = [
-            means.of("forgetting", cell) - kept_when_reached(means.of("learning", cell), learned, kept)
-            for cell in self.compared
+            means.of("forgetting", arm) - kept_when_reached(means.of("learning", arm), learned, kept)
+            for arm in self.compared
         ]
         return sum(differences, start=numpy.zeros(1)) / len(differences)
 
 
 def equal_learning(
-    scores: Scores, adapters: Collection[Sequence[Cell]], path: tuple[tuple[Cell, ...], ...]
+    scores: ItemScores, adapters: Collection[Sequence[Arm]], path: tuple[tuple[Arm, ...], ...]
 ) -> EqualLearning | None:
     """The comparison at equal learning; None where no model can be compared.
 
@@ -314,18 +314,18 @@ def equal_learning(
 
     Args:
         scores: of all models.
-        adapters: for each LoRA method its cells, in order of duration.
+        adapters: for each LoRA method its arms, in order of duration.
         path: see `EqualLearning`.
     """
     means = scores.means()
     learned = [float(mean_of("learning", place)(means)[0]) for place in path]
     compared = []
-    for cells in adapters:
+    for arms in adapters:
         best = learned[0]
-        for cell in cells:
-            level = float(means.of("learning", cell)[0])
+        for arm in arms:
+            level = float(means.of("learning", arm)[0])
             if best < level <= max(learned):
-                compared.append(cell)
+                compared.append(arm)
             best = max(best, level)
     return EqualLearning(tuple(compared), path) if compared else None
 
@@ -359,7 +359,7 @@ class Verdict(StrEnum):
     OPEN = "cannot be said"
 
 
-def judge_more(estimate: Estimate, level: float = ERROR) -> Verdict:
+def judge_more(estimate: Effect, level: float = ERROR) -> Verdict:
     """Is the difference above 0? It fails where it is surely below `MARGIN`.
 
     Args:
@@ -371,7 +371,7 @@ def judge_more(estimate: Estimate, level: float = ERROR) -> Verdict:
     return Verdict.FAILS if estimate.upper(level) < MARGIN else Verdict.OPEN
 
 
-def judge_equal(estimate: Estimate, level: float = ERROR) -> Verdict:
+def judge_equal(estimate: Effect, level: float = ERROR) -> Verdict:
     """Is the difference within `EQUAL` of 0? It fails where it is surely further away; `level` as in `judge_more`.
 
     Two one-sided tests: Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power approach

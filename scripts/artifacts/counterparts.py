@@ -43,7 +43,7 @@ MODEL = "Llama-2-7B"
 UNPLANNED, PENDING, DIVERGED = "the study has no such model", "not evaluated yet", "training diverged"
 
 
-class Verdict(StrEnum):
+class Agreement(StrEnum):
     AGREES = "agrees"
     DIFFERS = "differs"
     NOT_RUN = "not run"
@@ -94,15 +94,15 @@ class Compared:
         return math.hypot(published, self.ours.stderr) if self.ours and published is not None else None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Agreement:
         if self.difference is None or self.stderr is None:
-            return Verdict.NOT_RUN
+            return Agreement.NOT_RUN
         return judged(self.difference, self.stderr)
 
 
-def judged(difference: float, stderr: float) -> Verdict:
+def judged(difference: float, stderr: float) -> Agreement:
     """The rule, for a difference and its standard error."""
-    return Verdict.AGREES if abs(difference) <= WIDTH * stderr else Verdict.DIFFERS
+    return Agreement.AGREES if abs(difference) <= WIDTH * stderr else Agreement.DIFFERS
 
 
 def implied_stderr(metric: str, value: float) -> float | None:

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from scripts.artifacts import frames, style
-from scripts.artifacts.points import Method, Origin
+from scripts.artifacts.points import Origin, ShownMethod
 from scripts.evaluation.diversity import distinct_generations
 from scripts.evaluation.scores import SAMPLES
 from scripts.launch.launch import Launch
@@ -41,7 +41,7 @@ class Programs(Origin):
     """What the figure shows."""
 
     rows: pandas.DataFrame
-    methods: tuple[Method, ...]
+    methods: tuple[ShownMethod, ...]
 
 
 def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas
 
 from scripts.artifacts import style
-from scripts.artifacts.points import DIVERGED, Method, Origin, read_origin, read_text, to_numbers
+from scripts.artifacts.points import DIVERGED, Origin, ShownMethod, read_origin, read_text, to_numbers
 from scripts.common.errors import UserError
 from scripts.components.methods.lora import Lora
 from scripts.components.modules import word
@@ -94,14 +94,14 @@ def once(path: Path, rows: pandas.DataFrame, key: list[str]) -> None:
         raise UserError(f"{path}: has more than one row of {same}, where one is allowed")
 
 
-def methods_of(rows: pandas.DataFrame) -> tuple[Method, ...]:
+def methods_of(rows: pandas.DataFrame) -> tuple[ShownMethod, ...]:
     """The methods in `rows`, but for the base model: adapters from the lowest rank up, then full finetuning."""
     tuned = rows[rows["kind"] != BASE].drop_duplicates("method").fillna({"rank": 0, "alpha": 0})
     if "variant" not in tuned.columns:
         tuned["variant"] = ""
     columns = ("method", "kind", "rank", "alpha", "modules", "variant")
     found = [
-        Method(name, kind, int(rank), float(alpha), modules, variant)
+        ShownMethod(name, kind, int(rank), float(alpha), modules, variant)
         for name, kind, rank, alpha, modules, variant in zip(*(tuned[column] for column in columns), strict=True)
     ]
     return tuple(sorted(found, key=lambda m: (m.kind == "full", m.rank, m.alpha, m.name)))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Cell, Panel, Points
+from scripts.artifacts.points import Panel, Point, Points
 from scripts.plan.registry import Artifact
 
 SHADE = "#ececec"
@@ -26,28 +26,28 @@ GREY = (
 
 
 def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
-    """The figure, of a sweep: left the cells at the study's own rates, right all of them, on the same axes.
+    """The figure, of a sweep: left the points at the study's own rates, right all of them, on the same axes.
 
     Rates at which training of a seed diverged are crosses in the lower left corner: a method's from its lowest rate up.
     """
     looks = style.looks(points.methods)
 
-    def panel_of(ax: Axes, panel: Panel, shown: Sequence[Cell], diverged: Sequence[Cell]) -> None:
+    def panel_of(ax: Axes, panel: Panel, shown: Sequence[Point], diverged: Sequence[Point]) -> None:
         style.plane(ax, panel, points.scale)
         crosses = 0
         for method in points.methods:
-            rates = [cell.rate for cell in (*panel.cells, *panel.diverged) if cell.method == method.name]
-            cells = [cell for cell in shown if cell.method == method.name]
+            rates = [point.rate for point in (*panel.points, *panel.diverged) if point.method == method.name]
+            those = [point for point in shown if point.method == method.name]
             if method.kind == "full":
-                _shade(ax, [_place(cell) for cell in cells])
-            sizes = [style.marker_size(cell.rate, rates) for cell in cells]
-            style.path(ax, looks[method.name].colour, method.name, cells, sizes)
-            for cell, size in zip(cells, sizes, strict=True):
-                if cell.chosen:
-                    x, y = _place(cell)
+                _shade(ax, [_place(point) for point in those])
+            sizes = [style.marker_size(point.rate, rates) for point in those]
+            style.path(ax, looks[method.name].colour, method.name, those, sizes)
+            for point, size in zip(those, sizes, strict=True):
+                if point.chosen:
+                    x, y = _place(point)
                     ax.plot([x], [y], markersize=size + 4, zorder=4.5, clip_on=False, gid="chosen", **RING)
-            for cell in (cell for cell in diverged if cell.method == method.name):
-                size = 0.8 * style.marker_size(cell.rate, rates)
+            for point in (point for point in diverged if point.method == method.name):
+                size = 0.8 * style.marker_size(point.rate, rates)
                 place = (FIRST_CROSS[0] + NEXT_CROSS * crosses, FIRST_CROSS[1])
                 style.cross(ax, *place, looks[method.name].colour, ax.transAxes, size)
                 crosses += 1
@@ -55,10 +55,10 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
             ax.text(0.5, 0.5, "no rate is chosen yet", transform=ax.transAxes, ha="center", color=style.QUIET)
 
     def one_rate(ax: Axes, panel: Panel) -> None:
-        panel_of(ax, panel, *([cell for cell in cells if cell.chosen] for cells in (panel.cells, panel.diverged)))
+        panel_of(ax, panel, *([point for point in those if point.chosen] for those in (panel.points, panel.diverged)))
 
     def all_rates(ax: Axes, panel: Panel) -> None:
-        panel_of(ax, panel, panel.cells, panel.diverged)
+        panel_of(ax, panel, panel.points, panel.diverged)
 
     views = [
         style.View(one_rate, "one rate per method, as in the paper"),
@@ -83,8 +83,8 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     return style.page(artifact, points, commit, views, legends, style.BELOW, notes, reading)
 
 
-def _place(cell: Cell) -> tuple[float, float]:
-    x, y = (cell.estimates[need].value for need in style.PLANE)
+def _place(point: Point) -> tuple[float, float]:
+    x, y = (point.estimates[need].value for need in style.PLANE)
     return x, y
 
 
@@ -108,8 +108,8 @@ def _rates_note(points: Points) -> str:
     )
     spans = []
     for method in points.methods:
-        cells = (cell for panel in points.panels for cell in (*panel.cells, *panel.diverged))
-        rates = [cell.rate for cell in cells if cell.method == method.name]
+        those = (point for panel in points.panels for point in (*panel.points, *panel.diverged))
+        rates = [point.rate for point in those if point.method == method.name]
         if rates:
             spans.append(f"{looks[method.name].label} {_rate(min(rates))} to {_rate(max(rates))}")
     return f"Training: {trained}. Learning rates: {', '.join(spans)}"

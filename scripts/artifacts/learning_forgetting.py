@@ -13,13 +13,13 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     looks = style.looks(points.methods)
 
     def panel_of(ax: Axes, panel: Panel, need: str) -> None:
-        style.score_axis(ax, panel, need, [cell.estimates[need] for cell in panel.cells], points.scale)
+        style.score_axis(ax, panel, need, [point.estimates[need] for point in panel.points], points.scale)
         for method in points.methods:
-            series = [(cell.duration.value, cell.estimates[need]) for cell in panel.series(method)]
+            series = [(point.duration.value, point.estimates[need]) for point in panel.series(method)]
             look = looks[method.name]
             style.curve(ax, look.colour, method.name, series, look.dashes)
-        for cell in panel.printed:
-            style.overlay(ax, cell.duration.value, cell.estimates[need].value, looks[cell.method].colour)
+        for point in panel.printed:
+            style.overlay(ax, point.duration.value, point.estimates[need].value, looks[point.method].colour)
         style.duration_axis(ax, panel.durations, panel.unit)
 
     based = any(need in panel.base for panel in points.panels for need in artifact.needs)

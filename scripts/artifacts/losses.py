@@ -34,7 +34,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         if need in panel.base:
             style.base_level(ax, panel.base[need])
         for method in points.methods:
-            series = [(cell.tokens, cell.estimates[need]) for cell in panel.series(method)]
+            series = [(point.tokens, point.estimates[need]) for point in panel.series(method)]
             style.curve(ax, looks[method.name].colour, method.name, series)
         _loss_axis(ax, *spans[need, panel.setting], need in wide)
         _token_axis(ax, panel)
@@ -52,7 +52,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
 
 def _span(panels: Iterable[Panel], need: str) -> tuple[float, float]:
     """The lowest and the highest loss that is drawn, with its bars; a bar that reaches 0 counts for nothing."""
-    shown = [estimates for panel in panels for estimates in (panel.base, *(cell.estimates for cell in panel.cells))]
+    shown = [estimates for panel in panels for estimates in (panel.base, *(point.estimates for point in panel.points))]
     drawn = [estimates[need] for estimates in shown if need in estimates]
     ends = [end for estimate in drawn for end in (estimate.value, estimate.low, estimate.high) if end > 0]
     return min(ends), max(ends)
@@ -76,7 +76,7 @@ def _loss_axis(ax: Axes, low: float, high: float, logarithmic: bool) -> None:
 
 def _token_axis(ax: Axes, panel: Panel) -> None:
     """Every duration at its training tokens; epochs are named below."""
-    tokens = {cell.duration: cell.tokens for cell in panel.cells}
+    tokens = {point.duration: point.tokens for point in panel.points}
     is_tokens = panel.unit == "tokens"
     ticks = [Duration(d.label if is_tokens else _short(tokens[d]), tokens[d]) for d in panel.durations]
     style.duration_axis(ax, ticks, "tokens")

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Method, Panel, Points
+from scripts.artifacts.points import Panel, Points, ShownMethod
 from scripts.common.errors import UserError
 from scripts.components.modules import SETS
 from scripts.plan.registry import Artifact
@@ -30,10 +30,10 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
 
     def panel_of(ax: Axes, panel: Panel, rank: int) -> None:
         # all ranks of a setting have the same limits
-        style.score_axis(ax, panel, need, [cell.estimates[need] for cell in panel.cells], points.scale)
+        style.score_axis(ax, panel, need, [point.estimates[need] for point in panel.points], points.scale)
         for method in points.methods:
             if method.rank == rank:
-                series = [(cell.duration.value, cell.estimates[need]) for cell in panel.series(method)]
+                series = [(point.duration.value, point.estimates[need]) for point in panel.series(method)]
                 look = looks[method.modules]
                 style.curve(ax, look.colour, method.name, series, look.dashes)
         style.duration_axis(ax, panel.durations, panel.unit)
@@ -51,7 +51,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
 
 def _sets(artifact: Artifact, points: Points) -> list[str]:
     """The sets of adapted modules, from the smallest."""
-    seen: dict[tuple[int, str], Method] = {}
+    seen: dict[tuple[int, str], ShownMethod] = {}
     for method in points.methods:
         if not method.modules:
             raise UserError(f"{artifact.name}: {method.name} adapts no modules, and what LoRA adapts is compared")

@@ -14,12 +14,12 @@ from scripts.artifacts.contrasts import (
     EQUAL,
     ERROR,
     MARGIN,
-    Cell,
+    Arm,
     Contrast,
-    Estimate,
+    Effect,
+    ItemScores,
     Measure,
     Model,
-    Scores,
     Statistic,
     Verdict,
     equal_learning,
@@ -44,11 +44,11 @@ class LackingError(Exception):
 class Design:
     """The settings, methods and durations of a study, asked for as the claims name them.
 
-    Every question raises LackingError where the study does not have what it asks for; so does one for cells of which
+    Every question raises LackingError where the study does not have what it asks for; so does one for arms of which
     one diverged, because the others alone would be compared with what has all.
     """
 
-    def __init__(self, scores: Scores) -> None:
+    def __init__(self, scores: ItemScores) -> None:
         self.scores = scores
         self._trained = list(scores.trained.values())
         self.settings = tuple(dict.fromkeys(model.setting for model in self._trained))
@@ -74,15 +74,15 @@ class Design:
             raise LackingError(f"{setting} has {len(found)} rank{'s' * (len(found) != 1)} of LoRA, {least} are needed")
         return found
 
-    def full(self, setting: str, durations: Collection[float] | None = None) -> list[Cell]:
+    def full(self, setting: str, durations: Collection[float] | None = None) -> list[Arm]:
         """Full finetuning, at every duration unless some are given."""
-        return self._cells(setting, "full", None, durations)
+        return self._arms(setting, "full", None, durations)
 
-    def lora(self, setting: str, rank: int | None = None, durations: Collection[float] | None = None) -> list[Cell]:
+    def lora(self, setting: str, rank: int | None = None, durations: Collection[float] | None = None) -> list[Arm]:
         """LoRA, of every rank unless one is given, at every duration unless some are."""
-        return self._cells(setting, "lora", rank, durations)
+        return self._arms(setting, "lora", rank, durations)
 
-    def all(self, setting: str, durations: Collection[float] | None = None) -> list[Cell]:
+    def all(self, setting: str, durations: Collection[float] | None = None) -> list[Arm]:
         """Full finetuning and LoRA of every rank."""
         return [*self.full(setting, durations), *self.lora(setting, None, durations)]
 
@@ -97,7 +97,7 @@ class Design:
             raise LackingError(f"the study has no setting {setting}")
         return [model for model in self._trained if model.setting == setting]
 
-    def _cells(self, setting: str, kind: str, rank: int | None, durations: Collection[float] | None) -> list[Cell]:
+    def _arms(self, setting: str, kind: str, rank: int | None, durations: Collection[float] | None) -> list[Arm]:
         found = [
             (model.setting, model.method, model.duration_value)
             for model in self._of(setting)
@@ -107,7 +107,7 @@ class Design:
         if not found:
             raise LackingError(f"{setting} has no model of {'full finetuning' if kind == 'full' else 'LoRA'} there")
         if gone := [
-            model for cell, model in self.scores.trained.items() if cell in self.scores.diverged.intersection(found)
+            model for arm, model in self.scores.trained.items() if arm in self.scores.diverged.intersection(found)
         ]:
             named = ", ".join(f"{model.setting} {model.method} at {model.duration}" for model in gone)
             raise LackingError(f"training of {named} diverged")
@@ -118,7 +118,7 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Part:
+class Question:
     """One comparison of a claim: is the statistic above 0 (`more`), or about 0 (`equal`)?"""
 
     key: str
@@ -138,31 +138,33 @@ class Claim:
     title: str
     statement: str
     asked: str
-    parts: Callable[[Design], list[Part]]
+    questions: Callable[[Design], list[Question]]
 
 
-def _each(keys: Iterable[str], make: Callable[[str], tuple[str, Statistic]]) -> list[Part]:
+def _each(keys: Iterable[str], make: Callable[[str], tuple[str, Statistic]]) -> list[Question]:
     """A directional comparison for each key; where the study lacks what one of them needs, the others still count."""
-    parts = []
+    questions = []
     for key in keys:
         try:
             text, statistic = make(key)
-            parts.append(Part(key, key, text, "more", statistic))
+            questions.append(Question(key, key, text, "more", statistic))
         except LackingError as lacking:
-            parts.append(Part(key, key, str(lacking), "more", None))
-    return parts
+            questions.append(Question(key, key, str(lacking), "more", None))
+    return questions
 
 
-def _order(measure: Measure, sides: Sequence[tuple[str, Collection[Cell]]], text: str) -> list[Part]:
+def _order(measure: Measure, sides: Sequence[tuple[str, Collection[Arm]]], text: str) -> list[Question]:
     """Each side above the next, in mean score."""
-    parts = []
+    questions = []
     for place, ((above, higher), (below, lower)) in enumerate(itertools.pairwise(sides)):
         statistic = mean_of(measure, higher) - mean_of(measure, lower)
-        parts.append(Part(str(place), f"{above} over {below}", f"{above} minus {below}, {text}", "more", statistic))
-    return parts
+        questions.append(
+            Question(str(place), f"{above} over {below}", f"{above} minus {below}, {text}", "more", statistic)
+        )
+    return questions
 
 
-def _learns_less(design: Design) -> list[Part]:
+def _learns_less(design: Design) -> list[Question]:
     def make(setting: str) -> tuple[str, Statistic]:
         text = f"full finetuning minus LoRA of all ranks, {design.said(setting, design.durations(setting))}"
         return text, mean_of("learning", design.full(setting)) - mean_of("learning", design.lora(setting))
@@ -170,7 +172,7 @@ def _learns_less(design: Design) -> list[Part]:
     return _each(design.settings, make)
 
 
-def _forgets_less(design: Design) -> list[Part]:
+def _forgets_less(design: Design) -> list[Question]:
     def make(setting: str) -> tuple[str, Statistic]:
         text = f"LoRA of all ranks minus full finetuning, {design.said(setting, design.durations(setting))}"
         return text, mean_of("forgetting", design.lora(setting)) - mean_of("forgetting", design.full(setting))
@@ -178,57 +180,57 @@ def _forgets_less(design: Design) -> list[Part]:
     return _each(design.settings, make)
 
 
-def _forgets_less_at_equal_learning(design: Design) -> list[Part]:
+def _forgets_less_at_equal_learning(design: Design) -> list[Question]:
     def make(setting: str) -> tuple[str, Statistic]:
         base = (setting, BASE, 0.0)
         if base not in design.scores.models:
             raise LackingError("the base model was not asked")
         path = ((base,), *(tuple(design.full(setting, [duration])) for duration in design.durations(setting)))
-        cells = sorted(design.lora(setting), key=lambda cell: cell[2])
-        methods = [[cell for cell in cells if cell[1] == method] for method in {cell[1]: None for cell in cells}]
+        arms = sorted(design.lora(setting), key=lambda arm: arm[2])
+        methods = [[arm for arm in arms if arm[1] == method] for method in {arm[1]: None for arm in arms}]
         statistic = equal_learning(design.scores, methods, path)
         if statistic is None:
             raise LackingError(f"{setting} has no LoRA model that learned as much as full finetuning on its way")
-        count = f"{len(statistic.compared)} of {len(cells)} LoRA models"
+        count = f"{len(statistic.compared)} of {len(arms)} LoRA models"
         return f"{count} minus full finetuning when it had learned as much", statistic
 
     return _each(design.settings, make)
 
 
-def _code_cpt_order(design: Design) -> list[Part]:
+def _code_cpt_order(design: Design) -> list[Question]:
     durations = design.durations("code-cpt", low=1 / 10)
     sides = [("full", design.full("code-cpt", durations)), *_by_rank(design, "code-cpt", durations)]
     return _order("learning", sides, design.said("code-cpt", durations))
 
 
-def _code_cpt_lag(design: Design) -> list[Part]:
+def _code_cpt_lag(design: Design) -> list[Question]:
     return [_about(design, "code-cpt", design.nearest("code-cpt", 1), design.nearest("code-cpt", 1 / 5))]
 
 
-def _code_ift_order(design: Design) -> list[Part]:
+def _code_ift_order(design: Design) -> list[Question]:
     shortest = design.durations("code-ift")[:1]
     return _order("learning", _by_rank(design, "code-ift", shortest), design.said("code-ift", shortest))
 
 
-def _code_ift_match(design: Design) -> list[Part]:
+def _code_ift_match(design: Design) -> list[Question]:
     return [_about(design, "code-ift", design.nearest("code-ift", 1 / 4), design.nearest("code-ift", 1 / 2))]
 
 
-def _by_rank(design: Design, setting: str, durations: Collection[float]) -> list[tuple[str, list[Cell]]]:
+def _by_rank(design: Design, setting: str, durations: Collection[float]) -> list[tuple[str, list[Arm]]]:
     return [(f"r={rank}", design.lora(setting, rank, durations)) for rank in design.ranks(setting, least=2)]
 
 
-def _about(design: Design, setting: str, lora: float, full: float) -> Part:
+def _about(design: Design, setting: str, lora: float, full: float) -> Question:
     """Is LoRA of the highest rank at one duration about where full finetuning is at another?"""
     if lora == full:
         raise LackingError(f"{setting} has too few durations: LoRA's and full finetuning's would be the same")
     rank = design.ranks(setting)[0]
     text = f"r={rank} {design.said(setting, [lora])} minus full finetuning {design.said(setting, [full])}"
     ours, theirs = design.lora(setting, rank, [lora]), design.full(setting, [full])
-    return Part("", f"r={rank}", text, "equal", mean_of("learning", ours) - mean_of("learning", theirs))
+    return Question("", f"r={rank}", text, "equal", mean_of("learning", ours) - mean_of("learning", theirs))
 
 
-def _math_cpt_gap(design: Design) -> list[Part]:
+def _math_cpt_gap(design: Design) -> list[Question]:
     late = design.durations("math-cpt", low=1 / 5)
     early = [duration for duration in design.durations("math-cpt") if duration not in late]
     if not early:
@@ -242,22 +244,22 @@ def _math_cpt_gap(design: Design) -> list[Part]:
     later = f"full finetuning minus r={rank}, {design.said('math-cpt', late)}"
     text = f"{later}, minus the same {design.said('math-cpt', early)}"
     return [
-        Part("gap", "gap", later, "more", gap(late)),
-        Part("opening", "opening", text, "more", gap(late) - gap(early)),
+        Question("gap", "gap", later, "more", gap(late)),
+        Question("opening", "opening", text, "more", gap(late) - gap(early)),
     ]
 
 
-def _math_ift_match(design: Design) -> list[Part]:
+def _math_ift_match(design: Design) -> list[Question]:
     durations = design.durations("math-ift", low=1 / 4, high=1 / 2)
     full = mean_of("learning", design.full("math-ift", durations))
-    parts = []
-    for place, (name, cells) in enumerate(_by_rank(design, "math-ift", durations)[:2]):
+    questions = []
+    for place, (name, arms) in enumerate(_by_rank(design, "math-ift", durations)[:2]):
         text = f"{name} minus full finetuning, {design.said('math-ift', durations)}"
-        parts.append(Part(str(place), name, text, "equal", mean_of("learning", cells) - full))
-    return parts
+        questions.append(Question(str(place), name, text, "equal", mean_of("learning", arms) - full))
+    return questions
 
 
-def _ift_forgets_more(design: Design) -> list[Part]:
+def _ift_forgets_more(design: Design) -> list[Question]:
     def make(domain: str) -> tuple[str, Statistic]:
         cpt, ift = f"{domain}-cpt", f"{domain}-ift"
         text = f"{cpt} minus {ift}, mean of all methods and durations"
@@ -266,7 +268,7 @@ def _ift_forgets_more(design: Design) -> list[Part]:
     return _each(("code", "math"), make)
 
 
-def _code_forgets_more(design: Design) -> list[Part]:
+def _code_forgets_more(design: Design) -> list[Question]:
     def make(regime: str) -> tuple[str, Statistic]:
         sums, code = f"math-{regime}", f"code-{regime}"
         text = f"{sums} minus {code}, mean of all methods and durations"
@@ -275,7 +277,7 @@ def _code_forgets_more(design: Design) -> list[Part]:
     return _each(("CPT", "IFT"), lambda regime: make(regime.lower()))
 
 
-def _forgetting_grows(design: Design) -> list[Part]:
+def _forgetting_grows(design: Design) -> list[Question]:
     def make(setting: str) -> tuple[str, Statistic]:
         first, last = design.durations(setting)[0], design.durations(setting)[-1]
         if first == last:
@@ -287,14 +289,14 @@ def _forgetting_grows(design: Design) -> list[Part]:
     return _each(design.settings, make)
 
 
-def _forgetting_order(design: Design) -> list[Part]:
+def _forgetting_order(design: Design) -> list[Question]:
     ranks = reversed(design.ranks(design.settings[0], least=2))
-    sides = [(f"r={rank}", [cell for s in design.settings for cell in design.lora(s, rank)]) for rank in ranks]
-    sides.append(("full", [cell for setting in design.settings for cell in design.full(setting)]))
+    sides = [(f"r={rank}", [arm for s in design.settings for arm in design.lora(s, rank)]) for rank in ranks]
+    sides.append(("full", [arm for setting in design.settings for arm in design.full(setting)]))
     return _order("forgetting", sides, "mean of all settings and durations")
 
 
-def _not_measured(design: Design) -> list[Part]:
+def _not_measured(design: Design) -> list[Question]:
     raise LackingError("not measured by this study")
 
 
@@ -454,11 +456,11 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """A part of a claim, judged. `found` is None where the study lacks what it needs."""
+    """A question of a claim, judged. `found` is None where the study lacks what it needs."""
 
-    part: Part
+    question: Question
     paper: str
-    found: Estimate | None
+    found: Effect | None
     level: float
     """Of the test that the comparison fails: 5 % divided by the number of comparisons of the claim."""
     verdict: Verdict
@@ -481,37 +483,37 @@ def judge(models: Collection[Model], forgetting: Sequence[str]) -> list[Judged]:
     """The verdict on every claim.
 
     Args:
-        models: the models of a study with their scores, see `Scores`; at least one of them was trained.
+        models: the models of a study with their scores, see `ItemScores`; at least one of them was trained.
         forgetting: the tasks of the forgetting average.
     """
-    design = Design(Scores(models, forgetting))
+    design = Design(ItemScores(models, forgetting))
     return [_judge(claim, design) for claim in CLAIMS]
 
 
 def _judge(claim: Claim, design: Design) -> Judged:
     try:
-        parts = claim.parts(design)
+        questions = claim.questions(design)
     except LackingError as lacking:
-        parts = [Part("", "all", str(lacking), "more", None)]
-    level = ERROR / max(sum(part.statistic is not None for part in parts), 1)
-    comparisons = tuple(_compare(claim, part, design.scores, level) for part in parts)
+        questions = [Question("", "all", str(lacking), "more", None)]
+    level = ERROR / max(sum(question.statistic is not None for question in questions), 1)
+    comparisons = tuple(_compare(claim, question, design.scores, level) for question in questions)
     verdict = judge_all([comparison.verdict for comparison in comparisons])
     return Judged(claim, verdict, _sentence(verdict, comparisons), comparisons)
 
 
-def _compare(claim: Claim, part: Part, scores: Scores, level: float) -> Comparison:
-    paper = PAPER.get(claim.name, {}).get(part.key, "")
-    if part.statistic is None:
-        return Comparison(part, paper, None, level, Verdict.OPEN, part.text, ())
-    found = estimate(scores, part.statistic)
-    verdict = (judge_more if part.rule == "more" else judge_equal)(found, level)
-    models = {model.fingerprint for cell in part.statistic.cells for model in scores.models[cell].values()}
-    reason = f"{difference(found)}, {_reason(part, found, verdict, level)}"
-    return Comparison(part, paper, found, level, verdict, reason, tuple(sorted(models)))
+def _compare(claim: Claim, question: Question, scores: ItemScores, level: float) -> Comparison:
+    paper = PAPER.get(claim.name, {}).get(question.key, "")
+    if question.statistic is None:
+        return Comparison(question, paper, None, level, Verdict.OPEN, question.text, ())
+    found = estimate(scores, question.statistic)
+    verdict = (judge_more if question.rule == "more" else judge_equal)(found, level)
+    models = {model.fingerprint for arm in question.statistic.arms for model in scores.models[arm].values()}
+    reason = f"{difference(found)}, {_reason(question, found, verdict, level)}"
+    return Comparison(question, paper, found, level, verdict, reason, tuple(sorted(models)))
 
 
-def _reason(part: Part, found: Estimate, verdict: Verdict, level: float) -> str:
-    if part.rule == "more":
+def _reason(question: Question, found: Effect, verdict: Verdict, level: float) -> str:
+    if question.rule == "more":
         if verdict is Verdict.HOLDS:
             return "clearly above 0"
         if verdict is Verdict.FAILS:
@@ -546,22 +548,22 @@ def _sentence(verdict: Verdict, comparisons: Sequence[Comparison]) -> str:
 
 
 def _short(comparison: Comparison) -> str:
-    name, found = comparison.part.name, comparison.found
+    name, found = comparison.question.name, comparison.found
     if found is None:
         return f"{name} ({comparison.reason})"
     if comparison.verdict is not Verdict.OPEN:
         return f"{name} ({difference(found)})"
-    if comparison.part.rule == "more":
+    if comparison.question.rule == "more":
         return f"{name} ({difference(found)}, 80 % power from {unsigned(found.detectable)})"
     return f"{name} ({difference(found)}, 90 % interval {interval(found)})"
 
 
-def difference(found: Estimate) -> str:
+def difference(found: Effect) -> str:
     """An estimate and its standard error: `+.013` and `.031` with a plus-minus sign between."""
     return f"{signed(found.value)} {PLUS_MINUS} {unsigned(found.stderr)}"
 
 
-def interval(found: Estimate) -> str:
+def interval(found: Effect) -> str:
     """The 90 % interval: 5 % lie beyond either end."""
     return f"{signed(found.lower())} to {signed(found.upper())}"
 

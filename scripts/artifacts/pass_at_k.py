@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from scripts.artifacts import frames, style
-from scripts.artifacts.points import Estimate, Method, Origin, Points, estimate
+from scripts.artifacts.points import Estimate, Origin, Points, ShownMethod, estimate
 from scripts.launch.launch import Launch
 from scripts.plan.evaluation import BASE
 from scripts.plan.registry import Artifact
@@ -28,7 +28,7 @@ class Curves(Origin):
     """What the figure shows."""
 
     rows: pandas.DataFrame
-    methods: tuple[Method, ...]
+    methods: tuple[ShownMethod, ...]
 
 
 def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:

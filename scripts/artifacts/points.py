@@ -69,7 +69,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Method:
+class ShownMethod:
     """A line of a figure. `name` is the method's, followed by its variant where it has one."""
 
     name: str
@@ -87,7 +87,7 @@ class Duration:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Point:
     """What one point shows: the seeds of a method at one duration and learning rate; `estimates` by need."""
 
     method: str
@@ -100,7 +100,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Panel:
-    """One setting; `cells` in order of duration, then of learning rate, `base` the base model's estimates by need.
+    """One setting; `points` in order of duration, then of learning rate, `base` the base model's estimates by need.
 
     `printed` are the paper's own numbers that are laid over the study's. `diverged` are the points, without estimates,
     at which training of at least one seed diverged.
@@ -113,18 +113,18 @@ class Panel:
     learning_task: str
     unit: str
     durations: tuple[Duration, ...]
-    cells: tuple[Cell, ...]
+    points: tuple[Point, ...]
     base: dict[str, Estimate]
-    printed: tuple[Cell, ...] = ()
-    diverged: tuple[Cell, ...] = ()
+    printed: tuple[Point, ...] = ()
+    diverged: tuple[Point, ...] = ()
 
-    def series(self, method: Method) -> list[Cell]:
-        """The method's cells, in order."""
-        return [cell for cell in self.cells if cell.method == method.name]
+    def series(self, method: ShownMethod) -> list[Point]:
+        """The method's points, in order."""
+        return [point for point in self.points if point.method == method.name]
 
     def estimates(self) -> Iterator[Estimate]:
-        for cell in self.cells:
-            yield from cell.estimates.values()
+        for point in self.points:
+            yield from point.estimates.values()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class Origin:
 class Points(Origin):
     """Everything that a figure of scores shows."""
 
-    methods: tuple[Method, ...]
+    methods: tuple[ShownMethod, ...]
     panels: tuple[Panel, ...]
 
 
@@ -163,7 +163,7 @@ def artifact_fingerprint(conditions: Iterable[str]) -> str:
 def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -> Points:
     """Read a figure's CSV and arrange the metrics in `needs` for drawing.
 
-    A need is `learning` (the setting's own task) or a metric's name. With `by_rate` a method has one cell for each
+    A need is `learning` (the setting's own task) or a metric's name. With `by_rate` a method has one point for each
     learning rate, without it one for each duration whatever the rate; and a method of which every model diverged is
     among the methods.
 
@@ -177,8 +177,8 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     fingerprint = artifact_fingerprint(rows["condition"])
     rows, printed = _split(rows)
     tuned = rows[(rows["kind"] != "base") & rows["need"].isin(needs)]
-    cell = ["setting", "method", "duration_value", *(["learning_rate"] if by_rate else [])]
-    twice = tuned[tuned.duplicated([*cell, "seed", "metric"])]
+    key = ["setting", "method", "duration_value", *(["learning_rate"] if by_rate else [])]
+    twice = tuned[tuned.duplicated([*key, "seed", "metric"])]
     if len(twice):
         row = twice.iloc[0]
         rate = f" at learning rate {row['learning_rate']:g}" if by_rate else ""
@@ -186,7 +186,7 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
             f"{path}: has {row['metric']} of {row['setting']} {row['method']} {row['duration']}{rate} "
             f"(seed {row['seed']}) more than once, where one row is allowed"
         )
-    drawn, overlaid = _complete(tuned, cell, needs), _complete(printed[printed["need"].isin(needs)], cell, needs)
+    drawn, overlaid = _complete(tuned, key, needs), _complete(printed[printed["need"].isin(needs)], key, needs)
     # a printed number is shown beside the study's own, not instead of it
     overlaid = overlaid.merge(drawn[["setting", "method", "duration_value"]].drop_duplicates())
     if not len(drawn):
@@ -194,16 +194,16 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     base = rows[(rows["kind"] == "base") & rows["value"].notna()]
     diverged = tuned[tuned["state"] == DIVERGED]
     panels = tuple(
-        _panel(str(setting), part, overlaid, diverged, base, cell, needs) for setting, part in drawn.groupby("setting")
+        _panel(str(setting), part, overlaid, diverged, base, key, needs) for setting, part in drawn.groupby("setting")
     )
     named = (pandas.concat([drawn, diverged]) if by_rate else drawn).fillna({"rank": 0, "alpha": 0})
     methods = {
-        Method(name, kind, int(rank), float(alpha), modules, variant)
+        ShownMethod(name, kind, int(rank), float(alpha), modules, variant)
         for name, kind, rank, alpha, modules, variant in zip(
             *(named[column] for column in ("method", "kind", "rank", "alpha", "modules", "variant")), strict=True
         )
     }
-    conditions = pandas.concat([drawn, overlaid]).drop_duplicates([*cell, "seed"])
+    conditions = pandas.concat([drawn, overlaid]).drop_duplicates([*key, "seed"])
     first = rows.iloc[0]
     return Points(
         study=first["study"],
@@ -215,14 +215,14 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         panels=tuple(sorted(panels, key=lambda panel: setting_order(panel.setting, panel.regime))),
         sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
         base_source=None if base.empty else str(base["source"].iloc[0]),
-        missing=_count(tuned[tuned["value"].isna() & (tuned["state"] != DIVERGED)], cell),
-        diverged=_count(diverged, cell),
+        missing=_count(tuned[tuned["value"].isna() & (tuned["state"] != DIVERGED)], key),
+        diverged=_count(diverged, key),
     )
 
 
-def _count(rows: pandas.DataFrame, cell: list[str]) -> int:
+def _count(rows: pandas.DataFrame, key: list[str]) -> int:
     """How many models they are of."""
-    return len(rows[[*cell, "seed"]].dropna().drop_duplicates())
+    return len(rows[[*key, "seed"]].dropna().drop_duplicates())
 
 
 def _split(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
@@ -232,10 +232,10 @@ def _split(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     return (rows, rows[:0]) if printed.equals(tuned) else (rows[~printed], rows[printed])
 
 
-def _complete(rows: pandas.DataFrame, cell: list[str], needs: tuple[str, ...]) -> pandas.DataFrame:
+def _complete(rows: pandas.DataFrame, key: list[str], needs: tuple[str, ...]) -> pandas.DataFrame:
     """The rows that are drawn: a point needs all its metrics, and what lacks one is neither drawn nor counted."""
     there = rows[rows["value"].notna()]
-    return there[there.groupby(cell)["need"].transform("nunique") == len(set(needs))]
+    return there[there.groupby(key)["need"].transform("nunique") == len(set(needs))]
 
 
 def read_rows(path: Path) -> pandas.DataFrame:
@@ -338,7 +338,7 @@ def _panel(
     overlaid: pandas.DataFrame,
     diverged: pandas.DataFrame,
     base: pandas.DataFrame,
-    cell: list[str],
+    key: list[str],
     needs: tuple[str, ...],
 ) -> Panel:
     first = rows.iloc[0]
@@ -347,7 +347,7 @@ def _panel(
     overlaid, diverged = overlaid[overlaid["setting"] == setting], diverged[diverged["setting"] == setting]
     metrics = {need: first["learning_task"] if need == LEARNING else need for need in needs}
     levels = {need: own[own["metric"] == metric].head(1) for need, metric in metrics.items()}
-    cells = [_cell(part) for _, part in rows.groupby(cell)]
+    shown = [_point(part) for _, part in rows.groupby(key)]
     return Panel(
         setting=setting,
         label=first["setting_label"] or setting,
@@ -355,17 +355,17 @@ def _panel(
         regime=regime,
         learning_task=first["learning_task"],
         unit=first["duration_unit"],
-        durations=tuple(sorted({cell.duration for cell in cells}, key=lambda d: d.value)),
-        cells=tuple(sorted(cells, key=lambda c: (c.duration.value, c.rate))),
+        durations=tuple(sorted({point.duration for point in shown}, key=lambda d: d.value)),
+        points=tuple(sorted(shown, key=lambda p: (p.duration.value, p.rate))),
         base={need: estimate(level) for need, level in levels.items() if len(level)},
-        printed=tuple(_cell(part) for _, part in overlaid.groupby(cell)),
-        diverged=tuple(_cell(part) for _, part in diverged.groupby(cell)),
+        printed=tuple(_point(part) for _, part in overlaid.groupby(key)),
+        diverged=tuple(_point(part) for _, part in diverged.groupby(key)),
     )
 
 
-def _cell(rows: pandas.DataFrame) -> Cell:
+def _point(rows: pandas.DataFrame) -> Point:
     first = rows.iloc[0]
-    return Cell(
+    return Point(
         method=first["method"],
         duration=Duration(first["duration"], float(first["duration_value"])),
         rate=float(first["learning_rate"]),

@@ -40,7 +40,7 @@ READING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curves(Origin):
+class RandomSpectra(Origin):
     """What the figure shows."""
 
     rows: DataFrame
@@ -88,7 +88,7 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     return rows()
 
 
-def read(csv: Path) -> Curves:
+def read(csv: Path) -> RandomSpectra:
     """The CSV; raises UserError where it is not of the right form."""
     frame, origin = frames.read(csv, COLUMNS, ("x", "y"))
     size = int(frame.loc[frame["panel"] == SPECTRA, "x"].max())
@@ -98,10 +98,10 @@ def read(csv: Path) -> Curves:
         "model": "no model",
         "scale": "computed",
     }
-    return Curves(**{**vars(origin), **own}, rows=frame)
+    return RandomSpectra(**{**vars(origin), **own}, rows=frame)
 
 
-def draw(artifact: Artifact, curves: Curves, commit: str) -> Figure:
+def draw(artifact: Artifact, curves: RandomSpectra, commit: str) -> Figure:
     """The figure: left the spectra, right by how much they differ."""
 
     def slot(column: int, panel: str, label: str) -> style.Slot:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Cell, Panel, Points
+from scripts.artifacts.points import Panel, Point, Points
 from scripts.common.errors import UserError
 from scripts.plan.registry import Artifact
 
@@ -44,25 +44,25 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     looks = style.looks(points.methods)
 
     def panel_of(ax: Axes, panel: Panel, need: str) -> None:
-        style.score_axis(ax, panel, need, [cell.estimates[need] for cell in panel.cells], points.scale)
+        style.score_axis(ax, panel, need, [point.estimates[need] for point in panel.points], points.scale)
         for method in points.methods:
-            look, cells = looks[method.name], panel.series(method)
-            style.curve(ax, look.colour, method.name, [(c.rate, c.estimates[need]) for c in cells], look.dashes)
-            if cells:
-                best = _best(cells, need)
+            look, series = looks[method.name], panel.series(method)
+            style.curve(ax, look.colour, method.name, [(c.rate, c.estimates[need]) for c in series], look.dashes)
+            if series:
+                best = _best(series, need)
                 value = best.estimates[need].value
                 ax.plot([best.rate], [value], color=look.colour, zorder=4.5, clip_on=False, gid="best", **RING)
                 if need == "learning":
                     gid = f"viable {method.name}"
                     ax.axhline(VIABLE * value, color=look.colour, zorder=1.6, gid=gid, **LEVEL)
         (duration,) = panel.durations
-        _rate_axis(ax, [cell.rate for cell in (*panel.cells, *panel.diverged)])
+        _rate_axis(ax, [point.rate for point in (*panel.points, *panel.diverged)])
         at: Counter[float] = Counter()
         for method in points.methods:
-            for cell in (cell for cell in panel.diverged if cell.method == method.name):
-                height = LOWEST_CROSS + NEXT_CROSS * at[cell.rate]
-                style.cross(ax, cell.rate, height, looks[method.name].colour, ax.get_xaxis_transform())
-                at[cell.rate] += 1
+            for point in (point for point in panel.diverged if point.method == method.name):
+                height = LOWEST_CROSS + NEXT_CROSS * at[point.rate]
+                style.cross(ax, point.rate, height, looks[method.name].colour, ax.get_xaxis_transform())
+                at[point.rate] += 1
         ax.set_xlabel(f"Learning rate (trained for {style.amount(duration.label, panel.unit)})")
 
     marks = [Line2D([], [], color=style.QUIET, label="a method's best rate", **RING)]
@@ -78,9 +78,9 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     )
 
 
-def _best(cells: Sequence[Cell], need: str) -> Cell:
-    """The cell with the highest score; of a tie, the lowest rate."""
-    return max(cells, key=lambda cell: (cell.estimates[need].value, -cell.rate))
+def _best(series: Sequence[Point], need: str) -> Point:
+    """The point with the highest score; of a tie, the lowest rate."""
+    return max(series, key=lambda point: (point.estimates[need].value, -point.rate))
 
 
 def _viable_note(points: Points) -> str:
@@ -90,8 +90,8 @@ def _viable_note(points: Points) -> str:
     for panel in points.panels:
         own = []
         for method in points.methods:
-            values = {cell.rate: cell.estimates["learning"].value for cell in panel.series(method)}
-            tried = {*values, *(cell.rate for cell in panel.diverged if cell.method == method.name)}
+            values = {point.rate: point.estimates["learning"].value for point in panel.series(method)}
+            tried = {*values, *(point.rate for point in panel.diverged if point.method == method.name)}
             if tried:
                 viable = sum(value >= VIABLE * max(values.values()) for value in values.values())
                 own.append(f"{looks[method.name].label} {viable} of {len(tried)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas
 
 from scripts.artifacts import style
-from scripts.artifacts.points import FORGETTING, LEARNING, Estimate, Method, Panel, Points, read_points, read_rows
+from scripts.artifacts.points import FORGETTING, LEARNING, Estimate, Panel, Points, ShownMethod, read_points, read_rows
 from scripts.artifacts.tables import MISSING, Entry, Row, Table
 from scripts.common.errors import UserError
 from scripts.plan.registry import Artifact
@@ -33,7 +33,7 @@ class Scores:
     points: Points
     panel: Panel
     rows: pandas.DataFrame
-    methods: tuple[Method, ...]
+    methods: tuple[ShownMethod, ...]
     durations: dict[float, str]
     found: dict[tuple[str, float], Estimate]
 
@@ -51,7 +51,7 @@ class Scores:
     def base(self) -> Entry | None:
         return _entry(self.panel.base.get(self.need), self.rows[self.rows["kind"] == "base"], seeds=1)
 
-    def entry(self, method: Method, duration: float) -> Entry | None:
+    def entry(self, method: ShownMethod, duration: float) -> Entry | None:
         own = self.rows[(self.rows["method"] == method.name) & (self.rows["duration_value"] == duration)]
         return _entry(self.found.get((method.name, duration)), own, self.seeds)
 
@@ -77,7 +77,7 @@ def read_scores(artifact: Artifact, csv: Path, need: str) -> Scores:
         rows=rows,
         methods=tuple(_methods(tuned)),
         durations=dict(zip(durations["duration_value"], durations["duration"], strict=True)),
-        found={(cell.method, cell.duration.value): cell.estimates[need] for cell in panel.cells},
+        found={(point.method, point.duration.value): point.estimates[need] for point in panel.points},
     )
 
 
@@ -112,10 +112,10 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
     )
 
 
-def _methods(tuned: pandas.DataFrame) -> list[Method]:
+def _methods(tuned: pandas.DataFrame) -> list[ShownMethod]:
     """Adapters from the lowest to the highest rank, then full finetuning."""
     known = zip(tuned["method"], tuned["kind"], tuned["rank"].fillna(0), strict=True)
-    return sorted({Method(m, k, int(r)) for m, k, r in known}, key=lambda m: (m.kind == "full", m.rank, m.name))
+    return sorted({ShownMethod(m, k, int(r)) for m, k, r in known}, key=lambda m: (m.kind == "full", m.rank, m.name))
 
 
 def _entry(estimate: Estimate | None, rows: pandas.DataFrame, seeds: int) -> Entry | None:

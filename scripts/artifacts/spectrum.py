@@ -34,7 +34,7 @@ READING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectra(Origin):
+class MatrixSpectra(Origin):
     """What the figure shows."""
 
     rows: pandas.DataFrame
@@ -68,14 +68,14 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     return collected
 
 
-def read(csv: Path) -> Spectra:
+def read(csv: Path) -> MatrixSpectra:
     """The CSV; raises UserError where it is not of the right form, or a singular value stands twice."""
     rows, origin = frames.read(csv, COLUMNS, (*frames.NUMBERS, "index", "value", "explained"))
     frames.once(csv, rows, ["matrix", "part", "index"])
-    return Spectra(**vars(origin), rows=rows[rows["value"].notna()])
+    return MatrixSpectra(**vars(origin), rows=rows[rows["value"].notna()])
 
 
-def draw(artifact: Artifact, spectra: Spectra, commit: str) -> Figure:
+def draw(artifact: Artifact, spectra: MatrixSpectra, commit: str) -> Figure:
     """The figure: left the singular values, right the share of the variance that they explain; a row per matrix."""
 
     def slot(row: int, column: int, label: str, title: str, rows: pandas.DataFrame) -> style.Slot:

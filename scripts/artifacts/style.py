@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from scripts.artifacts.points import Cell, Duration, Estimate, Method, Origin, Panel, Points
+from scripts.artifacts.points import Duration, Estimate, Origin, Panel, Point, Points, ShownMethod
 from scripts.components.modules import SETS
 from scripts.plan.registry import Artifact
 
@@ -135,7 +135,7 @@ def whitegrid() -> Iterator[None]:
         yield
 
 
-def looks(methods: Sequence[Method]) -> dict[str, Look]:
+def looks(methods: Sequence[ShownMethod]) -> dict[str, Look]:
     """Colour, legend label and dashes of each method: adapters from the lowest rank, then full finetuning.
 
     Adapters are spread over the paper's three colours by rank, then by alpha and modules; those with fewer modules are
@@ -168,7 +168,7 @@ def looks(methods: Sequence[Method]) -> dict[str, Look]:
     }
 
 
-def _label(method: Method, told: Collection[str]) -> str:
+def _label(method: ShownMethod, told: Collection[str]) -> str:
     """`LoRA (r=16, alpha=32, attention), AdamW`, with what is to be told of its alpha and modules."""
     if method.kind != "lora":
         return f"full, {method.variant}" if method.variant else "full finetuning"
@@ -185,7 +185,7 @@ def modules_label(modules: str) -> str:
     return modules.replace("mlp", "MLP") if modules in SETS else modules
 
 
-def _place(method: Method) -> tuple[Any, ...]:
+def _place(method: ShownMethod) -> tuple[Any, ...]:
     return (
         method.rank,
         method.alpha,
@@ -210,7 +210,7 @@ def _natural(variant: str) -> tuple[str, float]:
         return variant, 0.0
 
 
-def _spread(methods: Sequence[Method], palette: Sequence[str], alone: float) -> dict[str, str]:
+def _spread(methods: Sequence[ShownMethod], palette: Sequence[str], alone: float) -> dict[str, str]:
     """Each method's colour: those at 0, 1, 2, ... of the palette and mixtures between; one method alone has `alone`."""
     places = numpy.linspace(0, len(palette) - 1, len(methods)) if len(methods) > 1 else [alone]
     channels = list(zip(*map(to_rgb, palette), strict=True))
@@ -288,7 +288,7 @@ def score_axis(ax: Axes, panel: Panel, need: str, estimates: Sequence[Estimate],
     base = panel.base.get(need)
     if base:
         base_level(ax, base)
-    printed = [cell.estimates[need] for cell in panel.printed]
+    printed = [point.estimates[need] for point in panel.printed]
     ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], need))
     value_axis(ax.yaxis)
     ax.set_ylabel(need_label(need, panel.learning_task, scale))
@@ -365,10 +365,10 @@ def base_level_handle() -> Line2D:
 def plane(ax: Axes, panel: Panel, scale: str, needs: tuple[str, str] = PLANE) -> None:
     """The axes of a trade-off: x what may be forgotten, so that right forgets less; y the learning task.
 
-    The base model is a star. The limits hold every cell of the panel.
+    The base model is a star. The limits hold every point of the panel.
     """
     x, y = needs
-    shown = [cell.estimates for cell in (*panel.cells, *panel.printed)]
+    shown = [point.estimates for point in (*panel.points, *panel.printed)]
     if set(needs) <= set(panel.base):
         shown.append(panel.base)
         ax.plot(*([panel.base[need].value] for need in needs), zorder=3.5, gid="base model", clip_on=False, **STAR)
@@ -385,13 +385,13 @@ def path(
     ax: Axes,
     colour: str,
     name: str,
-    cells: Sequence[Cell],
+    series: Sequence[Point],
     sizes: Sequence[float],
     needs: tuple[str, str] = PLANE,
     dashes: Any = DASHES[0],
 ) -> None:
-    """A method's cells on a plane, joined in their order, each a marker of its size with bars both ways."""
-    places = [tuple(cell.estimates[need] for need in needs) for cell in cells]
+    """A method's points on a plane, joined in their order, each a marker of its size with bars both ways."""
+    places = [tuple(point.estimates[need] for need in needs) for point in series]
     line: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.5}
     ax.plot([x.value for x, _ in places], [y.value for _, y in places], zorder=3, gid=name, **line)
     for (x, y), size in zip(places, sizes, strict=True):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from scripts.artifacts import frames, style
-from scripts.artifacts.points import Estimate, Method, Origin, Points
+from scripts.artifacts.points import Estimate, Origin, Points, ShownMethod
 from scripts.launch.launch import Launch
 from scripts.plan.registry import Artifact
 
@@ -29,11 +29,11 @@ READING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurements(Origin):
+class Speeds(Origin):
     """What the figure shows."""
 
     rows: pandas.DataFrame
-    methods: tuple[Method, ...]
+    methods: tuple[ShownMethod, ...]
 
 
 def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
@@ -62,15 +62,15 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     return collected
 
 
-def read(csv: Path) -> Measurements:
+def read(csv: Path) -> Speeds:
     """The CSV; raises UserError where it is not of the right form, or a method's batch size stands twice."""
     rows, origin = frames.read(csv, COLUMNS, NUMBERS)
     frames.once(csv, rows, ["method", "batch_rows"])
     # what does not fit is not there for good: the notes say so, and nothing is still to come
-    return Measurements(**{**vars(origin), "missing": 0}, rows=rows, methods=frames.methods_of(rows))
+    return Speeds(**{**vars(origin), "missing": 0}, rows=rows, methods=frames.methods_of(rows))
 
 
-def draw(artifact: Artifact, measurements: Measurements, commit: str) -> Figure:
+def draw(artifact: Artifact, measurements: Speeds, commit: str) -> Figure:
     """The figure: left tokens per second, right gigabytes (10^9 bytes); a line for each method."""
     rows = measurements.rows
     looks = style.looks(measurements.methods)
@@ -107,7 +107,7 @@ def draw(artifact: Artifact, measurements: Measurements, commit: str) -> Figure:
     return style.sheet(artifact, measurements, commit, slots, legends, below, _notes(measurements), READING)
 
 
-def _notes(measurements: Measurements) -> list[str]:
+def _notes(measurements: Speeds) -> list[str]:
     """Where and how this was measured, and what did not fit."""
     rows = measurements.rows
     devices = [

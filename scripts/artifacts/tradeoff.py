@@ -25,12 +25,12 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         style.plane(ax, panel, points.scale, (need, "learning"))
         for method in points.methods:
             look, series = looks[method.name], panel.series(method)
-            sizes = [style.marker_size(cell.duration.value, values[panel.unit]) for cell in series]
+            sizes = [style.marker_size(point.duration.value, values[panel.unit]) for point in series]
             style.path(ax, look.colour, method.name, series, sizes, (need, "learning"), look.dashes)
-        for cell in panel.printed:
-            size = style.marker_size(cell.duration.value, values[panel.unit])
-            x, y = cell.estimates[need].value, cell.estimates["learning"].value
-            style.overlay(ax, x, y, looks[cell.method].colour, size)
+        for point in panel.printed:
+            size = style.marker_size(point.duration.value, values[panel.unit])
+            x, y = point.estimates[need].value, point.estimates["learning"].value
+            style.overlay(ax, x, y, looks[point.method].colour, size)
 
     sizes = [
         [

@@ -37,7 +37,7 @@ Resolver = Callable[[Entry], tuple[Entry, str]]
 
 
 @dataclass
-class Source:
+class Outside:
     """An outside source and where the study names it."""
 
     where: str
@@ -81,18 +81,20 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{DATA_LOCK}: {len(sources)} outside source{'s' * (len(sources) != 1)} of study {arguments.study} locked")
 
 
-def outside(study: Study) -> dict[str, Source]:
+def outside(study: Study) -> dict[str, Outside]:
     """Identity to source, of everything that a study takes from outside."""
-    found: dict[str, Source] = {}
+    found: dict[str, Outside] = {}
     for name, dataset in study.datasets.items():
         if not isinstance(dataset, GeneratedDataset):
-            found.setdefault(identity(dataset), Source(f"datasets.{name}", _dataset_resolver(dataset)))  # type: ignore[arg-type]
+            found.setdefault(identity(dataset), Outside(f"datasets.{name}", _dataset_resolver(dataset)))  # type: ignore[arg-type]
     models = {"model": study.model.repository} if isinstance(study.model, HubModel) else {}
     models |= {f"settings.{name}.tokenizer": s.tokenizer for name, s in study.settings.items() if s.tokenizer}
     for where, repository in models.items():
-        found.setdefault(model_identity(repository), Source(where, _revision_resolver(Repository("model", repository))))
+        found.setdefault(
+            model_identity(repository), Outside(where, _revision_resolver(Repository("model", repository)))
+        )
     for checkpoints in _published(study):
-        found[model_identity(checkpoints.repository)] = Source(checkpoints.where, _branch_resolver(checkpoints))
+        found[model_identity(checkpoints.repository)] = Outside(checkpoints.where, _branch_resolver(checkpoints))
     return found
 
 

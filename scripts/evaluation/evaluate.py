@@ -14,7 +14,7 @@ from scripts.evaluation.scores import SAMPLES
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
 from scripts.plan.product import Key, Product
-from scripts.plan.specs import Evaluation, Trained
+from scripts.plan.specs import Evaluated, Trained
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Build
 
@@ -57,7 +57,7 @@ class _Once:
             tasks, records, shots = {}, {}, {}
             for evaluation in self._evaluations:
                 label = _label(evaluation)
-                asked = Evaluation.read(evaluation.spec)
+                asked = Evaluated.read(evaluation.spec)
                 settings = {"task": asked.task, **asked.settings}
                 tasks[label] = settings | judge_variables(self._launch, settings)
                 items, *examples = evaluation.inputs_of("records")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from scripts.plan.data import Data
 from scripts.plan.evaluation import BASE, FORGETTING, LEARNING, LOSSES, SPECTRA, Measurements, groups, labels
 from scripts.plan.product import Catalogue, Key, Product
-from scripts.plan.training import UNCHANGED, Change, Family, Training
+from scripts.plan.training import UNCHANGED, Change, MethodFamily, Training
 from scripts.study.schema import Cell, Study
 
 GRID = "grid"
@@ -77,7 +77,7 @@ class Conditions:
                 for method, rates in setting.sweep.learning_rates.items():
                     for seed in study.sweep.seeds:
                         points = [(rate, setting.sweep.duration) for rate in rates]
-                        self._swept(Family(name, method, seed), points)
+                        self._swept(MethodFamily(name, method, seed), points)
 
     def makers(self, block: str, made: Iterable[tuple[Condition, Key]]) -> list[Key]:
         """The keys that the jobs of a study write for these measurements of a block's conditions, at its grain."""
@@ -122,13 +122,15 @@ class Conditions:
             rates = cell.learning_rates or ([own] if own else [])
             durations = cell.durations or setting.durations
             if method in setting.published:
-                self._published(block, Family(cell.setting, method, 0), durations, own, measures)
+                self._published(block, MethodFamily(cell.setting, method, 0), durations, own, measures)
                 continue
             for seed in study.seeds:
                 if points := [(rate, amount) for rate in rates for amount in durations]:
-                    self._family(block, Family(cell.setting, method, seed, change), points, measures)
+                    self._family(block, MethodFamily(cell.setting, method, seed, change), points, measures)
 
-    def _family(self, block: str, family: Family, points: Sequence[tuple[float, int]], measures: Sequence[str]) -> None:
+    def _family(
+        self, block: str, family: MethodFamily, points: Sequence[tuple[float, int]], measures: Sequence[str]
+    ) -> None:
         """The conditions of a family at points of learning rate and duration."""
         name = family.place + ("" if block == GRID else f"-{block}")
         made: list[tuple[str, Product]] = []
@@ -138,7 +140,7 @@ class Conditions:
         self._evaluated("", f"{name}{{}}-seed{family.seed}", made)
 
     def _published(
-        self, block: str, family: Family, durations: Sequence[int], rate: float | None, measures: Sequence[str]
+        self, block: str, family: MethodFamily, durations: Sequence[int], rate: float | None, measures: Sequence[str]
     ) -> None:
         """The conditions whose models are the authors' checkpoints: of one seed that nobody names."""
         made: list[tuple[str, Product]] = []
@@ -147,7 +149,7 @@ class Conditions:
             made += self._measured(block, family, rate, amount, checkpoint, measures)
         self._evaluated("", f"{family.place}-{block}{{}}-published", made)
 
-    def _swept(self, family: Family, points: Sequence[tuple[float, int]]) -> None:
+    def _swept(self, family: MethodFamily, points: Sequence[tuple[float, int]]) -> None:
         """The conditions of a sweep, asked the validation items in one job and the test items in another.
 
         Two jobs, so that rates are chosen without a test item being looked at. They are apart from the grid's, which
@@ -174,7 +176,7 @@ class Conditions:
         self._evaluated(SWEEP, f"{family.place}-validation{{}}-seed{family.seed}", validated)
 
     def _measured(
-        self, block: str, family: Family, rate: float | None, amount: int, run: Product, measures: Sequence[str]
+        self, block: str, family: MethodFamily, rate: float | None, amount: int, run: Product, measures: Sequence[str]
     ) -> list[tuple[str, Product]]:
         """Adds a condition; returns what is measured of it, each with the group that it is made in."""
         grouped = groups(self._study, measures, [family.setting], of_base=False)
@@ -185,7 +187,7 @@ class Conditions:
     def _condition(
         self,
         block: str,
-        family: Family,
+        family: MethodFamily,
         rate: float | None,
         amount: int,
         run: Product,
@@ -205,7 +207,9 @@ class Conditions:
             )
         )
 
-    def _trained(self, where: str, family: Family, points: Sequence[tuple[float, int]], place: str) -> list[Product]:
+    def _trained(
+        self, where: str, family: MethodFamily, points: Sequence[tuple[float, int]], place: str
+    ) -> list[Product]:
         """The run of every point. What no family trains yet becomes a family, at family grain one job."""
         runs: list[Product] = []
         legs_of: dict[Key, list[Product]] = {}

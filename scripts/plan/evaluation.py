@@ -95,7 +95,7 @@ class Measurements:
         tested, source = asked.pop("dataset", None), asked.pop("shots_from", None)
         records = self._data.records(dataset or tested)
         shots = [self._data.records(source)] if source else []
-        spec = specs.Evaluation(
+        spec = specs.Evaluated(
             subject=subject.fingerprint,
             task=task,
             records=records.fingerprint,

@@ -146,7 +146,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluated:
     """A task asked of a model; `subject` and records are fingerprints, `settings` those of the task."""
 
     subject: str
@@ -162,7 +162,7 @@ class Evaluation:
         return {"kind": "evaluation", **said, **self.settings}
 
     @classmethod
-    def read(cls, spec: Mapping[str, Any]) -> "Evaluation":
+    def read(cls, spec: Mapping[str, Any]) -> "Evaluated":
         """The other way round, from a product's or a manifest's spec."""
         own = {one.name for one in fields(cls)} - {"settings"}
         settings = {key: value for key, value in spec.items() if key not in {"kind", *own}}

@@ -43,7 +43,7 @@ UNCHANGED = Change()
 
 
 @dataclass(frozen=True)
-class Family:
+class MethodFamily:
     """What the conditions of a family have in common: they differ in learning rate and duration alone."""
 
     setting: str
@@ -65,7 +65,7 @@ class Training:
         self._catalogue = catalogue
         self._data = data
 
-    def run(self, family: Family, rate: float, amount: int) -> tuple[Product, list[Product]]:
+    def run(self, family: MethodFamily, rate: float, amount: int) -> tuple[Product, list[Product]]:
         """The run of a duration, and the legs that lead to it.
 
         Args:
@@ -78,7 +78,7 @@ class Training:
         return self._epochs(setting, family, rate, amount)
 
     def _branch(
-        self, setting: ContinuedPretraining, family: Family, rate: float, tokens: int
+        self, setting: ContinuedPretraining, family: MethodFamily, rate: float, tokens: int
     ) -> tuple[Product, list[Product]]:
         recipe, first_leg = self._recipe(family, rate), setting.batches(setting.first_leg)
         batches = setting.batches(tokens)
@@ -96,7 +96,7 @@ class Training:
         return self._add(family, spec, format_tokens(tokens), legs), legs
 
     def _epochs(
-        self, setting: InstructionFinetuning, family: Family, rate: float, epochs: int
+        self, setting: InstructionFinetuning, family: MethodFamily, rate: float, epochs: int
     ) -> tuple[Product, list[Product]]:
         recipe = self._recipe(family, rate)
         whole = max(setting.durations) if setting.hot else None
@@ -107,12 +107,12 @@ class Training:
                 legs.append(self._add(family, specs.Trained("leg", recipe, schedule, end), str(end), legs))
         return self._add(family, specs.Trained("run", recipe, schedule, epochs), str(epochs), legs), legs
 
-    def _add(self, family: Family, spec: specs.Trained, label: str, legs: list[Product]) -> Product:
+    def _add(self, family: MethodFamily, spec: specs.Trained, label: str, legs: list[Product]) -> Product:
         name = f"{spec.kind}s/{family.place}/{label}-seed{family.seed}"
         rows = self._data.rows(family.setting, family.seed)
         return self._catalogue.add(name, spec.spec(), self._data.model, rows, *legs[-1:])
 
-    def _recipe(self, family: Family, rate: float) -> specs.Recipe:
+    def _recipe(self, family: MethodFamily, rate: float) -> specs.Recipe:
         setting, change = self._study.settings[family.setting], family.change
         optimizer = change.optimizer or self._study.optimizer
         decay = setting.weight_decay if change.weight_decay is None else change.weight_decay

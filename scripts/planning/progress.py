@@ -15,7 +15,7 @@ from scripts.store.store import Store
 
 
 @dataclass
-class Progress(logging.Handler):
+class ProgressLines(logging.Handler):
     """Listens to the workflow's log records and adds its own lines to the same log.
 
     Attributes:

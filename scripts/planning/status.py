@@ -20,7 +20,7 @@ from scripts.planning import cluster, slurm
 from scripts.planning.estimate import seconds
 from scripts.planning.reports import FRESH_SECONDS, aligned, last_lines, last_report, spoken
 from scripts.planning.slurm import QueuedJob
-from scripts.store.locks import Owner, holder
+from scripts.store.locks import Holder, holder
 
 LOGS = Path("results/logs")
 _FAMILIES = {"trained", "evaluated", "decomposed"}
@@ -50,7 +50,7 @@ class Status:
     """
 
     states: Mapping[str, str]
-    owners: Mapping[str, Owner]
+    owners: Mapping[str, Holder]
     jobs: Mapping[str, QueuedJob]
 
     @property
@@ -62,7 +62,7 @@ def status(launch: Launch, queue: Iterable[QueuedJob], logs: Path = LOGS) -> Sta
     """Looks at the store, at its locks, at the logs, and at the jobs in the queue."""
     by_fingerprint = {job.fingerprint: job for job in queue}
     states: dict[str, str] = {}
-    owners: dict[str, Owner] = {}
+    owners: dict[str, Holder] = {}
     jobs: dict[str, QueuedJob] = {}
     # families first: their job makes the members one after another, so each of them waits in it
     for product in sorted(launch.grid, key=lambda product: not product.members):

@@ -42,7 +42,7 @@ class LockedError(UserError):
 
 
 @dataclass(frozen=True)
-class Owner:
+class Holder:
     """The process that holds a lock."""
 
     host: str
@@ -90,7 +90,7 @@ def exclusive(path: Path, what: str, until: float = math.inf) -> Iterator[None]:
             chain.give_back()
 
 
-def holder(path: Path) -> Owner | None:
+def holder(path: Path) -> Holder | None:
     """Who holds a lock, for a person to read: it is only looked at, so another may hold it a moment later.
 
     A process of another host counts while its last ticket is younger than `LIMIT_SECONDS` by the store's clock.
@@ -152,14 +152,14 @@ class _Chain:
         self._directory = directory
         self._mine = 0
 
-    def newest(self) -> tuple[int, Owner | None]:
+    def newest(self) -> tuple[int, Holder | None]:
         """The highest number (0 where there is none) and whose it is; None of one that was given back."""
         while number := max(self._numbers(), default=0):
             try:
                 text = self._ticket(number).read_text(encoding="utf-8")
             except FileNotFoundError:  # its owner has a higher one by now
                 continue
-            return number, Owner(**json.loads(text)) if text else None
+            return number, Holder(**json.loads(text)) if text else None
         return 0, None
 
     def take(self, number: int) -> bool:
@@ -231,9 +231,9 @@ def _keep(chain: _Chain, what: str, stop: threading.Event) -> None:
             os._exit(LockedError.status)
 
 
-def _me() -> Owner:
+def _me() -> Holder:
     pid = os.getpid()
-    return Owner(platform.node(), _place(), pid, _started(pid) or 0, os.environ.get("SLURM_JOB_ID", ""))
+    return Holder(platform.node(), _place(), pid, _started(pid) or 0, os.environ.get("SLURM_JOB_ID", ""))
 
 
 def _place() -> str:

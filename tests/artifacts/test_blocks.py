@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Method
+from scripts.artifacts.points import ShownMethod
 from tests.artifacts.blocks import artifact, drawn, full, lora, row
 from tests.artifacts.conftest import (
     LABELS,
@@ -128,7 +128,7 @@ def test_a_trade_off_may_have_a_column_for_each_task(tmp_path: Path) -> None:
 
 METHOD = st.one_of(
     st.builds(
-        lambda rank, alpha, modules, variant: Method(
+        lambda rank, alpha, modules, variant: ShownMethod(
             f"lora-r{rank}-a{alpha}-{modules}{variant and ', ' + variant}", "lora", rank, alpha, modules, variant
         ),
         st.sampled_from([16, 64, 256]),
@@ -137,14 +137,14 @@ METHOD = st.one_of(
         st.sampled_from(["", "AdamW"]),
     ),
     st.builds(
-        lambda variant: Method(f"full{variant and ', ' + variant}", "full", 0, 0.0, "", variant),
+        lambda variant: ShownMethod(f"full{variant and ', ' + variant}", "full", 0, 0.0, "", variant),
         st.sampled_from(["", "AdamW", *REGULARIZERS]),
     ),
 )
 
 
 @given(st.lists(METHOD, min_size=1, max_size=14, unique=True))
-def test_no_two_methods_look_the_same(methods: list[Method]) -> None:
+def test_no_two_methods_look_the_same(methods: list[ShownMethod]) -> None:
     looks = style.looks(methods)
     assert set(looks) == {method.name for method in methods}
     assert len({look.colour for look in looks.values()}) == len(methods)
@@ -166,7 +166,7 @@ def test_no_two_methods_look_the_same(methods: list[Method]) -> None:
 )
 def test_the_papers_methods_are_far_apart_in_colour_or_dashed_in_another_way(methods: list[dict[str, Any]]) -> None:
     made = [
-        Method(f"{m['method']}{m.get('variant', '')}", m["kind"], int(m["rank"] or 0), m.get("alpha", 0.0),
+        ShownMethod(f"{m['method']}{m.get('variant', '')}", m["kind"], int(m["rank"] or 0), m.get("alpha", 0.0),
                m.get("modules", ""), m.get("variant", ""))
         for m in methods
     ]  # fmt: skip

@@ -105,7 +105,7 @@ def claim(name: str, made: list[Model]) -> Judged:
 
 
 def only(judged: Judged, name: str) -> Comparison:
-    (comparison,) = [comparison for comparison in judged.comparisons if comparison.part.name == name]
+    (comparison,) = [comparison for comparison in judged.comparisons if comparison.question.name == name]
     return comparison
 
 
@@ -122,24 +122,22 @@ def test_the_papers_numbers_are_those_of_its_tables() -> None:
     judged = {one.claim.name: one for one in judge(models(PRINTED), FORGETTING)}
     assert set(PAPER) == set(MEASURED)
     for name, printed in PAPER.items():
-        parts = {comparison.part.key: comparison for comparison in judged[name].comparisons}
+        parts = {comparison.question.key: comparison for comparison in judged[name].comparisons}
         assert set(parts) == set(printed)
         for key, text in printed.items():
-            found, statistic = parts[key].found, parts[key].part.statistic
+            found, statistic = parts[key].found, parts[key].question.statistic
             assert found is not None
             expected = [found.value]
             if " vs " in text:
                 assert isinstance(statistic, Contrast)
-                values = [
-                    (weight, printed_score(statistic.measure, cell)) for cell, weight in statistic.weights.items()
-                ]
+                values = [(weight, printed_score(statistic.measure, arm)) for arm, weight in statistic.weights.items()]
                 expected = [sum(abs(w) * v for w, v in values if (w > 0) == above) for above in (True, False)]
             numbers = [float(number) for number in text.split(" vs ")]
             assert numbers == pytest.approx(expected, abs=0.00051), (name, key, expected)
 
 
-def printed_score(measure: str, cell: tuple[str, str, float]) -> float:
-    setting, method, duration = cell
+def printed_score(measure: str, arm: tuple[str, str, float]) -> float:
+    setting, method, duration = arm
     place = list(DURATIONS[setting].values()).index(duration)
     return PRINTED[setting][method][measure == "forgetting"][place]
 
@@ -334,7 +332,9 @@ def test_equality_seldom_seems_a_difference() -> None:
 
 def whats(made: list[Model]) -> dict[str, list[str]]:
     """What each claim's comparisons compare."""
-    return {one.claim.name: [comparison.part.text for comparison in one.comparisons] for one in judge(made, FORGETTING)}
+    return {
+        one.claim.name: [comparison.question.text for comparison in one.comparisons] for one in judge(made, FORGETTING)
+    }
 
 
 def test_durations_are_those_of_the_paper_where_a_study_has_them() -> None:
@@ -382,7 +382,7 @@ def test_a_setting_that_is_not_there_leaves_open_what_is_about_it() -> None:
         assert only(found[name], there).verdict is HOLDS
         assert only(found[name], lacking).found is None
         assert "the study has no setting math-ift" in found[name].sentence
-    assert [comparison.part.name for comparison in found["learns-less"].comparisons] == list(world)
+    assert [comparison.question.name for comparison in found["learns-less"].comparisons] == list(world)
     assert found["learns-less"].verdict is HOLDS
 
 
@@ -438,13 +438,13 @@ def test_methods_of_one_rank_are_that_rank() -> None:
 # -- the CSV and the page -------------------------------------------------------------------------
 
 
-def source(**different: Any) -> claims.Source:
+def source(**different: Any) -> claims.JudgedStudy:
     facts: dict[str, Any] = {
         "study": "tiny", "title": "A study: made by hand", "model": "tiny Llama", "scale": "demo",
         "forgetting": FORGETTING, "models": 104, "seeds": 1, "items": {"hellaswag": 40, "gsm8k": 40},
         "fingerprint": "0123456789ab", "commit": "abc1234",
     }  # fmt: skip
-    return claims.Source(**{**facts, **different})
+    return claims.JudgedStudy(**{**facts, **different})
 
 
 def judged_with_noise(amplitude: float = 0.2) -> list[Judged]:
@@ -505,7 +505,7 @@ def test_the_page_has_every_verdict_and_every_number() -> None:
         assert re.fullmatch(r"[A-Za-z ]+", one.claim.title)
         for comparison in one.comparisons:
             if comparison.found:
-                start = f"| **{comparison.part.name}**: {comparison.part.text} |"
+                start = f"| **{comparison.question.name}**: {comparison.question.text} |"
                 (line,) = [row for row in page.splitlines() if row.startswith(start)]
                 assert f"{abs(comparison.found.value):.3f}".lstrip("0") in line
                 assert f"{comparison.found.stderr:.3f}".lstrip("0") in line

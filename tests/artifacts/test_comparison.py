@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from scripts.artifacts import comparison, counterparts, printed
-from scripts.artifacts.counterparts import Compared, Score, Verdict
+from scripts.artifacts.counterparts import Agreement, Compared, Score
 from scripts.artifacts.published import PublishedValue, load_published
 from scripts.evaluation.scores import mean_and_stderr
 from scripts.launch.launch import Launch, launch_by_hand
@@ -25,11 +25,11 @@ from tests.artifacts.conftest import assert_all_apart, legend_entries, markers, 
 
 pytestmark = pytest.mark.arithmetic
 
-AGREES, DIFFERS, NOT_RUN = Verdict
+AGREES, DIFFERS, NOT_RUN = Agreement
 VALUES = load_published()
 SCORES = [value for value in VALUES if value.metric != "memory_gb"]
 TASKS = ("hellaswag", "arc_challenge", "winogrande")
-SOURCE = comparison.Source(
+SOURCE = comparison.ComparedStudy(
     study="main", title="The main grid", model="Llama-2-7B", scale="paper", incomparable="", fingerprint="0123456789ab",
     commit="abc1234",
 )  # fmt: skip

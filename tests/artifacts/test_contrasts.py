@@ -12,12 +12,12 @@ from scipy import stats
 from scripts.artifacts.contrasts import (
     EQUAL,
     MARGIN,
-    Cell,
+    Arm,
+    Effect,
     EqualLearning,
-    Estimate,
     FloatArray,
+    ItemScores,
     Model,
-    Scores,
     Verdict,
     equal_learning,
     estimate,
@@ -30,14 +30,14 @@ from scripts.artifacts.contrasts import (
 pytestmark = pytest.mark.arithmetic
 
 TASKS = ("hellaswag", "arc_challenge", "winogrande")
-BASE: Cell = ("s", "base", 0.0)
-FULL: Cell = ("s", "full", 1.0)
-LORA: Cell = ("s", "lora", 1.0)
+BASE: Arm = ("s", "base", 0.0)
+FULL: Arm = ("s", "full", 1.0)
+LORA: Arm = ("s", "lora", 1.0)
 LEARNED = mean_of("learning", [FULL]) - mean_of("learning", [LORA])
 
 
-def model(cell: Cell, seed: int, learning: FloatArray, forgetting: Iterable[FloatArray] = ()) -> Model:
-    setting, method, duration = cell
+def model(arm: Arm, seed: int, learning: FloatArray, forgetting: Iterable[FloatArray] = ()) -> Model:
+    setting, method, duration = arm
     kind = method if method in ("full", "base") else "lora"
     return Model(
         setting="" if kind == "base" else setting, method=method, kind=kind, rank=0,
@@ -47,12 +47,12 @@ def model(cell: Cell, seed: int, learning: FloatArray, forgetting: Iterable[Floa
     )  # fmt: skip
 
 
-def pair(full: FloatArray, lora: FloatArray) -> Scores:
+def pair(full: FloatArray, lora: FloatArray) -> ItemScores:
     """Two models and their learning; rows of a two-dimensional array are seeds."""
-    return Scores(
+    return ItemScores(
         [
-            model(cell, seed, scores)
-            for cell, rows in ((FULL, full), (LORA, lora))
+            model(arm, seed, scores)
+            for arm, rows in ((FULL, full), (LORA, lora))
             for seed, scores in enumerate(numpy.atleast_2d(rows))
         ],
         (),
@@ -83,9 +83,9 @@ def test_a_difference_is_that_of_a_paired_t_test(items: int, seed: int) -> None:
 
 def test_tasks_are_independent_strata_of_the_forgetting_average() -> None:
     generator = numpy.random.default_rng(1)
-    scores = {cell: [answers(generator, 0.6, n) for n in (40, 90, 150)] for cell in (FULL, LORA)}
+    scores = {arm: [answers(generator, 0.6, n) for n in (40, 90, 150)] for arm in (FULL, LORA)}
     found = estimate(
-        Scores([model(cell, 0, numpy.zeros(9), three) for cell, three in scores.items()], TASKS),
+        ItemScores([model(arm, 0, numpy.zeros(9), three) for arm, three in scores.items()], TASKS),
         mean_of("forgetting", [LORA]) - mean_of("forgetting", [FULL]),
     )
     differences = [lora - full for full, lora in zip(scores[FULL], scores[LORA], strict=True)]
@@ -113,7 +113,7 @@ def test_seeds_add_their_own_variance_with_its_degrees_of_freedom() -> None:
 def test_the_base_model_has_no_seeds_of_its_own() -> None:
     generator = numpy.random.default_rng(3)
     base, full = answers(generator, 0.2, 50), numpy.array([answers(generator, 0.6, 50) for _ in range(4)])
-    scores = Scores([model(BASE, 0, base), *(model(FULL, seed, row) for seed, row in enumerate(full))], ())
+    scores = ItemScores([model(BASE, 0, base), *(model(FULL, seed, row) for seed, row in enumerate(full))], ())
     found = estimate(scores, mean_of("learning", [FULL]) - mean_of("learning", [BASE]))
     assert found.value == pytest.approx(full.mean() - base.mean())
     assert found.stderr_seeds == pytest.approx(stats.sem(full.mean(axis=1)))
@@ -129,7 +129,7 @@ def test_items_that_all_agree_leave_the_doubt_of_the_rule_of_three(items: int) -
     assert judge_more(found) is (Verdict.FAILS if items == 1000 else Verdict.OPEN)
 
 
-def trade_off(generator: numpy.random.Generator, items: int = 150) -> dict[Cell, list[FloatArray]]:
+def trade_off(generator: numpy.random.Generator, items: int = 150) -> dict[Arm, list[FloatArray]]:
     """Learning and three forgetting tasks of a base model, of full finetuning and of LoRA; answers go by difficulty."""
     rates = {
         BASE: (0.05, 0.76),
@@ -138,18 +138,18 @@ def trade_off(generator: numpy.random.Generator, items: int = 150) -> dict[Cell,
     }
     difficulty = generator.normal(size=(4, items))
     return {
-        cell: [
+        arm: [
             (stats.norm.ppf(rate) * math.sqrt(2) + difficulty[task] + generator.normal(size=items) > 0).astype(float)
             for task, rate in enumerate((learning, *[forgetting] * 3))
         ]
-        for cell, (learning, forgetting) in rates.items()
+        for arm, (learning, forgetting) in rates.items()
     }
 
 
-def compared(answered: dict[Cell, list[FloatArray]]) -> tuple[Scores, EqualLearning]:
-    scores = Scores([model(cell, 0, tasks[0], tasks[1:]) for cell, tasks in answered.items()], TASKS)
-    path = tuple((cell,) for cell in answered if cell[1] in ("base", "full"))
-    statistic = equal_learning(scores, [[cell for cell in answered if cell[1] == "lora"]], path)
+def compared(answered: dict[Arm, list[FloatArray]]) -> tuple[ItemScores, EqualLearning]:
+    scores = ItemScores([model(arm, 0, tasks[0], tasks[1:]) for arm, tasks in answered.items()], TASKS)
+    path = tuple((arm,) for arm in answered if arm[1] in ("base", "full"))
+    statistic = equal_learning(scores, [[arm for arm in answered if arm[1] == "lora"]], path)
     assert statistic is not None
     return scores, statistic
 
@@ -163,8 +163,8 @@ def test_standard_error_at_equal_learning_is_that_of_a_bootstrap_over_items() ->
     values = []
     for _ in range(1000):
         drawn = generator.integers(0, 150, size=(4, 150))
-        again = {cell: [s[drawn[task]] for task, s in enumerate(tasks)] for cell, tasks in answered.items()}
-        other = Scores([model(cell, 0, tasks[0], tasks[1:]) for cell, tasks in again.items()], TASKS)
+        again = {arm: [s[drawn[task]] for task, s in enumerate(tasks)] for arm, tasks in answered.items()}
+        other = ItemScores([model(arm, 0, tasks[0], tasks[1:]) for arm, tasks in again.items()], TASKS)
         values.append(statistic(other.means())[0])
     assert found.stderr == pytest.approx(numpy.std(values), rel=0.12)
     assert found.items == 600
@@ -173,9 +173,9 @@ def test_standard_error_at_equal_learning_is_that_of_a_bootstrap_over_items() ->
 # -- at equal learning ----------------------------------------------------------------------------
 
 
-def exactly(points: dict[Cell, tuple[float, float]]) -> dict[Cell, list[FloatArray]]:
+def exactly(points: dict[Arm, tuple[float, float]]) -> dict[Arm, list[FloatArray]]:
     """Every item has the mean score: learning, forgetting average."""
-    return {cell: [numpy.full(10, learning), *[numpy.full(10, f)] * 3] for cell, (learning, f) in points.items()}
+    return {arm: [numpy.full(10, learning), *[numpy.full(10, f)] * 3] for arm, (learning, f) in points.items()}
 
 
 @given(st.lists(st.integers(101, 899), min_size=1, max_size=6, unique=True))
@@ -213,7 +213,7 @@ def test_both_sides_stop_in_time() -> None:
 
 def test_nothing_to_compare_where_lora_learns_nothing_or_more_than_full_ever_does() -> None:
     points = {BASE: (0.2, 0.7), FULL: (0.4, 0.6), LORA: (0.1, 0.7), ("s", "lora", 2.0): (0.5, 0.7)}
-    scores = Scores([model(cell, 0, tasks[0], tasks[1:]) for cell, tasks in exactly(points).items()], TASKS)
+    scores = ItemScores([model(arm, 0, tasks[0], tasks[1:]) for arm, tasks in exactly(points).items()], TASKS)
     assert equal_learning(scores, [[LORA, ("s", "lora", 2.0)]], ((BASE,), (FULL,))) is None
 
 
@@ -230,11 +230,11 @@ def test_where_both_are_the_same_curve_lora_rarely_seems_better() -> None:
     for _ in range(400):
         difficulty = generator.normal(size=(4, 120))
         answered = {
-            cell: [
+            arm: [
                 (stats.norm.ppf(r) * math.sqrt(2) + difficulty[task] + generator.normal(size=120) > 0).astype(float)
                 for task, r in enumerate((rate[0], *[rate[1]] * 3))
             ]
-            for cell, rate in points.items()
+            for arm, rate in points.items()
         }
         found = estimate(*compared(answered))
         held += judge_more(found) is Verdict.HOLDS
@@ -246,8 +246,8 @@ def test_where_both_are_the_same_curve_lora_rarely_seems_better() -> None:
 # -- verdicts -------------------------------------------------------------------------------------
 
 
-def of(value: float, stderr: float, df: float = 1e6) -> Estimate:
-    return Estimate(value, stderr, None, df, seeds=1, items=100)
+def of(value: float, stderr: float, df: float = 1e6) -> Effect:
+    return Effect(value, stderr, None, df, seeds=1, items=100)
 
 
 def test_more_holds_fails_or_cannot_be_said() -> None:
@@ -322,10 +322,10 @@ def test_detectable_differences_are_found_four_times_in_five() -> None:
 def test_models_must_be_there_once_for_every_seed_and_asked_the_same_items() -> None:
     ten = numpy.ones(10)
     with pytest.raises(ValueError, match="twice"):
-        Scores([model(FULL, 0, ten), model(FULL, 0, ten)], ())
+        ItemScores([model(FULL, 0, ten), model(FULL, 0, ten)], ())
     with pytest.raises(ValueError, match="every seed"):
-        Scores([model(FULL, 0, ten), model(FULL, 1, ten), model(LORA, 0, ten)], ())
+        ItemScores([model(FULL, 0, ten), model(FULL, 1, ten), model(LORA, 0, ten)], ())
     with pytest.raises(ValueError, match="same items"):
-        Scores([model(FULL, 0, ten), model(LORA, 0, numpy.ones(9))], ())
+        ItemScores([model(FULL, 0, ten), model(LORA, 0, numpy.ones(9))], ())
     with pytest.raises(ValueError, match="at least two"):
-        Scores([model(FULL, 0, numpy.ones(1)), model(LORA, 0, numpy.ones(1))], ())
+        ItemScores([model(FULL, 0, numpy.ones(1)), model(LORA, 0, numpy.ones(1))], ())

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scripts.artifacts import claims, counterparts
-from scripts.artifacts.contrasts import Model, Scores
+from scripts.artifacts.contrasts import ItemScores, Model
 from scripts.artifacts.points import read_points
 from scripts.common.errors import UserError
 from tests.artifacts import kinds
@@ -215,9 +215,9 @@ def test_a_cell_of_which_one_seed_diverged_has_no_scores() -> None:
         return Model("math-ift", method, kind, 0, "gsm8k", "1 epoch", 1, seed, f"{method}{seed}", scores, diverged)
 
     models = [model("full", 0), model("full", 1, diverged=True), model("lora", 0), model("lora", 1)]
-    scores = Scores(models, FORGETTING)
+    scores = ItemScores(models, FORGETTING)
     cells = {name: ("math-ift", name, 1) for name in ("full", "lora")}
-    assert list(scores.models) == list(scores.cells) == [cells["lora"]]
+    assert list(scores.models) == list(scores.arms) == [cells["lora"]]
     assert list(scores.trained) == [cells["full"], cells["lora"]]
     assert scores.diverged == {cells["full"]}
     assert scores.means().of("learning", cells["lora"]) == 0.5
@@ -244,7 +244,7 @@ def test_beside_the_paper_it_is_not_run_because_it_diverged(tmp_path: Path) -> N
 
     diverge(0)
     one = compared_with(launch, FULL_20B)
-    assert (one.verdict, one.reason, one.ours) == (counterparts.Verdict.NOT_RUN, "training diverged", None)
+    assert (one.verdict, one.reason, one.ours) == (counterparts.Agreement.NOT_RUN, "training diverged", None)
     evaluate(launch, of(launch, "code-cpt", "full", "20B", 1)["humaneval"], 0.3, 0.04)
     ours = compared_with(launch, FULL_20B).ours
     assert ours is not None

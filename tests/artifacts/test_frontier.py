@@ -266,6 +266,6 @@ def test_a_rate_stands_once_in_a_sweep_and_only_there_beside_others(tmp_path: Pa
     with pytest.raises(UserError, match=r"full .* at learning rate 0\.0004 \(seed 0\) more than once"):
         read_points(path, ["forgetting"], by_rate=True)
     path = write(tmp_path / "sweep.csv", rows)
-    assert sum(len(panel.cells) for panel in read_points(path, ["forgetting"], by_rate=True).panels) == 80
+    assert sum(len(panel.points) for panel in read_points(path, ["forgetting"], by_rate=True).panels) == 80
     with pytest.raises(UserError, match="more than once"):
         read_points(path, ["forgetting"])

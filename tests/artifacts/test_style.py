@@ -7,17 +7,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Duration, Estimate, Method
+from scripts.artifacts.points import Duration, Estimate, ShownMethod
 
 
-def lora(rank: int, name: str = "") -> Method:
-    return Method(name or f"lora-r{rank}", "lora", rank)
+def lora(rank: int, name: str = "") -> ShownMethod:
+    return ShownMethod(name or f"lora-r{rank}", "lora", rank)
 
 
-FULL = Method("full", "full", 0)
+FULL = ShownMethod("full", "full", 0)
 
 
-def colours(*methods: Method) -> list[tuple[float, ...]]:
+def colours(*methods: ShownMethod) -> list[tuple[float, ...]]:
     looks = style.looks(methods)
     return [to_rgb(looks[method.name].colour) for method in methods]
 

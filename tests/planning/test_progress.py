@@ -10,7 +10,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from scripts.plan.grid import Grid
 from scripts.planning.estimate import seconds
-from scripts.planning.progress import Progress
+from scripts.planning.progress import ProgressLines
 from scripts.store.store import Store
 from scripts.study.load import load_study
 
@@ -49,7 +49,7 @@ class Job:
 
 def test_lines(grid: Grid, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("test-progress")
-    progress = Progress(grid, Store(tmp_path), {"train_family": "families/trained"})
+    progress = ProgressLines(grid, Store(tmp_path), {"train_family": "families/trained"})
     key = next(product.key for product in grid if product.kind == "trained")
     jobs = [
         Job(1, SimpleNamespace(name="train_family"), SimpleNamespace(key=key.removeprefix("families/trained/"))),
