@@ -50,7 +50,7 @@ PROGRESS = ProgressLines(
         "train_family": "families/trained",
         "evaluate": "evaluations",
         "evaluate_family": "families/evaluated",
-        "fetch_model": "models/hub",
+        "fetch_model": "models",
         "fetch_published": "published",
         "spectra": "spectra",
         "spectra_family": "families/decomposed",

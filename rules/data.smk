@@ -19,7 +19,7 @@ rule records:
     message:
         "Make the records {wildcards.key}"
     shell:
-        "python -m scripts.data.records data/records/{wildcards.key} > {log} 2>&1"
+        "python -m scripts.data.products data/records/{wildcards.key} > {log} 2>&1"
 
 
 rule tokenizer:
@@ -34,7 +34,7 @@ rule tokenizer:
     message:
         "Train the tokenizer {wildcards.key}"
     shell:
-        "python -m scripts.data.train_tokenizer data/tokenizers/{wildcards.key} > {log} 2>&1"
+        "python -m scripts.data.products data/tokenizers/{wildcards.key} > {log} 2>&1"
 
 
 rule rows:
@@ -54,4 +54,4 @@ rule rows:
     message:
         "Tokenize and pack {wildcards.key}{params.request}"
     shell:
-        "{params.task}python -m scripts.data.rows data/rows/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.data.products data/rows/{wildcards.key} > {log} 2>&1"

@@ -1,4 +1,4 @@
-# The base model, made here or taken from the hub; and checkpoints that the paper's authors published.
+# The base model, made here or taken from outside; and checkpoints that the paper's authors published.
 
 
 # nodes of a cluster often have no network
@@ -26,22 +26,25 @@ rule pretrain:
     message:
         "Make the base model {wildcards.key}{params.request}"
     shell:
-        "{params.task}python -m scripts.models.pretrain models/{wildcards.key} > {log} 2>&1"
+        "{params.task}python -m scripts.models.products models/{wildcards.key} > {log} 2>&1"
 
 
+# of any source from outside: each has a directory of its own
 rule fetch_model:
     input:
-        ancient(inputs_of("models/hub")),
+        ancient(inputs_of("models")),
     output:
-        f"{STORE}/models/hub/{{key}}.json",
+        f"{STORE}/models/{{key}}.json",
     log:
-        "results/logs/models/hub/{key}.log",
+        "results/logs/models/{key}.log",
+    wildcard_constraints:
+        key=r"[\w-]+/[\w.-]+-[0-9a-f]{12}",
     conda:
         "../envs/models.yaml"
     message:
-        "Download the base model {wildcards.key}"
+        "Take the base model {wildcards.key}"
     shell:
-        "python -m scripts.models.fetch models/hub/{wildcards.key} > {log} 2>&1"
+        "python -m scripts.models.products models/{wildcards.key} > {log} 2>&1"
 
 
 rule fetch_published:
@@ -56,4 +59,4 @@ rule fetch_published:
     message:
         "Download the authors' checkpoint {wildcards.key}"
     shell:
-        "python -m scripts.models.published published/{wildcards.key} > {log} 2>&1"
+        "python -m scripts.models.products published/{wildcards.key} > {log} 2>&1"

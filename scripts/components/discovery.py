@@ -1,7 +1,6 @@
 """Finds the choices of a family: the modules of its package."""
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
@@ -45,7 +44,7 @@ def classes(package: str, path: Iterable[str], base: type[C], tag: str) -> dict[
         ]
         member = _one(module, own, base)
         lacking = sorted(getattr(member, "__abstractmethods__", ()))
-        lacking += [name for name in inspect.get_annotations(base) if _is_lacking(base, member, name)]
+        lacking += sorted(name for name in base.__class_vars__ if not hasattr(member, name))
         if lacking:
             raise TypeError(f"{module.__name__}.{member.__name__} lacks {', '.join(lacking)}; see {base.__name__}")
         (value,) = get_args(member.model_fields[tag].annotation)
@@ -56,11 +55,6 @@ def classes(package: str, path: Iterable[str], base: type[C], tag: str) -> dict[
 def union(members: Mapping[str, type[BaseModel]], tag: str) -> Any:
     """The type of a value that is one of the members, as its key `tag` says."""
     return Annotated[Union[tuple(members.values())], Field(discriminator=tag)]  # noqa: UP007 (of a tuple)
-
-
-def _is_lacking(base: type[BaseModel], member: type[BaseModel], name: str) -> bool:
-    """Whether a class variable that `base` only declares has no value."""
-    return name in base.__class_vars__ and not hasattr(member, name)
 
 
 def _one(module: ModuleType, found: list[T], of: type) -> T:

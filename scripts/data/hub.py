@@ -10,14 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from scripts.common.errors import UserError
-from scripts.launch.launch import VARIABLE, Launch
-from scripts.plan.product import Product
+from scripts.launch.launch import VARIABLE
 from scripts.store.fingerprint import file_sha256
-from scripts.store.store import Build
-from scripts.study.datalock import dataset_identity, model_identity, not_locked
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -35,21 +32,6 @@ class Repository:
 
     kind: Literal["dataset", "model"]
     name: str
-
-    @property
-    def identity(self) -> str:
-        """Its key in ``config/data.lock``."""
-        return (dataset_identity if self.kind == "dataset" else model_identity)(self.name)
-
-    def locked(self, revision: str | None, launch: Launch) -> str:
-        """The commit of a spec.
-
-        Raises:
-            UserError: it has none; the sentence names the command that locks it.
-        """
-        if revision is None:
-            raise not_locked([self.identity], launch.name)
-        return revision
 
     def commit(self) -> str:
         """The commit that ``main`` points to now.
@@ -245,17 +227,21 @@ def _http_error() -> type[Exception]:
     return error
 
 
-def tokenizer_builder(launch: Launch, product: Product) -> Build:
-    """Takes a tokenizer of the hub: a spec with `repository` and `revision`."""
-    repository = Repository("model", product.spec["repository"])
+def require_tokenizer(repository: Repository, revision: str, files: Mapping[str, str | None]) -> None:
+    """Raises UserError where a repository has no tokenizer that can be read; `files` as `Repository.files` has them."""
+    if "tokenizer.json" not in files:
+        raise UserError(f"{repository}: has no tokenizer.json at the commit {revision[:12]}")
 
-    def take(out: Path) -> dict[str, Any]:
-        revision = repository.locked(product.spec["revision"], launch)
-        files = repository.files(revision)
-        wanted = {name: files[name] for name in TOKENIZER_FILES if name in files}
-        if "tokenizer.json" not in wanted:
-            raise UserError(f"{repository}: has no tokenizer.json at the commit {revision[:12]}")
-        repository.take(wanted, revision, out, launch.store.scratch(product.key))
-        return {"repository": repository.name, "revision": revision}
 
-    return take
+def take_tokenizer(repository: Repository, revision: str, out: Path, scratch: Path) -> None:
+    """Takes the tokenizer of a model repository, without the model.
+
+    Args:
+        scratch: see `Repository.take`.
+
+    Raises:
+        UserError: it has none, or what `Repository.take` raises.
+    """
+    files = repository.files(revision)
+    require_tokenizer(repository, revision, files)
+    repository.take({name: files[name] for name in TOKENIZER_FILES if name in files}, revision, out, scratch)

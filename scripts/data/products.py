@@ -1,31 +1,63 @@
-"""The products of the data stage, by kind: how each is made, and its bytes for the stages that read them."""
+"""Makes the products of the data stage: records, tokenizers, rows; and has their bytes for the stages that read them.
+
+python -m scripts.data.products KEY
+"""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from scripts.common.errors import UserError
-from scripts.data import hub, records, rows, train_tokenizer
-from scripts.launch.command import find, make
+from scripts.common.errors import UserError, run
+from scripts.components.making import Builder, Job, Made
+from scripts.components.models import MODELS
+from scripts.components.sources import SOURCES
+from scripts.data import rows, train_tokenizer
+from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
+from scripts.plan.product import Product
 from scripts.store.store import has_bytes
 
-_BUILDERS = {"records": records.builder, "tokenizer": train_tokenizer.builder, "rows": rows.builder}
-_DOWNLOADED = ("hub", "package")
+_CHOICES: dict[str, Mapping[str, type[Made]]] = {"records": SOURCES, "tokenizer": MODELS}
+"""Kind to the choices, by `source`, that its products can be taken from; tokenizers and rows are made here too."""
 
 
-def make_named(launch: Launch, name: str, kind: str) -> None:
+def builder(spec: Mapping[str, Any]) -> Builder:
+    """What makes the bytes of a data product.
+
+    Raises:
+        UserError: the spec is that of another product.
+    """
+    match spec["kind"]:
+        case "records":
+            return SOURCES[spec["source"]].build
+        case "tokenizer":
+            return MODELS[spec["source"]].build_tokenizer if "source" in spec else train_tokenizer.build
+        case "rows":
+            return rows.build
+    raise UserError(f"a product of the kind {spec['kind']!r} is none of the data stage")
+
+
+def job_of(launch: Launch, product: Product) -> Job:
+    """The job that makes a product from data alone."""
+    return Job(
+        key=product.key,
+        study=launch.name,
+        scratch=launch.store.scratch(product.key),
+        data_lock=launch.data_lock,
+        inputs=lambda: [data_bytes(launch, key) for key in product.inputs],
+    )
+
+
+def make_data(launch: Launch, name: str) -> None:
     """Makes what is missing of a data product.
 
     Raises:
-        UserError: there is no such product, or it is of another kind.
+        UserError: there is no such product, or it cannot be made.
     """
     product = find(launch, name)
-    if product.kind != kind:
-        raise UserError(f"{product.key}: is of the kind {product.kind!r}, not {kind!r}")
-    builder = _BUILDERS[kind]
-    if kind == "tokenizer" and product.spec.get("source") == "hub":
-        builder = hub.tokenizer_builder
-    make(launch, product, builder(launch, product))
+    build, job = builder(product.spec), job_of(launch, product)
+    make(launch, product, lambda out: build(product.spec, job, out))
     print(f"{product.key}: complete")
 
 
@@ -39,8 +71,14 @@ def data_bytes(launch: Launch, key: str) -> Path:
         UserError: the product is not complete, or its bytes cannot be made again.
     """
     manifest = launch.store.require(key)
-    made_here = manifest["spec"].get("source") not in _DOWNLOADED
-    if made_here and not has_bytes(manifest, launch.store.directory(key)):
+    spec = manifest["spec"]
+    chosen = _CHOICES.get(spec["kind"], {}).get(spec.get("source"))
+    if not (chosen and chosen.needs_network) and not has_bytes(manifest, launch.store.directory(key)):
         print(f"{key}: its bytes are gone; making them again from the manifest", file=sys.stderr, flush=True)
-        make_named(launch, key, manifest["spec"]["kind"])
+        make_data(launch, key)
     return launch.store.bytes_of(key)
+
+
+if __name__ == "__main__":
+    parser = product_parser(__doc__)
+    run(lambda arguments: make_data(current_launch(arguments), arguments.product), parser)

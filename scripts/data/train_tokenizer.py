@@ -1,32 +1,20 @@
-"""Trains the tokenizer of a pretrained-here base model on the text of the study's records.
+"""Trains the tokenizer of a pretrained-here base model on the text of the study's records."""
 
-python -m scripts.data.train_tokenizer KEY
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.common.errors import UserError, run
+from scripts.common.errors import UserError
+from scripts.components.making import Job
 from scripts.data.records import read_records
-from scripts.launch.command import current_launch, product_parser
-from scripts.launch.launch import Launch
-from scripts.plan.product import Product
-from scripts.store.store import Build
 
 
-def builder(launch: Launch, product: Product) -> Build:
+def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
     """Writes an HF tokenizer directory."""
+    from scripts.data.tokenizer import train_tokenizer
 
-    def train(out: Path) -> dict[str, Any]:
-        from scripts.data.products import data_bytes
-        from scripts.data.tokenizer import train_tokenizer
-
-        directories = [data_bytes(launch, key) for key in product.inputs]
-        train_tokenizer(_texts(directories), product.spec["vocabulary"], out)
-        return {}
-
-    return train
+    train_tokenizer(_texts(job.inputs()), spec["vocabulary"], out)
+    return {}
 
 
 def _texts(directories: list[Path]) -> Iterator[str]:
@@ -41,10 +29,3 @@ def _texts(directories: list[Path]) -> Iterator[str]:
                 yield record["text"]
             else:
                 yield prompt_text(record["instruction"]) + response_text(record["response"])
-
-
-if __name__ == "__main__":
-    from scripts.data.products import make_named
-
-    parser = product_parser(__doc__)
-    run(lambda arguments: make_named(current_launch(arguments), arguments.product, "tokenizer"), parser)

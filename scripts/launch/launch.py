@@ -16,6 +16,7 @@ from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.common.files import project, read_yaml
+from scripts.components.making import not_locked
 from scripts.launch.site import load_site
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key, Product
@@ -72,7 +73,7 @@ class Launch:
         fingerprints = {Key(key).fingerprint for key in keys}
         names = sorted({name for key, name in self.grid.unlocked.items() if Key(key).fingerprint in fingerprints})
         if names:
-            raise datalock.not_locked(names, self.name)
+            raise not_locked(names, self.name)
 
     def evaluated(self) -> list[str]:
         """Keys of the evaluations of every block that are in the store already."""

@@ -1,19 +1,12 @@
-"""Takes a base model from the Hugging Face hub, at the commit that ``config/data.lock`` names.
-
-python -m scripts.models.fetch KEY
-"""
+"""Takes a model of the Hugging Face hub at a commit, after a look at its shape; safetensors alone, never pickle."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.common.errors import UserError, run
-from scripts.data.hub import TOKENIZER_FILES, Repository
-from scripts.launch.command import current_launch, find, make, product_parser
-from scripts.launch.launch import Launch
-from scripts.plan.product import Product
-from scripts.store.store import Build
+from scripts.common.errors import UserError
+from scripts.data.hub import Repository
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
 _SHAPE = {
@@ -25,23 +18,6 @@ _SHAPE = {
     "vocabulary": "vocab_size",
 }
 """What a study calls the parts of a shape, and what transformers does."""
-
-
-def builder(launch: Launch, product: Product) -> Build:
-    """Writes a transformers model directory with its tokenizer, as the hub has it; safetensors alone, never pickle."""
-    spec = product.spec
-    repository = Repository("model", spec["repository"])
-
-    def take(out: Path) -> dict[str, Any]:
-        revision = repository.locked(spec["revision"], launch)
-        files = repository.files(revision)
-        if "tokenizer.json" not in files:
-            raise UserError(f"{repository}: has no tokenizer.json at the commit {revision[:12]}")
-        wanted = [CONFIG, "generation_config.json", *TOKENIZER_FILES]
-        take_model(repository, revision, files, wanted, spec["architecture"], out, launch.store.scratch(product.key))
-        return {"repository": repository.name, "revision": revision}
-
-    return take
 
 
 def take_model(
@@ -101,16 +77,3 @@ def check_shape(config: Mapping[str, Any], architecture: Mapping[str, Any], wher
     ]
     if differences:
         raise UserError(f"{where}: has another shape than the study's model.architecture: {', '.join(differences)}")
-
-
-if __name__ == "__main__":
-
-    def main(launch: Launch, name: str) -> None:
-        product = find(launch, name)
-        if product.kind != "model" or product.spec.get("source") != "hub":
-            raise UserError(f"{product.key}: is no base model of the hub")
-        make(launch, product, builder(launch, product))
-        print(f"{product.key}: complete")
-
-    parser = product_parser(__doc__)
-    run(lambda arguments: main(current_launch(arguments), arguments.product), parser)

@@ -1,45 +1,34 @@
-"""Pretrains the base model from random weights, or takes the shipped weights where they are the wanted ones.
-
-python -m scripts.models.pretrain KEY
-"""
+"""Pretrains the base model from random weights, or takes the shipped weights where they are the wanted ones."""
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.common.errors import UserError, run
-from scripts.data.products import data_bytes
-from scripts.launch.command import current_launch, find, make, product_parser
-from scripts.launch.launch import Launch
-from scripts.plan.product import Product
+from scripts.common.errors import UserError
 from scripts.store.fingerprint import file_sha256
-from scripts.store.store import Build
-
-SHIPPED = Path(__file__).parent / "shipped"
 
 
-def builder(launch: Launch, product: Product, shipped: Path = SHIPPED) -> Build:
-    """Writes a transformers model directory with its tokenizer; fp32 safetensors."""
+def take_shipped(shipped: Path, key: str, out: Path) -> dict[str, Any]:
+    """Takes the model `key` from what the project ships; returns what its manifest says.
 
-    def take(out: Path) -> dict[str, Any]:
-        manifest = json.loads((shipped / f"{product.key}.json").read_text(encoding="utf-8"))
-        for name, file in manifest["files"].items():
-            shutil.copyfile(shipped / product.key / name, out / name)
-            if file_sha256(out / name) != file["sha256"]:
-                raise UserError(f"{shipped / product.key / name}: is not the file that its manifest describes")
-        return dict(manifest["results"]) | {"taken": "shipped with the project"}
-
-    def pretrain(out: Path) -> dict[str, Any]:
-        tokenizer, rows = (data_bytes(launch, key) for key in product.inputs)
-        return _pretrain(product.spec, tokenizer, rows, out)
-
-    return take if (shipped / f"{product.key}.json").is_file() else pretrain
+    Raises:
+        UserError: a file is not the one of the manifest.
+    """
+    manifest = json.loads((shipped / f"{key}.json").read_text(encoding="utf-8"))
+    for name, file in manifest["files"].items():
+        shutil.copyfile(shipped / key / name, out / name)
+        if file_sha256(out / name) != file["sha256"]:
+            raise UserError(f"{shipped / key / name}: is not the file that its manifest describes")
+    return dict(manifest["results"]) | {"taken": "shipped with the project"}
 
 
-def _pretrain(spec: dict[str, Any], tokenizer_directory: Path, rows: Path, out: Path) -> dict[str, Any]:
-    """AdamW with linear warmup and cosine decay to 0, by transformers' own Trainer; rows in the data stage's order."""
+def pretrain(spec: Mapping[str, Any], tokenizer_directory: Path, rows: Path, out: Path) -> dict[str, Any]:
+    """Writes a transformers model directory with its tokenizer; fp32 safetensors. Returns the curve of the loss.
+
+    AdamW with linear warmup and cosine decay to 0, by transformers' own Trainer; rows in the data stage's order.
+    """
     import torch
     from torch.utils.data import IterableDataset
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
@@ -101,16 +90,3 @@ def _pretrain(spec: dict[str, Any], tokenizer_directory: Path, rows: Path, out: 
         shutil.copyfile(file, out / file.name)
     curve = [(entry["step"], round(entry["loss"], 4)) for entry in trainer.state.log_history if "loss" in entry]
     return {"batches": spec["batches"], "losses": curve}
-
-
-if __name__ == "__main__":
-
-    def main(launch: Launch, name: str) -> None:
-        product = find(launch, name)
-        if product.kind != "model":
-            raise UserError(f"{product.key}: is of the kind {product.kind!r}, not 'model'")
-        make(launch, product, builder(launch, product))
-        print(f"{product.key}: complete")
-
-    parser = product_parser(__doc__)
-    run(lambda arguments: main(current_launch(arguments), arguments.product), parser)

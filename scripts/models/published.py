@@ -2,8 +2,6 @@
 
 What a repository says of itself is not enough (the paper's repository of rank 64 was seen to hold an adapter of
 rank 16): rank and modules are read off the weights.
-
-python -m scripts.models.published KEY
 """
 
 import json
@@ -11,39 +9,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.common.errors import UserError, run
+from scripts.common.errors import UserError
+from scripts.components.making import Job
+from scripts.components.models.hub import ModelEntry
 from scripts.data.hub import Repository
-from scripts.launch.command import current_launch, find, make, product_parser
-from scripts.launch.launch import Launch
 from scripts.models.fetch import CONFIG, take_model
-from scripts.plan.product import Product
-from scripts.store.store import Build
 
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 
 
-def builder(launch: Launch, product: Product) -> Build:
+def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
     """Writes what a run of the method would have written: a peft adapter, or a transformers model directory."""
-    spec = product.spec
     repository = Repository("model", spec["repository"])
-
-    def take(out: Path) -> dict[str, Any]:
-        revision = repository.locked(spec["revision"], launch)
-        where = f"{repository}, branch {spec['branch']}"
-        files = repository.files(revision)
-        scratch = launch.store.scratch(product.key)
-        if spec["method"]["kind"] == "full":
-            if ADAPTER_CONFIG in files:
-                raise UserError(f"{where}: holds an adapter ({ADAPTER_CONFIG}); a fully finetuned model is expected")
-            take_model(repository, revision, files, [CONFIG], spec.get("architecture"), out, scratch)
-        else:
-            if lost := [name for name in (ADAPTER_CONFIG, ADAPTER) if name not in files]:
-                raise UserError(f"{where}: has no {lost[0]}; a LoRA adapter in safetensors is expected")
-            repository.take({name: files[name] for name in (ADAPTER_CONFIG, ADAPTER)}, revision, out, scratch)
-            check_adapter(out, spec["method"], where)
-        return {"repository": repository.name, "branch": spec["branch"], "revision": revision}
-
-    return take
+    revision = job.locked(spec["revision"], ModelEntry.key(repository.name))
+    where = f"{repository}, branch {spec['branch']}"
+    files = repository.files(revision)
+    if spec["method"]["kind"] == "full":
+        if ADAPTER_CONFIG in files:
+            raise UserError(f"{where}: holds an adapter ({ADAPTER_CONFIG}); a fully finetuned model is expected")
+        take_model(repository, revision, files, [CONFIG], spec.get("architecture"), out, job.scratch)
+    else:
+        if lost := [name for name in (ADAPTER_CONFIG, ADAPTER) if name not in files]:
+            raise UserError(f"{where}: has no {lost[0]}; a LoRA adapter in safetensors is expected")
+        repository.take({name: files[name] for name in (ADAPTER_CONFIG, ADAPTER)}, revision, out, job.scratch)
+        check_adapter(out, spec["method"], where)
+    return {"repository": repository.name, "branch": spec["branch"], "revision": revision}
 
 
 def check_adapter(directory: Path, method: Mapping[str, Any], where: str) -> None:
@@ -86,16 +76,3 @@ def check_adapter(directory: Path, method: Mapping[str, Any], where: str) -> Non
 
 def _listed(names: Any) -> str:
     return ", ".join(sorted(names))
-
-
-if __name__ == "__main__":
-
-    def main(launch: Launch, name: str) -> None:
-        product = find(launch, name)
-        if product.kind != "published":
-            raise UserError(f"{product.key}: is of the kind {product.kind!r}, not 'published'")
-        make(launch, product, builder(launch, product))
-        print(f"{product.key}: complete")
-
-    parser = product_parser(__doc__)
-    run(lambda arguments: main(current_launch(arguments), arguments.product), parser)

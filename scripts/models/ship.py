@@ -8,9 +8,9 @@ import shutil
 
 from scripts.common.errors import run
 from scripts.common.files import write_json
+from scripts.components.models.pretrained import SHIPPED
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
-from scripts.models.pretrain import SHIPPED
 
 
 def main(launch: Launch) -> None:

@@ -3,11 +3,11 @@
 from functools import cache, cached_property
 from typing import Any
 
-from scripts.components.models import Model, repository_tokenizer
+from scripts.components.models import Model
+from scripts.components.models.hub import ModelEntry, repository_tokenizer
 from scripts.components.part import slug, unusual
 from scripts.plan import specs
 from scripts.plan.product import Catalogue, Product
-from scripts.study import datalock
 from scripts.study.schema import InstructionFinetuning, Study
 
 
@@ -45,7 +45,7 @@ class Data:
                 "versions": self._versions("tokenizer"),
             }
             return self._catalogue.add("data/tokenizers/bpe", spec, *records)
-        identity = datalock.model_identity(repository) if repository else model.identity
+        identity = ModelEntry.key(repository) if repository else model.identity
         entry = self._catalogue.entry(identity)
         if repository:
             place, source = f"hub/{slug(repository)}", repository_tokenizer(repository, entry)

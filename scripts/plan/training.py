@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scripts.common.quantities import format_tokens
+from scripts.components.models.hub import ModelEntry
 from scripts.components.optimizers import AnyOptimizer
 from scripts.components.part import unusual
 from scripts.plan import specs
@@ -134,7 +135,7 @@ class Training:
         """A checkpoint that the paper's authors published: a branch of a repository."""
         setting = self._study.settings[setting_name]
         repository = setting.published[method]
-        identity = datalock.model_identity(repository)
+        identity = ModelEntry.key(repository)
         commits: Mapping[str, str] = self._catalogue.entry(identity).get("branches", {})
         branches = datalock.resolve_branches(repository, commits, setting.durations, setting.regime)
         branch = branches.get(amount)

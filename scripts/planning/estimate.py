@@ -3,8 +3,6 @@
 Progress lines depend on it, and the minutes and GPU-hours of jobs on a cluster. No result does.
 """
 
-from scripts.components.models.pretrained import PretrainedModel
-from scripts.models.pretrain import SHIPPED
 from scripts.plan.grid import Grid
 from scripts.plan.product import Product
 from scripts.plan.specs import Trained
@@ -24,10 +22,8 @@ def seconds(grid: Grid, product: Product, made: set[str]) -> float:
         return resources.startup_seconds + count * share
     if product.kind in ("spectra", "decomposed", "throughput"):
         return resources.startup_seconds * (1.0 + (len(product.members) or 1))
-    model = grid.study.model
-    if product.kind == "model" and isinstance(model, PretrainedModel):
-        shipped = (SHIPPED / f"{product.key}.json").exists()
-        return resources.startup_seconds + (0 if shipped else model.pretraining.tokens / resources.tokens_per_second)
+    if product.kind == "model" and (tokens_here := grid.study.model.tokens_to_train(product.key)) is not None:
+        return resources.startup_seconds + tokens_here / resources.tokens_per_second
     return 1.0
 
 

@@ -231,13 +231,13 @@ def has_bytes(manifest: dict[str, Any], directory: Path) -> bool:
 
 
 _MAKERS = {
-    "records": "scripts.data.records",
-    "tokenizer": "scripts.data.train_tokenizer",
-    "rows": "scripts.data.rows",
-    "model": "scripts.models.pretrain",
+    "records": "scripts.data.products",
+    "tokenizer": "scripts.data.products",
+    "rows": "scripts.data.products",
+    "model": "scripts.models.products",
     "leg": "scripts.training.train",
     "run": "scripts.training.train",
-    "published": "scripts.models.published",
+    "published": "scripts.models.products",
     "throughput": "scripts.training.throughput",
     "evaluation": "scripts.evaluation.evaluate",
     "spectra": "scripts.spectra.singular_values",
@@ -246,6 +246,4 @@ _MAKERS = {
 
 def maker(manifest: dict[str, Any]) -> str:
     """The command that makes a product, or its bytes again."""
-    spec = manifest["spec"]
-    from_hub = spec["kind"] == "model" and spec.get("source") == "hub"
-    return f"python -m {'scripts.models.fetch' if from_hub else _MAKERS[spec['kind']]} {manifest['key']}"
+    return f"python -m {_MAKERS[manifest['spec']['kind']]} {manifest['key']}"

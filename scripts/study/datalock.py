@@ -5,36 +5,24 @@
     dataset:meta-math/MetaMathQA: {revision: ...}                 a commit of the hub
     model:OWNER/NAME: {revision: ..., branches: {BRANCH: ...}}    branches: of published checkpoints alone
 
+What an entry looks like, its source says: see `scripts.components.making.Entry`.
 ``python -m scripts.data.lock`` writes it, a person commits it, and the job that fetches a source verifies it. A source
 without an entry is planned as not locked; nothing is ever guessed.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError
-from scripts.common.files import project, read_yaml
+from scripts.common.files import read_yaml
 from scripts.common.quantities import format_tokens
+from scripts.components.making import DATA_LOCK
+from scripts.components.models import MODELS
+from scripts.components.sources import SOURCES
 
-DATA_LOCK = project("config/data.lock")
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_FILE = re.compile(r"[^/]+\.whl")
-_FIELDS = {
-    "path": {"sha256": _SHA256},
-    "package": {"file": _FILE, "sha256": _SHA256},
-    "dataset": {"revision": _COMMIT},
-    "model": {"revision": _COMMIT},
-}
-_FORM = {
-    "path": "{sha256: 64 hex digits}",
-    "package": "{file: name of the wheel, sha256: 64 hex digits}",
-    "dataset": "{revision: 40 hex digits}",
-    "model": "{revision: 40 hex digits} and, for published checkpoints, {branches: {name: 40 hex digits}}",
-}
+_FORMS = {choice.entry.kind: choice.entry for choice in (*SOURCES.values(), *MODELS.values()) if choice.entry}
 
 
 def read(path: Path = DATA_LOCK) -> dict[str, dict[str, Any]]:
@@ -47,81 +35,19 @@ def read(path: Path = DATA_LOCK) -> dict[str, dict[str, Any]]:
     if lock is None:
         return {}
     if not isinstance(lock, dict):
-        raise UserError(f"{path}: must map identities (path:..., package:..., dataset:..., model:...) to entries")
+        raise UserError(f"{path}: must map identities ({', '.join(f'{kind}:...' for kind in _FORMS)}) to entries")
     for key, entry in lock.items():
         kind, _, name = str(key).partition(":")
-        if kind not in _FIELDS or not name or (kind == "package" and "==" not in name):
+        form = _FORMS.get(kind)
+        if form is None or not form.can_be_named(name):
+            *others, last = (one.key(one.named) for one in _FORMS.values())
             raise UserError(
-                f"{path}: {key!r} is no identity; allowed are path:FILE, package:NAME==VERSION, "
-                "dataset:OWNER/NAME and model:OWNER/NAME, as `python -m scripts.data.lock` writes them"
+                f"{path}: {key!r} is no identity; allowed are {', '.join(others)} and {last}, "
+                "as `python -m scripts.data.lock` writes them"
             )
-        if not _well_formed(kind, entry):
-            raise UserError(f"{path}: {key} must be {_FORM[kind]}")
+        if not form.has_form(entry):
+            raise UserError(f"{path}: {key} must be {form.form()}")
     return lock
-
-
-def _well_formed(kind: str, entry: object) -> bool:
-    if not isinstance(entry, dict):
-        return False
-    values = dict(entry)
-    branches = values.pop("branches", {}) if kind == "model" else {}
-    fields = _FIELDS[kind]
-    return (
-        values.keys() == fields.keys()
-        and all(isinstance(value, str) and fields[name].fullmatch(value) for name, value in values.items())
-        and isinstance(branches, dict)
-        and all(
-            isinstance(name, str) and isinstance(commit, str) and _COMMIT.fullmatch(commit)
-            for name, commit in branches.items()
-        )
-    )
-
-
-def path_identity(path: str) -> str:
-    """A file's key in the lock."""
-    return f"path:{path}"
-
-
-def package_identity(package: str, version: str) -> str:
-    """A package's key in the lock."""
-    return f"package:{package}=={version}"
-
-
-def dataset_identity(repository: str) -> str:
-    """A hub dataset's key in the lock."""
-    return f"dataset:{repository}"
-
-
-def model_identity(repository: str) -> str:
-    """The key in the lock of a hub model, of a tokenizer's repository and of published checkpoints."""
-    return f"model:{repository}"
-
-
-def identity(part: Any) -> str:
-    """The key in the lock of something that a study takes from outside.
-
-    Args:
-        part: a dataset (its `source` is path, hub or package), a base model of the hub, or a key already.
-    """
-    if isinstance(part, str):
-        return part
-    match part.source:
-        case "path":
-            return path_identity(part.path)
-        case "package":
-            return package_identity(part.package, part.version)
-        case "hub":
-            return (dataset_identity if hasattr(part, "columns") else model_identity)(part.repository)
-    raise ValueError(f"source {part.source!r} is not outside")
-
-
-def not_locked(identities: Sequence[str], study: str) -> UserError:
-    """What a launch or a job says that meets sources without an entry."""
-    more = f" and {len(identities) - 1} more are" if len(identities) > 1 else " is"
-    return UserError(
-        f"{DATA_LOCK}: {identities[0]}{more} not locked; run `python -m scripts.data.lock --study {study}` where the "
-        "network is, and commit the file"
-    )
 
 
 # -- published checkpoints ----------------------------------------------------------------------------------------

@@ -5,17 +5,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
 
 from scripts.common.errors import UserError
-from scripts.data.hub import Repository, tokenizer_builder
+from scripts.components.making import Job
+from scripts.data import products
+from scripts.data.hub import Repository
 from scripts.launch.launch import VARIABLE
-from scripts.plan.product import Product
-from scripts.store.store import Store
 from tests.standins.hub import Hub, use
 
 LARGE = bytes(range(256)) * 8
@@ -220,13 +219,13 @@ def test_a_launch_keeps_jobs_offline_and_downloads_lift_it(hub: Hub) -> None:
 def test_a_tokenizer_is_taken_without_the_model(hub: Hub, tmp_path: Path) -> None:
     files = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}", "model.safetensors": LARGE, "README.md": b""}
     commit = hub.commit("model", NAME, files)
-    launch: Any = SimpleNamespace(store=Store(tmp_path), name="paper")
+    job = Job("data/tokenizers/set-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
     spec = {"kind": "tokenizer", "source": "hub", "repository": NAME, "revision": commit}
     out = tmp_path / "out"
     out.mkdir()
-    tokenizer_builder(launch, Product.of("data/tokenizers/set-0123456789ab", spec, ()))(out)
+    build = products.builder(spec)
+    build(spec, job, out)
     assert sorted(path.name for path in out.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     assert "model.safetensors" not in hub.downloads()
-    unlocked = Product.of("data/tokenizers/set-0123456789ab", {**spec, "revision": None}, ())
     with pytest.raises(UserError, match=r"python -m scripts\.data\.lock --study paper"):
-        tokenizer_builder(launch, unlocked)(out)
+        build({**spec, "revision": None}, job, out)

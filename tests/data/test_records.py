@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -18,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.common.errors import UserError
+from scripts.components.making import Job
 from scripts.data import products, records
 from scripts.launch.launch import Launch, launch_by_hand
-from scripts.plan.product import Product
-from scripts.store.store import Store
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use, wheel
 
@@ -60,11 +58,11 @@ def launch_of(house: House) -> Launch:
 
 def built(tmp_path: Path, spec: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The records that a spec stands for, and what the manifest would say of them."""
-    launch: Any = SimpleNamespace(store=Store(tmp_path / "store"), name="paper", data_lock={})
+    job = Job("data/records/set-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     spec = {"kind": "records", "seed": 0, "versions": {}, **spec}
-    results = records.builder(launch, Product.of("data/records/set-0123456789ab", spec, ()))(out)
+    results = products.builder(spec)(spec, job, out)
     return list(records.read_records(out)), results
 
 
@@ -76,7 +74,7 @@ def records_key(house: House) -> str:
 def test_locked_taken_and_refused(house: House) -> None:
     # not locked: planned all the same, and the job stops with one sentence that names the command
     unlocked = launch_of(house).grid.records("code-documents").key
-    said = house.python("-m", "scripts.data.records", unlocked, "--study", "smoke", ok=False)
+    said = house.python("-m", "scripts.data.products", unlocked, "--study", "smoke", ok=False)
     assert "path:mine.jsonl is not locked" in said
     assert "python -m scripts.data.lock --study smoke" in said
     assert said.count("\n") == 1
@@ -85,7 +83,7 @@ def test_locked_taken_and_refused(house: House) -> None:
     house.python("-m", "scripts.data.lock", "--study", "smoke")
     lock = yaml.safe_load((house.root / "config/data.lock").read_text())
     assert lock == before | {"path:mine.jsonl": {"sha256": hashlib.sha256(DOCUMENTS.encode()).hexdigest()}}
-    house.python("-m", "scripts.data.records", "data/records/file", "--study", "smoke")
+    house.python("-m", "scripts.data.products", "data/records/file", "--study", "smoke")
     key = records_key(house)
     assert (house.store / key / "records.jsonl").read_text() == DOCUMENTS
 
@@ -93,7 +91,7 @@ def test_locked_taken_and_refused(house: House) -> None:
     for path in (house.store / key).iterdir():
         path.unlink()
     (house.root / "mine.jsonl").write_text(DOCUMENTS + "{}\n")
-    said = house.python("-m", "scripts.data.records", key, "--study", "smoke", ok=False)
+    said = house.python("-m", "scripts.data.products", key, "--study", "smoke", ok=False)
     assert said.startswith("error: mine.jsonl: its SHA-256 is")
     assert said.count("\n") == 1
     assert "Traceback" not in said
@@ -103,7 +101,7 @@ def test_locked_taken_and_refused(house: House) -> None:
 def test_a_bad_line_is_named(house: House, line: str) -> None:
     (house.root / "mine.jsonl").write_text(DOCUMENTS + line)
     house.python("-m", "scripts.data.lock", "--study", "smoke")
-    said = house.python("-m", "scripts.data.records", "data/records/file", "--study", "smoke", ok=False)
+    said = house.python("-m", "scripts.data.products", "data/records/file", "--study", "smoke", ok=False)
     assert "line 61" in said
     assert not house.manifests("data/records")
 
@@ -386,18 +384,18 @@ def test_hub_and_package_by_command(hub: Hub, house: House, tmp_path: Path, monk
     monkeypatch.chdir(house.root)
     launch = launch_by_hand("smoke", None)
     key = launch.grid.records("code-documents").key
-    house.python("-m", "scripts.data.records", key, "--study", "smoke")
+    house.python("-m", "scripts.data.products", key, "--study", "smoke")
     assert list(records.read_records(house.store / key)) == [{"text": "def f(): pass"}]
     key = launch.grid.records("gsm8k").key
-    products.make_named(launch, key, "records")
+    products.make_data(launch, key)
     assert list(records.read_records(products.data_bytes(launch, key))) == [{"question": "1+1?", "answer": "#### 2"}]
     assert not launch.store.scratch(key).exists()
 
     (house.store / key / "records.jsonl").unlink()
-    with pytest.raises(UserError, match=r"`python -m scripts\.data\.records .*` makes them again"):
+    with pytest.raises(UserError, match=r"`python -m scripts\.data\.products .*` makes them again"):
         products.data_bytes(launch, key)
 
     # another file under the same name and version
     wheel(tmp_path / "index", "some-data", "1.0", {"some_data/test.jsonl": lines([{"q": "1+1?", "a": "#### 3"}])})
     with pytest.raises(UserError, match=r"SHA-256 of some_data-1\.0-py3-none-any\.whl is .* config/data\.lock says"):
-        products.make_named(launch, key, "records")
+        products.make_data(launch, key)

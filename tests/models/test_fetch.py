@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ import pytest
 from safetensors.numpy import save
 
 from scripts.common.errors import UserError
+from scripts.components.making import Job
 from scripts.launch.launch import launch_by_hand
-from scripts.models.fetch import builder
-from scripts.plan.product import Product
-from scripts.store.store import Store
+from scripts.models.products import builder
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use
 
@@ -46,12 +44,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 def take(tmp_path: Path, revision: str | None, **changes: int) -> Path:
-    launch: Any = SimpleNamespace(store=Store(tmp_path / "store"), name="paper")
+    job = Job("models/hub/net-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
     architecture = {**SHAPE, **changes}
     spec = {"kind": "model", "source": "hub", "repository": NAME, "revision": revision, "architecture": architecture}
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    builder(launch, Product.of("models/net-0123456789ab", spec, ()))(out)
+    builder(spec)(spec, job, out)
     return out
 
 
@@ -106,7 +104,7 @@ def test_by_command(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     house.python("-m", "scripts.data.lock", "--study", "smoke")
     monkeypatch.chdir(house.root)
     key = launch_by_hand("smoke", None).grid.model.key
-    house.python("-m", "scripts.models.fetch", key, "--study", "smoke")
+    house.python("-m", "scripts.models.products", key, "--study", "smoke")
     (manifest,) = house.manifests("models").values()
     assert manifest["spec"]["revision"] == revision
     assert manifest["files"].keys() == SHARDED.keys()

@@ -11,8 +11,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from scripts.common.errors import UserError
+from scripts.components.models import pretrained
+from scripts.components.models.pretrained import SHIPPED
+from scripts.data.products import job_of, make_data
 from scripts.launch.launch import Launch, launch_by_hand
-from scripts.models.pretrain import SHIPPED, builder
+from scripts.models.products import builder
 from scripts.store.fingerprint import file_sha256
 
 pytestmark = pytest.mark.arithmetic
@@ -21,6 +24,12 @@ pytestmark = pytest.mark.arithmetic
 @pytest.fixture
 def demo(tmp_path: Path) -> Launch:
     return launch_by_hand("demo", str(tmp_path / "store"))
+
+
+def built(launch: Launch, out: Path) -> dict[str, Any]:
+    """Makes the base model of a launch's study; its results."""
+    model = launch.grid.model
+    return builder(model.spec)(model.spec, job_of(launch, model), out)
 
 
 def test_the_shipped_weights_are_those_of_the_demo_study(demo: Launch) -> None:
@@ -41,7 +50,7 @@ def test_the_shipped_weights_are_those_of_the_demo_study(demo: Launch) -> None:
 def test_shipped_weights_are_taken(demo: Launch, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    results = builder(demo, demo.grid.model)(out)
+    results = built(demo, out)
     assert results["taken"] == "shipped with the project"
     shipped = load_file(SHIPPED / demo.grid.model.key / "model.safetensors")
     taken = load_file(out / "model.safetensors")
@@ -50,15 +59,16 @@ def test_shipped_weights_are_taken(demo: Launch, tmp_path: Path) -> None:
     assert sum(weight.size for weight in taken.values()) < 10**6
 
 
-def test_changed_shipped_weights_are_refused(demo: Launch, tmp_path: Path) -> None:
+def test_changed_shipped_weights_are_refused(demo: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = tmp_path / "shipped"
     shutil.copytree(SHIPPED, shipped)
     weights = shipped / demo.grid.model.key / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
+    monkeypatch.setattr(pretrained, "SHIPPED", shipped)
     with pytest.raises(UserError, match=r"model\.safetensors"):
-        builder(demo, demo.grid.model, shipped)(tmp_path)
+        built(demo, tmp_path)
 
 
 @pytest.mark.slow
@@ -68,16 +78,14 @@ def test_remade_weights_are_the_shipped_ones(demo: Launch, tmp_path: Path, monke
     Bit-equality holds for the same processor, thread count and versions; elsewhere the losses agree.
     """
     assert os.environ.get("OMP_NUM_THREADS") == "1", "set OMP_NUM_THREADS=1, as the rule's jobs have it"
-    from scripts.data.products import make_named
-
     model = demo.grid.model
     for key in demo.grid.products:
-        product = demo.grid.products[key]
         if key in model.inputs or any(key in demo.grid.products[other].inputs for other in model.inputs):
-            make_named(demo, key, product.kind)
+            make_data(demo, key)
     out = tmp_path / "out"
     out.mkdir()
-    results: dict[str, Any] = builder(demo, model, tmp_path / "nothing-shipped")(out)
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path / "nothing-shipped")
+    results = built(demo, out)
     manifest = json.loads((SHIPPED / f"{model.key}.json").read_text())
     remade = [loss for _, loss in results["losses"]]
     shipped = [loss for _, loss in manifest["results"]["losses"]]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from scripts.common.errors import UserError
-from scripts.models.published import builder
-from scripts.plan.product import Product
-from scripts.store.store import Store
+from scripts.components.making import Job
+from scripts.models.products import builder
 from scripts.study.datalock import resolve_branches
 from tests.standins.hub import Hub, use
 
@@ -113,11 +111,11 @@ def adapter(rank: int = 64, modules: list[str] = MODULES, **config: Any) -> dict
 
 def take(hub: Hub, tmp_path: Path, files: dict[str, bytes], method: dict[str, Any], **spec: Any) -> Path:
     revision = hub.commit("model", NAME, files, branch="8B")
-    launch: Any = SimpleNamespace(store=Store(tmp_path / "store"), name="released")
+    job = Job("published/code-cpt/lora-r64/8B-0123456789ab", "released", tmp_path / "scratch", {}, lambda: [])
     spec = {"kind": "published", "repository": NAME, "revision": revision, "branch": "8B", "method": method, **spec}
     out = tmp_path / "out"
     out.mkdir()
-    builder(launch, Product.of("published/code-cpt/lora-r64/8B-0123456789ab", spec, ()))(out)
+    builder(spec)(spec, job, out)
     return out
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from scripts.components.models.pretrained import SHIPPED
 from scripts.components.modules import ALL_LINEAR
 from scripts.launch.launch import launch_by_hand
-from scripts.models.pretrain import SHIPPED
 from scripts.plan.grid import Grid
 from scripts.plan.product import Product
 from scripts.planning import disk

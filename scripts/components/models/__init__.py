@@ -1,12 +1,14 @@
 """The base model."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from scripts.components.discovery import classes, union
+from scripts.components.making import Job, Made
 from scripts.components.part import Count, Name, Part, Rate, Seed, Tokens, field
 
 
@@ -64,13 +66,8 @@ class Pretraining(Part):
     seed: Seed = field("decides the first weights and the order of the documents")
 
 
-def repository_tokenizer(repository: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the tokenizer of a repository of the hub, by the lock's entry of it."""
-    return {"source": "hub", "repository": repository, "revision": entry.get("revision")}
-
-
-class BaseModel(Part, ABC):
-    """A study's choice of a base model."""
+class BaseModel(Made):
+    """A study's choice of a base model; `build` writes a transformers model directory with its tokenizer."""
 
     if TYPE_CHECKING:
         source: str
@@ -82,13 +79,18 @@ class BaseModel(Part, ABC):
 
     @property
     @abstractmethod
-    def place(self) -> str:
-        """Its name in the store, below `models` and without its fingerprint."""
+    def name(self) -> str:
+        """The last part of its name in the store, without its fingerprint."""
 
     @property
-    @abstractmethod
-    def identity(self) -> str | None:
-        """Its key in ``config/data.lock``, KIND:NAME; None where it is pretrained here."""
+    def place(self) -> str:
+        # what comes from outside is made where Snakemake runs, by a rule that goes by the directory of its source
+        return self.name if self.identity is None else f"{self.source}/{self.name}"
+
+    @property
+    def names(self) -> list[str]:
+        """How it is called: in figures, and where it comes from."""
+        return [self.label]
 
     @abstractmethod
     def spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,13 +106,26 @@ class BaseModel(Part, ABC):
         return None
 
     def tokenizer_spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """What decides the tokenizer that it comes with, and which is made under `place` too."""
+        """What decides the tokenizer that it comes with, and which is made under `place` too; `source` is its own."""
         raise NotImplementedError(f"{type(self).__name__} comes without a tokenizer")
+
+    @staticmethod
+    def build_tokenizer(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+        """Writes the tokenizer that such a model comes with; see `scripts.components.making.Builder`."""
+        raise NotImplementedError("the model comes without a tokenizer")
 
     @property
     @abstractmethod
     def parameters(self) -> int:
         """How many it has, known from its shape before it is there."""
+
+    def tokens_to_train(self, key: str) -> int | None:
+        """How many the job that makes it trains on, for estimates of time; None where it takes what is there.
+
+        Args:
+            key: the product's.
+        """
+        return None
 
 
 MODELS = classes(__name__, __path__, BaseModel, "source")  # type: ignore[type-abstract]
@@ -118,3 +133,8 @@ if TYPE_CHECKING:
     Model = BaseModel
 else:
     Model = union(MODELS, "source")
+
+
+def maker(spec: Mapping[str, Any]) -> type[BaseModel]:
+    """The choice that a base model's spec is of; that of one that is pretrained here does not name it."""
+    return MODELS[spec.get("source", "pretrained")]

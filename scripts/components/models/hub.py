@@ -1,10 +1,34 @@
 """A base model of the Hugging Face hub."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from scripts.components.models import Architecture, BaseModel, parameters, repository_tokenizer
+from scripts.components.making import Commit, Entry, Job
+from scripts.components.models import Architecture, BaseModel, parameters
 from scripts.components.part import Count, Repository, field, slug
+
+
+class ModelEntry(Entry):
+    """A model repository of the hub: a base model, a tokenizer, or published checkpoints."""
+
+    kind: ClassVar[str] = "model"
+    named: ClassVar[str] = "OWNER/NAME"
+
+    revision: Commit
+    branches: dict[str, Commit] = field("{name: 40 hex digits} (of published checkpoints alone)", default={})
+
+
+def lock_repository(repository: str, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry that the lock should have of a model repository now, see `Made.lock`."""
+    from scripts.data import hub
+
+    return {**before, "revision": hub.Repository("model", repository).commit()}
+
+
+def repository_tokenizer(repository: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the tokenizer of a model repository, by the lock's entry of it."""
+    return {"source": "hub", "repository": repository, "revision": entry.get("revision")}
 
 
 class HubArchitecture(Architecture):
@@ -22,15 +46,24 @@ class HubModel(BaseModel):
     gated: bool = field("whether its licence must be accepted on the hub before it can be downloaded", default=False)
     architecture: HubArchitecture = field("the shape that it must have, by which jobs are planned before it is there")
 
+    entry: ClassVar[type[Entry]] = ModelEntry
+    needs_network: ClassVar[bool] = True
     bytes_of_weight: ClassVar[int] = 2  # as Llama-2 and the paper's checkpoints lie there
 
     @property
-    def place(self) -> str:
-        return f"hub/{slug(self.repository)}"
+    def name(self) -> str:
+        return slug(self.repository)
+
+    @property
+    def names(self) -> list[str]:
+        return [self.label, self.repository]
 
     @property
     def identity(self) -> str:
-        return f"model:{self.repository}"
+        return ModelEntry.key(self.repository)
+
+    def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        return lock_repository(self.repository, before)
 
     def spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -46,3 +79,25 @@ class HubModel(BaseModel):
     @property
     def parameters(self) -> int:
         return parameters(self.architecture, 2 * self.architecture.vocabulary)
+
+    @staticmethod
+    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+        from scripts.data import hub
+        from scripts.models.fetch import CONFIG, take_model
+
+        repository = hub.Repository("model", spec["repository"])
+        revision = job.locked(spec["revision"], ModelEntry.key(repository.name))
+        files = repository.files(revision)
+        hub.require_tokenizer(repository, revision, files)
+        wanted = [CONFIG, "generation_config.json", *hub.TOKENIZER_FILES]
+        take_model(repository, revision, files, wanted, spec["architecture"], out, job.scratch)
+        return {"repository": repository.name, "revision": revision}
+
+    @staticmethod
+    def build_tokenizer(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+        from scripts.data import hub
+
+        repository = hub.Repository("model", spec["repository"])
+        revision = job.locked(spec["revision"], ModelEntry.key(repository.name))
+        hub.take_tokenizer(repository, revision, out, job.scratch)
+        return {"repository": repository.name, "revision": revision}

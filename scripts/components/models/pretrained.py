@@ -1,10 +1,15 @@
 """A base model that is pretrained here."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from scripts.components.making import Job
 from scripts.components.models import Architecture, BaseModel, Pretraining, Tokenizer, parameters
 from scripts.components.part import field
+
+SHIPPED = Path(__file__).parents[2] / "models" / "shipped"
+"""A base model that the project ships, as its product lies in the store: one that is wanted is taken, not made."""
 
 
 class PretrainedModel(BaseModel):
@@ -16,8 +21,13 @@ class PretrainedModel(BaseModel):
     tokenizer: Tokenizer = field("how text becomes tokens")
     pretraining: Pretraining = field("on what it is pretrained, and how")
 
-    place: ClassVar[str] = "llama"
+    entry: ClassVar[None] = None
+    needs_network: ClassVar[bool] = False
     bytes_of_weight: ClassVar[int] = 4
+
+    @property
+    def name(self) -> str:
+        return "llama"
 
     @property
     def identity(self) -> None:
@@ -42,3 +52,15 @@ class PretrainedModel(BaseModel):
     def parameters(self) -> int:
         # the output layer is the embedding
         return parameters(self.architecture, self.tokenizer.vocabulary)
+
+    def tokens_to_train(self, key: str) -> int:
+        return 0 if (SHIPPED / f"{key}.json").is_file() else self.pretraining.tokens
+
+    @staticmethod
+    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+        from scripts.models.pretrain import pretrain, take_shipped
+
+        if (SHIPPED / f"{job.key}.json").is_file():
+            return take_shipped(SHIPPED, job.key, out)
+        tokenizer, rows = job.inputs()
+        return pretrain(spec, tokenizer, rows, out)

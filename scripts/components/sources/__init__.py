@@ -1,28 +1,21 @@
 """Where the records of a dataset come from."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scripts.components.discovery import classes, union
-from scripts.components.part import Part
+from scripts.components.making import Made
 
 
-class Source(Part, ABC):
-    """A study's choice of where a dataset's records come from."""
+class Source(Made):
+    """A study's choice of where a dataset's records come from.
+
+    `place` is the first word of the records' name in the store; `build` writes ``records.jsonl``.
+    """
 
     if TYPE_CHECKING:
         source: str
-
-    @property
-    @abstractmethod
-    def identity(self) -> str | None:
-        """Its key in ``config/data.lock``, KIND:NAME; None where the records are made here."""
-
-    @property
-    @abstractmethod
-    def place(self) -> str:
-        """The first word of the records' name in the store."""
 
     @abstractmethod
     def spec(self, entry: Mapping[str, Any], data_seed: int) -> dict[str, Any]:
@@ -37,6 +30,16 @@ class Source(Part, ABC):
     @abstractmethod
     def expected_records(self) -> int:
         """How many records there are, for estimates of time; 0 where that is known only once they are read."""
+
+    @property
+    def part(self) -> str | None:
+        """Which of three disjoint parts the records are: train, validation or test; None where nobody can know."""
+        return None
+
+    @property
+    def items(self) -> str | None:
+        """What the records are, where that is known: no two sources with other items can stand in for each other."""
+        return None
 
 
 SOURCES = classes(__name__, __path__, Source, "source")  # type: ignore[type-abstract]

@@ -1,8 +1,12 @@
 """Records that the data stage makes."""
 
+import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+from scripts.common.errors import UserError
+from scripts.components.making import Job
 from scripts.components.part import Count, field
 from scripts.components.sources import Source
 
@@ -23,6 +27,9 @@ class GeneratedDataset(Source):
         "which of three disjoint parts the items come from; what is held out must not be of `train`", default="train"
     )
 
+    entry: ClassVar[None] = None
+    needs_network: ClassVar[bool] = False
+
     @property
     def identity(self) -> None:
         return None
@@ -37,3 +44,25 @@ class GeneratedDataset(Source):
     @property
     def expected_records(self) -> int:
         return self.records
+
+    @property
+    def part(self) -> str:
+        return self.split
+
+    @property
+    def items(self) -> str:
+        return self.generator
+
+    @staticmethod
+    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+        from scripts.data.generators import GENERATORS
+        from scripts.data.records import FILE
+
+        count = 0
+        with (out / FILE).open("w", encoding="utf-8") as file:
+            for record in GENERATORS[spec["generator"]](spec["records"], spec["seed"], spec["split"]):
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                count += 1
+        if count != spec["records"]:
+            raise UserError(f"{job.key}: the generator has {count} different records, {spec['records']} are asked for")
+        return {"records": count}

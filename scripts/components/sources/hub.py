@@ -1,12 +1,24 @@
 """Records of the Hugging Face hub."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from scripts.components.making import Commit, Entry, Job
 from scripts.components.part import Count, Repository, Tokens, field, slug
 from scripts.components.sources import Source
+
+
+class DatasetEntry(Entry):
+    """A dataset repository of the hub."""
+
+    kind: ClassVar[str] = "dataset"
+    named: ClassVar[str] = "OWNER/NAME"
+
+    revision: Commit
 
 
 class HubDataset(Source):
@@ -39,9 +51,12 @@ class HubDataset(Source):
     )
     gated: bool = field("whether its licence must be accepted on the hub before it can be downloaded", default=False)
 
+    entry: ClassVar[type[Entry]] = DatasetEntry
+    needs_network: ClassVar[bool] = True
+
     @property
     def identity(self) -> str:
-        return f"dataset:{self.repository}"
+        return DatasetEntry.key(self.repository)
 
     @property
     def place(self) -> str:
@@ -54,3 +69,24 @@ class HubDataset(Source):
     @property
     def expected_records(self) -> int:
         return self.records or 0
+
+    def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        from scripts.data import hub
+
+        return {**before, "revision": hub.Repository("dataset", self.repository).commit()}
+
+    @staticmethod
+    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+        from scripts.data import hub
+        from scripts.data.records import matching, write_records
+
+        repository = hub.Repository("dataset", spec["repository"])
+        revision = job.locked(spec["revision"], DatasetEntry.key(spec["repository"]))
+        sums = repository.files(revision)
+        names = matching(sums, spec["files"], str(repository))
+        if "sample_tokens" in spec:
+            # The paper sub-samples StarCoder-Python and does not say by which rule. Whole files in a drawn order are
+            # as good as any, and no more of them than the sample needs have to be downloaded.
+            Random(f"{spec['repository']} {spec['seed']}").shuffle(names)
+        files = ((name, repository.download(name, revision, sums[name])) for name in names)
+        return write_records(out, files, spec, job.key, total=len(names))

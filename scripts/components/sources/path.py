@@ -1,10 +1,24 @@
 """Records in a file of one's own."""
 
+import shutil
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+from scripts.common.errors import UserError
+from scripts.components.making import DATA_LOCK, Entry, Job, Sha256
 from scripts.components.part import field
 from scripts.components.sources import Source
+from scripts.store.fingerprint import file_sha256
+
+
+class FileEntry(Entry):
+    """A file of one's own."""
+
+    kind: ClassVar[str] = "path"
+    named: ClassVar[str] = "FILE"
+
+    sha256: Sha256
 
 
 class PathDataset(Source):
@@ -16,9 +30,12 @@ class PathDataset(Source):
         min_length=1,
     )
 
+    entry: ClassVar[type[Entry]] = FileEntry
+    needs_network: ClassVar[bool] = False
+
     @property
     def identity(self) -> str:
-        return f"path:{self.path}"
+        return FileEntry.key(self.path)
 
     @property
     def place(self) -> str:
@@ -32,3 +49,33 @@ class PathDataset(Source):
     @property
     def expected_records(self) -> int:
         return 0
+
+    def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        if not Path(self.path).is_file():
+            raise UserError(f"{self.path} is not a file")
+        return {"sha256": file_sha256(Path(self.path))}
+
+    @staticmethod
+    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+        from scripts.data.records import FILE, read_records
+
+        sha256 = job.locked(spec["sha256"], FileEntry.key(spec.get("path", "")))
+        shutil.copyfile(_file_of(sha256, job), out / FILE)
+        return {"records": sum(1 for _ in read_records(out))}
+
+
+def _file_of(sha256: str, job: Job) -> Path:
+    """The file that the lock has under this hash; a spec has no path, as records are the same wherever they lay."""
+    prefix = FileEntry.key("")
+    paths = [key for key, entry in job.data_lock.items() if key.startswith(prefix) and entry["sha256"] == sha256]
+    if not paths:
+        raise UserError(f"{job.key}: no file of {DATA_LOCK} has the SHA-256 {sha256[:12]}...")
+    path = Path(paths[0].removeprefix(prefix))
+    if not path.is_file():
+        raise UserError(f"{path}: is not there, where {DATA_LOCK} says that it is")
+    if (found := file_sha256(path)) != sha256:
+        raise UserError(
+            f"{path}: its SHA-256 is {found[:12]}..., {DATA_LOCK} says {sha256[:12]}...; "
+            "restore the file, or lock the new one with `python -m scripts.data.lock`"
+        )
+    return path

@@ -1,0 +1,127 @@
+"""How a choice becomes a product: its entry in ``config/data.lock``, and the job that makes it."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, ValidationError
+
+from scripts.common.errors import UserError
+from scripts.common.files import project
+from scripts.components.part import Part
+
+DATA_LOCK = project("config/data.lock")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hex digits")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="40 hex digits")]
+
+
+class Entry(Part):
+    """What ``config/data.lock`` has of something outside, under the key KIND:NAME."""
+
+    kind: ClassVar[str]
+    named: ClassVar[str]
+    """What stands for NAME; its words in capitals are for any text."""
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        """The key of what is called so."""
+        return f"{cls.kind}:{name}"
+
+    @classmethod
+    def can_be_named(cls, name: str) -> bool:
+        """Whether a key can have this name."""
+        return re.fullmatch(re.sub("[A-Z]+", ".+", cls.named), name) is not None
+
+    @classmethod
+    def has_form(cls, entry: object) -> bool:
+        """Whether this is such an entry, as plain data."""
+        try:
+            cls.model_validate(entry)
+        except ValidationError:
+            return False
+        return True
+
+    @classmethod
+    def form(cls) -> str:
+        """The form of an entry, for a sentence."""
+        return f"{{{', '.join(f'{name}: {field.description}' for name, field in cls.model_fields.items())}}}"
+
+
+def not_locked(identities: Sequence[str], study: str) -> UserError:
+    """What a launch or a job says that meets sources without an entry."""
+    more = f" and {len(identities) - 1} more are" if len(identities) > 1 else " is"
+    return UserError(
+        f"{DATA_LOCK}: {identities[0]}{more} not locked; run `python -m scripts.data.lock --study {study}` where the "
+        "network is, and commit the file"
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """The job that makes a product, as far as a builder has to know it."""
+
+    key: str
+    """The product's."""
+    study: str
+    scratch: Path
+    """What lies here outlives an interrupted job; on the filesystem of the store, removed when the job is done."""
+    data_lock: Mapping[str, Mapping[str, Any]]
+    inputs: Callable[[], list[Path]]
+    """The directories of what the product is made from, in the order of its inputs; whole, as their manifests say."""
+
+    def locked(self, value: str | None, identity: str) -> str:
+        """A hash or a commit of a spec.
+
+        Raises:
+            UserError: there is none, as the lock has no entry; the sentence names the command that locks it.
+        """
+        if value is None:
+            raise not_locked([identity], self.study)
+        return value
+
+
+Builder = Callable[[Mapping[str, Any], Job, Path], dict[str, Any]]
+"""Writes the bytes of a spec's product into an empty directory, and returns its results; see `scripts.store.Build`."""
+
+
+class Made(Part, ABC):
+    """A choice that becomes a product of its own: it is made here, or comes from outside as the lock says."""
+
+    entry: ClassVar[type[Entry] | None]
+    """What the lock has of it; None where it is made here."""
+    needs_network: ClassVar[bool]
+    """Whether it is downloaded. What is not, other jobs make again in passing where its bytes were deleted."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str | None:
+        """Its key in ``config/data.lock``; None where it is made here."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Its name in the store, below the directory of its kind and without its fingerprint."""
+
+    def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The entry that the lock should have now, with the network if need be.
+
+        Args:
+            before: the entry that it has, empty where there is none.
+
+        Raises:
+            UserError: what is outside cannot be had.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is made here")
+
+    @staticmethod
+    @abstractmethod
+    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+        """Writes the bytes of a spec; see `Builder`.
+
+        Raises:
+            UserError: it cannot be had, or is not what the lock says.
+        """
