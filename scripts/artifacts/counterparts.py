@@ -25,7 +25,6 @@ from scripts.artifacts.points import FORGETTING
 from scripts.artifacts.printed import ITEMS, MEMORY, MODULES
 from scripts.artifacts.published import PublishedValue
 from scripts.components.methods.lora import Lora
-from scripts.components.models.hub import HubModel
 from scripts.components.modules import SETS
 from scripts.evaluation.scores import plain_average
 from scripts.launch.launch import Launch
@@ -139,8 +138,7 @@ def incomparable(study: Study) -> str:
     """Why no number of the study is to be compared with the paper's, in one sentence; empty where they are."""
     if study.scale == "demo":
         return f"A demo's numbers are of {study.model.label} on generated data and not comparable with the paper's"
-    names = [study.model.label, *([study.model.repository] if isinstance(study.model, HubModel) else [])]
-    if not any(_plain(MODEL) in _plain(name) for name in names):
+    if not any(_plain(MODEL) in _plain(name) for name in study.model.names):
         return f"The numbers are of {study.model.label}, and those of the paper of {MODEL}: they are not comparable"
     return ""
 

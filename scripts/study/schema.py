@@ -15,7 +15,6 @@ from scripts.components.models import Model
 from scripts.components.optimizers import AnyOptimizer
 from scripts.components.part import Count, Name, Part, Rate, Repository, Seed, Tokens, field
 from scripts.components.sources import Dataset
-from scripts.components.sources.generated import GeneratedDataset
 from scripts.components.tasks import TASKS, Shots
 
 if TYPE_CHECKING:
@@ -652,7 +651,7 @@ class Study(Part):
             trained_on.append(self.datasets[made[1].dataset])
         for key, name in {**uses, "evaluation.held_out": self.evaluation.held_out}.items():
             dataset = self.datasets[name] if name else None
-            if dataset in trained_on or (isinstance(dataset, GeneratedDataset) and dataset.split == "train"):
+            if dataset and (dataset in trained_on or dataset.part == "train"):
                 raise ValueError(
                     f"{key}: dataset {name!r} is trained on; a generated one needs `split: validation` or `split: test`"
                 )
@@ -676,15 +675,15 @@ class Study(Part):
                 raise ValueError(f"sweep.validation: no items for {task}, the learning task of settings.{name}")
         for task, items in self.sweep.validation.items():
             tested, decides = self.datasets[self.evaluation.tasks.of(task).dataset], self.datasets[items]
-            same_split = isinstance(decides, GeneratedDataset) and decides.split != "validation"
-            if decides == tested or same_split:
+            if decides == tested or decides.part not in (None, "validation"):
                 raise ValueError(
                     f"sweep.validation.{task}: dataset {items!r} must not hold test or training items; "
                     "a generated one needs `split: validation`"
                 )
-            kinds = [dataset.generator for dataset in (tested, decides) if isinstance(dataset, GeneratedDataset)]
-            if len(set(kinds)) > 1:
-                raise ValueError(f"sweep.validation.{task}: dataset {items!r} holds {kinds[1]} items, not {kinds[0]}")
+            if tested.items and decides.items and tested.items != decides.items:
+                raise ValueError(
+                    f"sweep.validation.{task}: dataset {items!r} holds {decides.items} items, not {tested.items}"
+                )
         return self
 
 
