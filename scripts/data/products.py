@@ -39,7 +39,7 @@ def builder(spec: Mapping[str, Any]) -> Builder:
 
 
 def job_of(launch: Launch, product: Product) -> Job:
-    """The job that makes a product from data alone."""
+    """The job that makes a product; what its builder reads of the inputs must be data."""
     return Job(
         key=product.key,
         study=launch.name,

@@ -22,8 +22,8 @@ def seconds(grid: Grid, product: Product, made: set[str]) -> float:
         return resources.startup_seconds + count * share
     if product.kind in ("spectra", "decomposed", "throughput"):
         return resources.startup_seconds * (1.0 + (len(product.members) or 1))
-    if product.kind == "model" and (tokens_here := grid.study.model.tokens_to_train(product.key)) is not None:
-        return resources.startup_seconds + tokens_here / resources.tokens_per_second
+    if product.kind == "model" and (tokens_left := grid.study.model.tokens_to_train(product.key)) is not None:
+        return resources.startup_seconds + tokens_left / resources.tokens_per_second
     return 1.0
 
 
