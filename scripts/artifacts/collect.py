@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.artifacts.frames import condition_cells
-from scripts.artifacts.points import COLUMNS, DIVERGED, FORGETTING
+from scripts.artifacts.points import COLUMNS, DIVERGED
 from scripts.artifacts.published import load_published
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
+from scripts.components.measures import FORGETTING, LANGUAGE_UNDERSTANDING
 from scripts.components.tasks import COMPOSITE
 from scripts.evaluation.scores import language_understanding, plain_average
 from scripts.launch.command import current_launch, launch_options
@@ -23,8 +24,6 @@ from scripts.plan.conditions import Condition
 from scripts.plan.evaluation import BASE
 from scripts.plan.registry import Artifact, find_artifact
 from scripts.study.schema import ContinuedPretraining
-
-LANGUAGE_UNDERSTANDING = "language_understanding"
 
 
 def main(launch: Launch, name: str, path: Path) -> None:

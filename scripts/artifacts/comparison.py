@@ -24,7 +24,6 @@ from matplotlib.patches import Patch
 from scripts.artifacts import style
 from scripts.artifacts.counterparts import (
     FALSE,
-    FORGETTING_ITEMS,
     MODEL,
     WIDTH,
     Agreement,
@@ -34,11 +33,12 @@ from scripts.artifacts.counterparts import (
     incomparable,
 )
 from scripts.artifacts.draw import commit
-from scripts.artifacts.points import FORGETTING, ShownMethod, artifact_fingerprint
-from scripts.artifacts.printed import ITEMS
-from scripts.artifacts.published import load_published
+from scripts.artifacts.points import ShownMethod, artifact_fingerprint
+from scripts.artifacts.printed import FORGETTING_ITEMS, ITEMS
+from scripts.artifacts.published import SCORES, load_published
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
+from scripts.components.measures import FORGETTING, SHOWN
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.plan.evaluation import BASE
@@ -49,11 +49,8 @@ COLUMNS = (
     "stderr", "verdict", "reason", "conditions", "read_from", "note",
 )  # fmt: skip
 METRICS = {
-    "humaneval": "HumanEval, pass@1",
-    "gsm8k": "GSM8K, strict match",
-    FORGETTING: "Forgetting average",
-    "mmlu": "MMLU",
-    "mt_bench": "MT-bench",
+    name: SHOWN[name].axis if name == FORGETTING else ", ".join(filter(None, (SHOWN[name].label, SHOWN[name].scored)))
+    for name in SCORES
 }
 MINUS, PLUS_MINUS, DASH = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}", "\N{EM DASH}"
 
@@ -222,7 +219,7 @@ def _counts(compared: Collection[Compared], source: ComparedStudy) -> list[str]:
 
 
 def _rule() -> list[str]:
-    items = ", ".join(f"{style.TASKS[metric]} {number}" for metric, number in ITEMS.items() if metric != FORGETTING)
+    items = ", ".join(f"{SHOWN[metric].label} {number}" for metric, number in ITEMS.items() if metric != FORGETTING)
     parts = " + ".join(str(number) for number in FORGETTING_ITEMS.values())
     return f"""## The rule
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from scripts.artifacts.points import FORGETTING
-from scripts.artifacts.printed import ITEMS, MEMORY, MODULES
-from scripts.artifacts.published import PublishedValue
+from scripts.artifacts.printed import FORGETTING_ITEMS, ITEMS, MODULES
+from scripts.artifacts.published import MEMORY, PublishedValue
+from scripts.components.measures import FORGETTING
 from scripts.components.methods.lora import Lora
 from scripts.components.modules import SETS
 from scripts.evaluation.scores import plain_average
@@ -37,7 +37,6 @@ WIDTH = 2.0
 """How many combined standard errors a difference may have."""
 FALSE = math.erfc(WIDTH / math.sqrt(2))
 """The share of differences that are larger by chance, where there is none."""
-FORGETTING_ITEMS = {"hellaswag": 10_042, "arc_challenge": 1_172, "winogrande": 1_267}
 MODEL = "Llama-2-7B"
 UNPLANNED, PENDING, DIVERGED = "the study has no such model", "not evaluated yet", "training diverged"
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Origin, ShownMethod
+from scripts.components.measures import DIVERSITY, MEASURES
 from scripts.evaluation.diversity import distinct_generations
 from scripts.evaluation.scores import SAMPLES
 from scripts.launch.launch import Launch
@@ -46,9 +47,10 @@ class Programs(Origin):
 
 def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     """Two rows (`passing`, `failing`) for each problem and each condition of the block, the base model among them."""
+    (task,) = MEASURES[DIVERSITY].tasks or ()
     collected = []
     for condition in launch.grid.conditions(artifact.block, artifact.setting):
-        key = condition.evaluations["humaneval"]
+        key = condition.evaluations[task]
         if "diverged" in launch.store.require(key)["results"]:
             collected.append(frames.diverged_cells(launch, condition))
             continue

@@ -9,9 +9,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 from scripts.artifacts import style
 from scripts.artifacts.points import Duration, Panel, Points
 from scripts.common.quantities import format_tokens
+from scripts.components.measures import SOURCE_LOSS, TARGET_LOSS
 from scripts.plan.registry import Artifact
 
-SOURCE, TARGET = "source_loss", "target_loss"
 WIDE = 4.0  # highest over lowest loss, from which on an axis is logarithmic
 READING = (
     "How to read: lower is better in both columns. Left is the loss on held-out records of the data that a model is "
@@ -26,8 +26,10 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     Source losses are all of the same records, so their panels have the same limits.
     """
     looks = style.looks(points.methods)
-    spans = {(need, panel.setting): _span([panel], need) for panel in points.panels for need in (SOURCE, TARGET)}
-    spans |= {(SOURCE, panel.setting): _span(points.panels, SOURCE) for panel in points.panels}
+    spans = {
+        (need, panel.setting): _span([panel], need) for panel in points.panels for need in (SOURCE_LOSS, TARGET_LOSS)
+    }
+    spans |= {(SOURCE_LOSS, panel.setting): _span(points.panels, SOURCE_LOSS) for panel in points.panels}
     wide = {need for (need, _), (low, high) in spans.items() if high > WIDE * low}
 
     def panel_of(ax: Axes, panel: Panel, need: str) -> None:
@@ -38,12 +40,11 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
             style.curve(ax, looks[method.name].colour, method.name, series)
         _loss_axis(ax, *spans[need, panel.setting], need in wide)
         _token_axis(ax, panel)
-        name = "Target" if need == TARGET else "Source"
-        ax.set_ylabel(f"{name} loss, bits per byte{' (demo)' if points.scale == 'demo' else ''}")
+        ax.set_ylabel(style.need_label(need, panel.learning_task, points.scale))
 
     views = [
-        style.View(lambda ax, panel: panel_of(ax, panel, TARGET), "learned: the finetuning data"),
-        style.View(lambda ax, panel: panel_of(ax, panel, SOURCE), "forgotten: the pretraining data"),
+        style.View(lambda ax, panel: panel_of(ax, panel, TARGET_LOSS), "learned: the finetuning data"),
+        style.View(lambda ax, panel: panel_of(ax, panel, SOURCE_LOSS), "forgotten: the pretraining data"),
     ]
     based = any(panel.base for panel in points.panels)
     legends = [style.legend_handles(points, style.base_level_handle() if based else None)]

@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from scripts.artifacts import frames, style
 from scripts.artifacts.points import Estimate, Origin, Points, ShownMethod, estimate
+from scripts.components.tasks.pass_at_k import TASK
 from scripts.launch.launch import Launch
 from scripts.plan.evaluation import BASE
 from scripts.plan.registry import Artifact
@@ -33,11 +34,11 @@ class Curves(Origin):
 
 def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     """One row for each condition of the block, the base model among them, and each k."""
-    task = launch.grid.study.evaluation.tasks.of("pass_at_k")
+    task = launch.grid.study.evaluation.tasks.of(TASK.name)
     assert task is not None  # a block that measures pass@k has the task
     collected = []
     for condition in launch.grid.conditions(artifact.block, artifact.setting):
-        key = condition.evaluations["pass_at_k"]
+        key = condition.evaluations[TASK.name]
         results = launch.store.require(key)["results"]
         if "diverged" in results:
             collected.append(frames.diverged_cells(launch, condition))
@@ -74,7 +75,7 @@ def draw(artifact: Artifact, curves: Curves, commit: str) -> Figure:
             _base_curve(ax, base)
         for name, points in series.items():
             style.curve(ax, looks[name].colour, name, points, looks[name].dashes)
-        ax.set_ylim(*style.limits([y for points in [*series.values(), base or []] for _, y in points]))
+        ax.set_ylim(*style.limits([y for points in [*series.values(), base or []] for _, y in points], TASK.shown))
         style.value_axis(ax.yaxis)
         ks = sorted(rows["k"].unique())
         ax.set_xscale("log", base=2)
@@ -83,7 +84,7 @@ def draw(artifact: Artifact, curves: Curves, commit: str) -> Figure:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticklabels([f"{k:.0f}" for k in ks])
         ax.set_xlabel("k, generated programs per problem")
-        ax.set_ylabel(f"pass@k in HumanEval{' (demo)' if curves.scale == 'demo' else ''}")
+        ax.set_ylabel(style.axis_label(TASK.shown, curves.scale))
 
     def slot(place: int, label: str, title: str, rows: pandas.DataFrame) -> style.Slot:
         return style.Slot(place // 2, place % 2, lambda ax: panel_of(ax, rows), label, title, label)

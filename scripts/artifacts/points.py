@@ -32,6 +32,7 @@ from pathlib import Path
 import pandas
 
 from scripts.common.errors import UserError
+from scripts.components.measures import LEARNING
 
 COLUMNS = (
     "study", "study_title", "model", "scale", "setting", "setting_label", "regime", "learning_task",
@@ -50,7 +51,6 @@ CHOICES = {
 ABOVE_ZERO = ("duration_value", "tokens", "learning_rate")
 REGIMES = ("cpt", "ift")
 DOMAINS = ("code", "math", "chat")
-LEARNING, FORGETTING = "learning", "forgetting"
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,23 @@ from typing import Any
 
 from scripts.artifacts import memory_table
 from scripts.artifacts.points import COLUMNS
-from scripts.artifacts.published import PUBLISHED, PublishedValue, load_published, values_of
+from scripts.artifacts.published import MEMORY, PUBLISHED, PublishedValue, load_published, values_of
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
+from scripts.components.measures import FORGETTING
+from scripts.components.tasks import AVERAGE, TASKS
 from scripts.plan.evaluation import BASE
 from scripts.plan.registry import REGISTRY, find_artifact, load_registry
 from scripts.store.fingerprint import fingerprint
 
 STUDY = {"study": "published", "study_title": "The paper's printed numbers", "scale": "paper", "source": "printed"}
-ITEMS = {"humaneval": 164, "gsm8k": 1_319, "forgetting": 10_042 + 1_172 + 1_267}
-"""Items behind a score; of MMLU and MT-bench the paper's text does not say."""
+FORGETTING_ITEMS = {name: TASKS[name].items or 0 for name in AVERAGE}
+ITEMS = {name: task.items for name, task in TASKS.items() if task.printed and task.items} | {
+    FORGETTING: sum(FORGETTING_ITEMS.values())
+}
+"""Items behind a printed score, as far as the paper says."""
 MODULES = {"all": "all", "all-but-gate": "all without gate"}
 """Adapted modules, as in the published values and as in the CSV of an artifact."""
-MEMORY = "memory_gb"
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,15 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scripts.common.errors import UserError
 from scripts.common.files import project
 from scripts.common.quantities import format_tokens, parse_tokens
+from scripts.components.measures import FORGETTING, SHOWN
+from scripts.components.tasks import TASKS
 from scripts.plan.evaluation import BASE
 
 PUBLISHED = project("config/published_values.csv")
@@ -48,10 +50,22 @@ DRAWN_FROM = {
     "figS6": ("tableS13",),
     "tableS9": ("tableS10", "tableS11", "tableS12", "tableS13"),
 }
-RANGES = {"mt_bench": (1, 10), "memory_gb": (0, math.inf)}
-SHARES = (0, 1)
+MEMORY = "memory_gb"
+_PRINTED = [task for task in TASKS.values() if task.printed]
+SCORES = (
+    *(task.name for task in _PRINTED if "learning" in task.measures),
+    FORGETTING,
+    *(task.name for task in _PRINTED if "learning" not in task.measures),
+)
+"""The metrics that are scores of a model: what was learned, what was forgotten, and the others."""
+RANGES = {name: (SHOWN[name].least, SHOWN[name].most) for name in SCORES} | {MEMORY: (0, math.inf)}
 OPTIONAL = ("setting", "alpha", "modules", "learning_rate", "optimizer", "duration", "gpus")
 LORA = re.compile(r"lora(?:-r([1-9][0-9]*))?")
+
+if TYPE_CHECKING:
+    Metric: TypeAlias = str
+else:
+    Metric = Literal[*SCORES, MEMORY]
 
 
 class PublishedValue(BaseModel):
@@ -69,7 +83,7 @@ class PublishedValue(BaseModel):
     optimizer: Literal["adam", "lion"] | None = None
     duration: str | None = None
     gpus: Annotated[int, Field(gt=0)] | None = None
-    metric: Literal["humaneval", "gsm8k", "forgetting", "mmlu", "mt_bench", "memory_gb"]
+    metric: Metric
     value: Decimal
     read_from: Literal["table", "text", "figure"]
     note: str = ""
@@ -126,7 +140,7 @@ class PublishedValue(BaseModel):
         needs: tuple[str, ...] = ("setting", "duration")
         may: tuple[str, ...] = ("learning_rate", *(("alpha", "modules") if self.kind == "lora" else ()))
         what = f"a score of {self.method}"
-        if self.metric == "memory_gb":
+        if self.metric == MEMORY:
             needs, may, what = ("optimizer", "gpus"), (), "an estimate of memory"
         elif self.kind == BASE:
             needs, may, what = (), (), "the base model"
@@ -136,7 +150,7 @@ class PublishedValue(BaseModel):
                 raise ValueError(f"{column}: must be empty for {what}")
             if not given and column in needs:
                 raise ValueError(f"{column}: is empty, and must be given for {what}")
-        low, high = RANGES.get(self.metric, SHARES)
+        low, high = RANGES[self.metric]
         if not low <= self.value <= high:
             raise ValueError(f"value: must be from {low:g} to {high:g} for {self.metric} (it says {self.value})")
         if self.duration is not None and not _is_duration(self.duration, self.regime):

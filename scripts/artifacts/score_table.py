@@ -6,17 +6,12 @@ from pathlib import Path
 import pandas
 
 from scripts.artifacts import style
-from scripts.artifacts.points import FORGETTING, LEARNING, Estimate, Panel, Points, ShownMethod, read_points, read_rows
+from scripts.artifacts.points import Estimate, Panel, Points, ShownMethod, read_points, read_rows
 from scripts.artifacts.tables import MISSING, Entry, Row, Table
 from scripts.common.errors import UserError
+from scripts.components.measures import FORGETTING, LEARNING, SHOWN
 from scripts.plan.registry import Artifact
 
-MEASURES = {
-    "humaneval": "pass@1",
-    "gsm8k": "strict match",
-    "mmlu": "mean over its subjects",
-    "mt_bench": "the mean grade of a judge model",
-}
 MARKS = {"published": "\N{DAGGER}", "printed": "\N{DOUBLE DAGGER}"}
 
 
@@ -143,9 +138,9 @@ def warning(points: Points) -> str:
 def measure(scores: Scores) -> str:
     """What a value is."""
     if scores.need == FORGETTING:
-        return f"{style.AVERAGE}, higher forgets less"
+        return SHOWN[FORGETTING].note
     label = style.need_label(scores.need, scores.panel.learning_task, scores.points.scale)
-    return f"{label}, {MEASURES[scores.metric]}" if scores.metric in MEASURES else label
+    return ", ".join(filter(None, (label, SHOWN[scores.metric].scored, SHOWN[scores.metric].averaged)))
 
 
 def marks(rows: pandas.DataFrame) -> list[str]:

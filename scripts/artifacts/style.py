@@ -22,6 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from scripts.artifacts.points import Duration, Estimate, Origin, Panel, Point, Points, ShownMethod
+from scripts.components.asking.shown import Shown
+from scripts.components.measures import FORGETTING, LEARNING, SHOWN
 from scripts.components.modules import SETS
 from scripts.plan.registry import Artifact
 
@@ -41,28 +43,8 @@ STAR: dict[str, Any] = {
 }  # fmt: skip
 PRINTED: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markeredgewidth": 1.4}
 CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 1.7}
-PLANE = ("forgetting", "learning")
-AVERAGE = "Forgetting average: 1/3 (HellaSwag + ARC-challenge + WinoGrande)"
-TASKS = {
-    "humaneval": "HumanEval",
-    "gsm8k": "GSM8K",
-    "hellaswag": "HellaSwag",
-    "arc_challenge": "ARC-challenge",
-    "winogrande": "WinoGrande",
-    "mmlu": "MMLU",
-    "mt_bench": "MT-bench",
-}
-SCORES = {"mt_bench": "MT-bench score, 1 to 10", "language_understanding": "Language understanding"}
-"""Needs that are no accuracy."""
-ENDS = {"mt_bench": (1.0, 10.0), "language_understanding": (-math.inf, 1.0)}
-"""The lowest and the highest value that there can be, where these are not 0 and 1."""
-MEANINGS = {
-    "forgetting": f"{AVERAGE}, higher forgets less",
-    "mt_bench": "MT-bench: mean grade of a judge model, from 1 (worst) to 10 (best)",
-    "language_understanding": "Language understanding: mean of LAMBADA, HellaSwag, Winograd and WinoGrande, each "
-    "scaled so that 0 is guessing and 1 is all right",
-}
-"""What a note says of a need."""
+PLANE = (FORGETTING, LEARNING)
+AVERAGE = f"{SHOWN[FORGETTING].axis}: {SHOWN[FORGETTING].averaged}"
 REGIMES = {"cpt": "continued pretraining", "ift": "instruction finetuning"}
 UNITS = {"tokens": "Training tokens", "epochs": "Epochs"}
 TURNED = ("tokens",)
@@ -222,32 +204,28 @@ def _spread(methods: Sequence[ShownMethod], palette: Sequence[str], alone: float
     return {method.name: mixture(place) for method, place in zip(methods, places, strict=False)}
 
 
-def task_label(task: str, scale: str) -> str:
+def axis_label(shown: Shown, scale: str) -> str:
     """`Accuracy in HumanEval`; a demo's items are generated, and the axis says so."""
-    return f"Accuracy in {TASKS.get(task, task)}" + (" (demo)" if scale == "demo" else "")
-
-
-def forgetting_label(scale: str) -> str:
-    return "Forgetting average" + (" (demo)" if scale == "demo" else "")
+    return shown.axis + (" (demo)" if scale == "demo" else "")
 
 
 def need_label(need: str, learning_task: str, scale: str) -> str:
     """What stands at the axis of a need, in a setting whose learning task is `learning_task`."""
-    if need == "forgetting":
-        return forgetting_label(scale)
-    if need in SCORES:
-        return SCORES[need] + (" (demo)" if scale == "demo" else "")
-    return task_label(learning_task if need == "learning" else need, scale)
+    return axis_label(_shown(need, learning_task), scale)
+
+
+def _shown(need: str, learning_task: str) -> Shown:
+    return SHOWN[learning_task if need == LEARNING else need]
 
 
 def need_title(need: str) -> str:
     """`learning`, `forgetting`, `MMLU`, `language understanding`: what stands over a column of panels."""
-    return TASKS.get(need, need.replace("_", " "))
+    return need if need == LEARNING else SHOWN[need].label
 
 
 def meanings(needs: Sequence[str]) -> list[str]:
     """Notes on those needs that are no accuracy of one task."""
-    return [MEANINGS[need] for need in needs if need in MEANINGS]
+    return [SHOWN[need].note for need in needs if need in SHOWN and SHOWN[need].note]
 
 
 def amount(label: str, unit: str) -> str:
@@ -255,15 +233,14 @@ def amount(label: str, unit: str) -> str:
     return f"{label} {unit.removesuffix('s') if label == '1' else unit}"
 
 
-def limits(estimates: Sequence[Estimate], need: str = "") -> tuple[float, float]:
-    """Axis limits for a need: all values and bars, room around them, nothing far beyond what it can be."""
-    least, most = ENDS.get(need, (0.0, 1.0))
+def limits(estimates: Sequence[Estimate], shown: Shown) -> tuple[float, float]:
+    """Axis limits for what is shown: all values and bars, room around them, nothing far beyond what it can be."""
     low, high = min(e.low for e in estimates), max(e.high for e in estimates)
     span = max(high - low, 0.04)
     middle = (low + high) / 2
     low, high = middle - 0.58 * span, middle + 0.58 * span
     # A sliver beyond the ends keeps a marker that lies there whole.
-    return max(low, least - 0.04 * span), min(high, most + 0.04 * span)
+    return max(low, shown.least - 0.04 * span), min(high, shown.most + 0.04 * span)
 
 
 def value_axis(axis: Any) -> None:
@@ -289,7 +266,7 @@ def score_axis(ax: Axes, panel: Panel, need: str, estimates: Sequence[Estimate],
     if base:
         base_level(ax, base)
     printed = [point.estimates[need] for point in panel.printed]
-    ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], need))
+    ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], _shown(need, panel.learning_task)))
     value_axis(ax.yaxis)
     ax.set_ylabel(need_label(need, panel.learning_task, scale))
 
@@ -368,12 +345,12 @@ def plane(ax: Axes, panel: Panel, scale: str, needs: tuple[str, str] = PLANE) ->
     The base model is a star. The limits hold every point of the panel.
     """
     x, y = needs
-    shown = [point.estimates for point in (*panel.points, *panel.printed)]
+    cells = [point.estimates for point in (*panel.points, *panel.printed)]
     if set(needs) <= set(panel.base):
-        shown.append(panel.base)
+        cells.append(panel.base)
         ax.plot(*([panel.base[need].value] for need in needs), zorder=3.5, gid="base model", clip_on=False, **STAR)
-    ax.set_xlim(*limits([estimates[x] for estimates in shown], x))
-    ax.set_ylim(*limits([estimates[y] for estimates in shown], y))
+    ax.set_xlim(*limits([estimates[x] for estimates in cells], _shown(x, panel.learning_task)))
+    ax.set_ylim(*limits([estimates[y] for estimates in cells], _shown(y, panel.learning_task)))
     value_axis(ax.xaxis)
     value_axis(ax.yaxis)
     across, up = (need_label(need, panel.learning_task, scale) for need in needs)

@@ -85,7 +85,7 @@ class Job:
 
 
 Builder = Callable[[Mapping[str, Any], Job, Path], dict[str, Any]]
-"""Writes the bytes of a spec's product into an empty directory and returns its results, as `scripts.store.store.Build`."""
+"""Writes the bytes of a spec's product into an empty directory, and returns its results as `store.Build` does."""
 
 
 class Made(Part, ABC):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError, run
+from scripts.components.tasks import TASKS
 from scripts.evaluation.scores import SAMPLES
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
@@ -80,11 +81,11 @@ def judge_variables(launch: Launch, settings: dict[str, Any]) -> dict[str, Any]:
     """
     if "judge" not in settings:
         return {}
-    task = launch.grid.study.evaluation.tasks.of("mt_bench")
+    task = launch.grid.study.evaluation.tasks.of(settings["task"])
     if task is None:
         raise UserError(
-            f"study {launch.grid.name!r} has no evaluation.tasks.mt_bench, which names the environment variables "
-            "through which the judge of this evaluation is reached"
+            f"study {launch.grid.name!r} has no evaluation.tasks.{settings['task']}, which names the environment "
+            "variables through which the judge of this evaluation is reached"
         )
     variables = {"url_variable": task.judge.url_variable, "key_variable": task.judge.key_variable}
     return {"judge": settings["judge"] | variables}
@@ -113,10 +114,8 @@ def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness
     def score(out: Path) -> dict[str, Any]:
         subject = finetuned(evaluation)
         if subject and (diverged := launch.store.require(subject)["results"].get("diverged")):
-            from scripts.evaluation.harness import metrics_of
-
             print(f"{evaluation.name}: training diverged, there is no model to ask", file=sys.stderr, flush=True)
-            metric = metrics_of(evaluation.spec)[0]
+            metric = TASKS[evaluation.spec["task"]].metrics_of(evaluation.spec)[0]
             return {"metric": metric, "value": None, "stderr": None, "items": 0, "diverged": diverged["step"]}
         run_directory = launch.store.bytes_of(subject) if subject else None
         method_kind = _method_kind(launch.store.require(subject)["spec"]) if subject else None

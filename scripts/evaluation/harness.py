@@ -1,7 +1,9 @@
 """Scores models on the benchmarks and held-out records of a study, through lm-eval, for programs with the sandbox, and
 for conversations with a judge.
 
-What a task asks and how an answer is scored stands in ``config/evaluations``; how much of it, in the study.
+What a task asks and how an answer is scored stands in `scripts.components.tasks` and in ``config/evaluations``; how
+much of it, in the study. No task is named
+here.
 """
 
 import hashlib
@@ -9,53 +11,30 @@ import json
 import logging
 import math
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
 from scripts.common.errors import UserError
+from scripts.components.asking.answers import TURNS, Conversations, Programs, Scored
+from scripts.components.asking.items import read
+from scripts.components.tasks import TASKS, Given
 from scripts.evaluation import mt_bench
+from scripts.evaluation.sandbox import ProgramResult, Sandbox
 from scripts.evaluation.scores import mean_and_stderr, pass_at_k, ratio_and_stderr, subject_mean_and_stderr
-from scripts.evaluation.tasks import LETTERS, LOSS_FIELDS, read, response_continuation
 
 # Everything is a local file; the libraries read this when they are imported.
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 TASK_FILES = Path(__file__).parents[2] / "config" / "evaluations"
 
-METRICS = {
-    "humaneval": ("pass@1",),
-    "gsm8k": ("exact_match",),
-    "hellaswag": ("acc_norm", "acc"),
-    "arc_challenge": ("acc_norm", "acc"),
-    "winogrande": ("acc",),
-    "mmlu": ("acc",),
-    "lambada": ("acc",),
-    "winograd": ("acc",),
-    "mt_bench": ("score",),
-    "source_loss": ("bits_per_byte",),
-    "target_loss": ("bits_per_byte",),
-}
-"""What is recorded for each task (for pass_at_k see `metrics_of`); the first is the task's value. Higher is better,
-except for losses.
-"""
-
-PROGRAMS = ("humaneval", "pass_at_k")
-"""The tasks whose answers are programs."""
-
-LOSSES = ("source_loss", "target_loss")
-"""The tasks whose records are not a benchmark's, but held out from what models are trained on."""
-
 BATCH_SIZE = 128
 """Sequences in one forward pass. A constant, because sampled programs depend on it."""
 
-JUDGED_AT_ONCE = 4096
+RUN_AT_ONCE = 4096
 """Programs that are handed to the sandbox together: hundreds for each problem would stand in memory several times."""
-
-Progress = Callable[[str, int, int], None]
-"""Told the label that starts, how many are done, and how many there are."""
 
 
 class Result(TypedDict):
@@ -66,23 +45,16 @@ class Result(TypedDict):
     stderr: float  # over items (mt_bench: over the grades of both turns), see `scripts.evaluation.scores`
     items: int
     metrics: dict[str, float]  # every recorded metric, `metric` among them
-    errors: NotRequired[dict[str, float]]  # of pass_at_k: the standard error of each metric
+    errors: NotRequired[dict[str, float]]  # where a task records them: the standard error of each metric
     samples: list[dict[str, Any]]  # one for each item, in the order of the records
 
 
-class Verdict(Protocol):
-    """What became of a program; see the sandbox."""
-
-    @property
-    def outcome(self) -> str: ...
-
-
-class Judge(Protocol):
+class ProgramRunner(Protocol):
     """Runs each program with its check where it can do no harm; see the sandbox."""
 
-    def judge(
+    def run(
         self, programs: Sequence[tuple[str, str]], *, timeout_seconds: float, memory_mb: int, workers: int
-    ) -> Sequence[Verdict]: ...
+    ) -> Sequence[ProgramResult]: ...
 
 
 class Harness:
@@ -92,19 +64,17 @@ class Harness:
 
     Args:
         tasks: for each label the name of its task, as `task`, and the settings, as under `evaluation.tasks` in a study.
-        records: for each label its items, JSON lines: of a benchmark in the format of the real set (of MMLU with the
-            `subject` beside question, choices and answer), of a loss documents (`text`) or instructions
-            (`instruction`, `response`).
+        records: for each label its items, JSON lines: of a benchmark in the format of the real set, of a loss documents
+            (`text`) or instructions (`instruction`, `response`).
         base: the base model's directory, with its tokenizer.
         seed: decides the sampled programs and which shots an item gets.
         shots: for each label with `shots` above 0, the records that they are drawn from.
-        judge: runs programs; the sandbox unless given.
+        runner: runs programs; the sandbox unless given.
         workers: how many programs run at the same time; if None, as many as this process may use CPUs.
 
     Raises:
         UserError: a task has too few items or no records for its shots, asks for more tokens than the model
-            can hold, or needs a sandbox where there is none; the records of a loss lack a field, or one has a
-            response that the model cannot hold; those of MMLU or MT-bench have another form, or too few for a subject.
+            can hold, or needs a sandbox where there is none; records are not as their task needs them (its `check`).
     """
 
     def __init__(
@@ -115,7 +85,7 @@ class Harness:
         *,
         seed: int = 0,
         shots: Mapping[str, Path] | None = None,
-        judge: Judge | None = None,
+        runner: ProgramRunner | None = None,
         workers: int | None = None,
     ) -> None:
         from transformers import AutoTokenizer
@@ -125,23 +95,20 @@ class Harness:
         self.workers = workers or _cpus()
         self._settings = {label: dict(settings) for label, settings in tasks.items()}
         self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        files = {label: _task_file(settings, records[label]) for label, settings in tasks.items()}
-        self._check(files, records, shots or {})
-        asks_programs = any(settings["task"] in PROGRAMS for settings in tasks.values())
-        self._judge = judge or (_sandbox() if asks_programs else None)
+        self._asked = {label: TASKS[settings["task"]] for label, settings in tasks.items()}
+        self._check(records, shots or {})
+        kinds = {label: task.answers for label, task in self._asked.items()}
+        asks_programs = any(isinstance(kind, Programs) for kind in kinds.values())
+        self._runner = runner or (Sandbox.find() if asks_programs else None)
         self._outcomes: defaultdict[str, dict[bytes, str]] = defaultdict(dict)
-        self._conversations = {label: read(records[label]) for label, file in files.items() if file == "mt_bench"}
+        self._conversations = {
+            label: read(records[label]) for label, kind in kinds.items() if isinstance(kind, Conversations)
+        }
         self._loaded: tuple[Path | None, str | None, Any] | None = None
         with _quiet():
-            self._tasks = _load_tasks(files, self._settings, records, shots or {})
+            self._tasks = _load_tasks(self._settings, records, shots or {})
 
-    def score(
-        self,
-        run: Path | None,
-        method_kind: str | None,
-        labels: Sequence[str],
-        progress: Progress | None = None,
-    ) -> dict[str, Result]:
+    def score(self, run: Path | None, method_kind: str | None, labels: Sequence[str]) -> dict[str, Result]:
         """Scores the model that `run` and `method_kind` name, as in `load_model`; None is the base model.
 
         The result of a label depends on the model, the task, its records and the seed, not on the other labels.
@@ -152,16 +119,11 @@ class Harness:
         for label in labels:
             if label in self._conversations:
                 mt_bench.Grader.from_environment(self._settings[label]["judge"])  # before a model is loaded for nothing
-        return self.score_lm(self._load(run, method_kind), labels, progress)
+        return self.score_lm(self._load(run, method_kind), labels)
 
-    def score_lm(self, lm: Any, labels: Sequence[str], progress: Progress | None = None) -> dict[str, Result]:
+    def score_lm(self, lm: Any, labels: Sequence[str]) -> dict[str, Result]:
         """Scores any `lm_eval.api.model.LM`."""
-        results = {}
-        for done, label in enumerate(labels):
-            if progress:
-                progress(label, done, len(labels))
-            results[label] = self._score_label(lm, label)
-        return results
+        return {label: self._score_label(lm, label) for label in labels}
 
     def _load(self, run: Path | None, method_kind: str | None) -> Any:
         """The last model is kept: whoever asks for one task at a time should not load it for each."""
@@ -188,28 +150,19 @@ class Harness:
 
         if label in self._conversations:
             return self._graded(lm, label)
-        name, task = self._settings[label]["task"], self._tasks[label]
-        metrics = metrics_of(self._settings[label])
+        asked, task = self._asked[label], self._tasks[label]
+        metrics = asked.metrics_of(self._settings[label])
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             task.set_fewshot_seed(self.seed)
             logged = evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label]
-        if name in PROGRAMS:
-            samples = self._judged(label, logged, metrics)
-        elif name == "gsm8k":
-            samples = [_answer_sample(sample) for sample in logged]
-        elif name in LOSSES:
-            samples = [_loss_sample(sample) for sample in logged]
-        elif name == "lambada":
-            samples = [_word_sample(sample) for sample in logged]
-        elif name == "mmlu":
-            samples = [{**_choice_sample(sample, metrics), "subject": sample["doc"]["subject"]} for sample in logged]
-        else:
-            samples = [_choice_sample(sample, metrics) for sample in logged]
-        return _result(metrics, samples, errors=name == "pass_at_k")
+        if isinstance(asked.answers, Programs):
+            return _result(metrics, self._programs_run(label, logged, metrics), errors=asked.answers.errors)
+        assert isinstance(asked.answers, Scored)
+        return _result(metrics, [asked.answers.sample(one, metrics) for one in logged], errors=False)
 
-    def _judged(self, label: str, logged: list[dict[str, Any]], metrics: Sequence[str]) -> list[dict[str, Any]]:
-        """One sample for each problem. A program is judged once, whichever models wrote it how often."""
+    def _programs_run(self, label: str, logged: list[dict[str, Any]], metrics: Sequence[str]) -> list[dict[str, Any]]:
+        """One sample for each problem. A program is run once, whichever models wrote it how often."""
         settings, known = self._settings[label], self._outcomes[label]
         rows = [[_digest(program, item["target"]) for program in item["filtered_resps"][0]] for item in logged]
         unknown = {
@@ -219,16 +172,16 @@ class Harness:
             if digest not in known
         }
         digests = list(unknown)
-        for start in range(0, len(digests), JUDGED_AT_ONCE):
-            assert self._judge is not None
-            chunk = digests[start : start + JUDGED_AT_ONCE]
-            verdicts = self._judge.judge(
+        for start in range(0, len(digests), RUN_AT_ONCE):
+            assert self._runner is not None
+            chunk = digests[start : start + RUN_AT_ONCE]
+            results = self._runner.run(
                 [unknown[digest] for digest in chunk],
                 timeout_seconds=settings["timeout_seconds"],
                 memory_mb=settings["memory_mb"],
                 workers=self.workers,
             )
-            known.update(zip(chunk, (verdict.outcome for verdict in verdicts), strict=True))
+            known.update(zip(chunk, (result.outcome for result in results), strict=True))
         samples = []
         for item, row in zip(logged, rows, strict=True):
             outcomes = [known[digest] for digest in row]
@@ -257,7 +210,7 @@ class Harness:
             | {"prompt_sha256": [], "outputs": [], "scores": [], "judgements": []}
             for number, item in enumerate(items)
         ]
-        for turn in range(mt_bench.TURNS):
+        for turn in range(TURNS):
             prompts = [
                 mt_bench.prompt(earlier, item["turns"][turn])
                 for earlier, item in zip(conversations, items, strict=True)
@@ -267,10 +220,10 @@ class Harness:
                 conversations[number].append((items[number]["turns"][turn], answer.strip()))
                 samples[number]["prompt_sha256"].append(hashlib.sha256(text.encode()).hexdigest())
                 samples[number]["outputs"].append(answer)
-        graded = [turns[: count + 1] for turns in conversations for count in range(mt_bench.TURNS)]
+        graded = [turns[: count + 1] for turns in conversations for count in range(TURNS)]
         grades = grader.grade(graded)
         for number, grade in enumerate(grades):
-            sample = samples[number // mt_bench.TURNS]
+            sample = samples[number // TURNS]
             sample["scores"].append(grade.score)
             sample["judgements"].append(grade.judgement)
         value, stderr = mean_and_stderr([grade.score for grade in grades])
@@ -278,7 +231,7 @@ class Harness:
             metric="score", value=value, stderr=stderr, items=len(items), metrics={"score": value}, samples=samples
         )
 
-    def _check(self, files: Mapping[str, str], records: Mapping[str, Path], shots: Mapping[str, Path]) -> None:
+    def _check(self, records: Mapping[str, Path], shots: Mapping[str, Path]) -> None:
         positions = json.loads((self.base / "config.json").read_text())["max_position_embeddings"]
         for label, settings in self._settings.items():
             with records[label].open(encoding="utf-8") as file:
@@ -294,42 +247,25 @@ class Harness:
                     f"{key}.max_new_tokens: must be less than the {positions} tokens that the model can hold, "
                     f"prompt included; it is {new_tokens}"
                 )
-            if settings["task"] == "mmlu":
-                _check_subjects(records[label], shots.get(label), shot_count)
-            if settings["task"] == "mt_bench":
-                _check_conversations(records[label])
-            # A prompt can lose its beginning where the model has no room for it, a response cannot.
-            if files[label] == "response_loss" and (longest := self._longest_response(records[label])) > positions:
-                raise UserError(
-                    f"{records[label]}: {settings['task']} needs responses of at most the {positions} tokens that the "
-                    f"model can hold; the longest has {longest}"
+            if check := self._asked[label].check:
+                check(
+                    Given(
+                        settings=settings,
+                        records=records[label],
+                        shots=shots.get(label),
+                        positions=positions,
+                        longest=self._longest,
+                    )
                 )
 
-    def _longest_response(self, records: Path) -> int:
-        """In tokens."""
-        texts = [response_continuation(item) for item in read(records)]
+    def _longest(self, texts: list[str]) -> int:
+        """Tokens of the longest text."""
         return max(len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 def _cpus() -> int:
     """How many this process may use: on a cluster fewer than the node has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _sandbox() -> Judge:
-    from scripts.evaluation.sandbox import Sandbox
-
-    return Sandbox.find()
-
-
-def metrics_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is recorded for a task with these settings; the first is its value.
-
-    Of pass_at_k that is pass@1, pass@2, pass@4, ... up to its number of samples.
-    """
-    if settings["task"] == "pass_at_k":
-        return tuple(f"pass@{2**power}" for power in range(settings["samples"].bit_length()))
-    return METRICS[settings["task"]]
 
 
 def _k(metric: str) -> int:
@@ -341,68 +277,7 @@ def _digest(program: str, check: str) -> bytes:
     return hashlib.sha256(json.dumps([program, check]).encode()).digest()
 
 
-def _check_subjects(records: Path, shots: Path | None, shot_count: int) -> None:
-    """Raises UserError where MMLU's records have another form, or a subject has too few."""
-    items, examples = read(records), read(shots) if shots else []
-    for path, found in ((records, items), (shots, examples)):
-        for line, item in enumerate(found, 1):
-            texts = [item.get("subject"), item.get("question"), *(_list(item, "choices"))]
-            right = item.get("answer")
-            if len(texts) != 2 + len(LETTERS) or not all(isinstance(text, str) for text in texts):
-                right = None
-            if not isinstance(right, int) or not 0 <= right < len(LETTERS):
-                raise UserError(
-                    f"{path}: line {line} is no item of mmlu, which has the texts subject and question, "
-                    f"{len(LETTERS)} texts as choices, and as answer the number of the right one, from 0"
-                )
-    counts, solved = Counter(item["subject"] for item in items), Counter(item["subject"] for item in examples)
-    for subject, count in counts.items():
-        if count < 2:
-            raise UserError(f"{records}: mmlu needs at least two items of each subject, {subject!r} has {count}")
-        if shot_count > solved[subject]:
-            raise UserError(
-                f"{shots}: {shot_count} shots need as many records of {subject!r}, it has {solved[subject]}"
-            )
-
-
-def _check_conversations(records: Path) -> None:
-    """Raises UserError where MT-bench's records have another form."""
-    for line, item in enumerate(read(records), 1):
-        turns = _list(item, "turns")
-        well_formed = len(turns) == mt_bench.TURNS and all(isinstance(turn, str) and turn for turn in turns)
-        if not well_formed or "question_id" not in item or not isinstance(item.get("category"), str):
-            raise UserError(
-                f"{records}: line {line} is no item of mt_bench, which has a question_id, the text category, and "
-                f"{mt_bench.TURNS} texts as turns"
-            )
-
-
-def _list(item: Mapping[str, Any], field: str) -> list[Any]:
-    value = item.get(field)
-    return value if isinstance(value, list) else []
-
-
-def _task_file(settings: Mapping[str, Any], records: Path) -> str:
-    """The name of the task file. A loss has one for documents and one for responses, mmlu one for letters and one for
-    texts; mt_bench has none.
-    """
-    task: str = settings["task"]
-    if task == "pass_at_k":
-        return "humaneval"
-    if task == "mmlu" and settings.get("answers") == "texts":
-        return "mmlu_texts"
-    if task not in LOSSES:
-        return task
-    items = read(records)
-    for name, fields in LOSS_FIELDS.items():
-        if all(isinstance(item.get(field), str) for item in items for field in fields):
-            return name
-    allowed = ", or all ".join(" and ".join(repr(field) for field in fields) for fields in LOSS_FIELDS.values())
-    raise UserError(f"{records}: the records of {task} must all have the text field {allowed}")
-
-
 def _load_tasks(
-    files: Mapping[str, str],
     settings: Mapping[str, Mapping[str, Any]],
     records: Mapping[str, Path],
     shots: Mapping[str, Path],
@@ -418,18 +293,17 @@ def _load_tasks(
     manager = TaskManager(include_path=str(TASK_FILES), include_defaults=False)
     tasks: dict[str, Any] = {}
     for label, chosen in settings.items():
-        if files[label] == "mt_bench":
+        file = TASKS[chosen["task"]].file_of(chosen, records[label])
+        if file is None:
             continue
-        splits: dict[str, Any] = {"test": str(records[label])} | (
-            {"train": str(shots[label])} if label in shots else {}
-        )
-        if by_subject := chosen["task"] == "mmlu":
-            splits["shots"] = chosen["shots"]
+        given: dict[str, Any] = {"test": str(records[label]), "shots": chosen.get("shots", 0)}
+        if label in shots:
+            given["train"] = str(shots[label])
         # The members of a group take overrides, a task by itself does not.
-        member = {"task": files[label], "dataset_kwargs": splits}
+        member = {"task": file, "dataset_kwargs": given}
         (task,) = manager.load([{"group": "study", "task": [member]}])["tasks"].values()
-        if not by_subject:
-            task.set_config("num_fewshot", chosen.get("shots", 0))
+        if task.config.fewshot_split:  # else whoever reads the items puts the shots there
+            task.set_config("num_fewshot", given["shots"])
         if "max_new_tokens" in chosen:
             generation = {"max_gen_toks": chosen["max_new_tokens"]}
             if "samples" in chosen:
@@ -440,47 +314,7 @@ def _load_tasks(
     return tasks
 
 
-def _answer_sample(logged: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "item": logged["doc_id"],
-        "prompt_sha256": logged["prompt_hash"],
-        "outputs": logged["resps"][0],
-        "answer": logged["filtered_resps"][0],
-        "exact_match": float(logged["exact_match"]),
-    }
-
-
-def _word_sample(logged: Mapping[str, Any]) -> dict[str, Any]:
-    ((loglikelihood, _),) = logged["filtered_resps"]
-    return {
-        "item": logged["doc_id"],
-        "prompt_sha256": logged["prompt_hash"],
-        "loglikelihood": loglikelihood,
-        "acc": float(logged["acc"]),
-    }
-
-
-def _choice_sample(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-    return {
-        "item": logged["doc_id"],
-        "prompt_sha256": logged["prompt_hash"],
-        "loglikelihoods": [loglikelihood for loglikelihood, _ in logged["filtered_resps"]],
-        **{metric: float(logged[metric]) for metric in metrics},
-    }
-
-
-def _loss_sample(logged: Mapping[str, Any]) -> dict[str, Any]:
-    """The log-likelihood is in nats, the bytes are those of the text that it is of."""
-    loglikelihood, size = logged["bits_per_byte"]
-    return {
-        "item": logged["doc_id"],
-        "prompt_sha256": logged["prompt_hash"],
-        "loglikelihood": loglikelihood,
-        "bytes": size,
-    }
-
-
-def _result(metrics: Sequence[str], samples: list[dict[str, Any]], errors: bool = False) -> Result:
+def _result(metrics: Sequence[str], samples: list[dict[str, Any]], errors: bool) -> Result:
     """`errors`: whether every metric's standard error is recorded, not only that of the first."""
     scores = {metric: _score(metric, samples) for metric in metrics}
     value, stderr = scores[metrics[0]]

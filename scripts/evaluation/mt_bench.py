@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from scripts.common.errors import UserError
 from scripts.data.tokenizer import prompt_text, response_text
 
-TURNS = 2
 STOP = ("\nQuestion:",)
 """Ends an answer: what a model that does not end by itself writes next."""
 

@@ -1,4 +1,4 @@
-"""Judge programs that a model has written, without trusting them.
+"""Runs programs that a model has written, without trusting them.
 
 A program and its check run together in one fresh interpreter inside a jail (`jail.py` says what it is made
 of): no network, no files but the interpreter's and a small private /tmp, no environment, limits on time,
@@ -49,7 +49,7 @@ class _BrokenError(Exception):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProgramResult:
     """How one program fared: the outcome, and the last line of its error (at most 200 characters)."""
 
     outcome: Outcome
@@ -83,14 +83,14 @@ class Sandbox:
             "kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0)"
         )
 
-    def judge(
+    def run(
         self,
         programs: Sequence[tuple[str, str]],
         *,
         timeout_seconds: float,
         memory_mb: int,
         workers: int = 1,
-    ) -> list[Verdict]:
+    ) -> list[ProgramResult]:
         """Run each (program, check) and say how it fared, in the given order.
 
         The check runs after the program, with the program's names; it passes by returning. The text of a
@@ -112,15 +112,15 @@ class Sandbox:
         if not pairs:
             return []
         try:
-            verdicts = self._verdicts(pairs, timeout_seconds, memory_mb, workers)
+            results = self._results(pairs, timeout_seconds, memory_mb, workers)
         except _BrokenError as error:
             raise UserError(f"the sandbox ({self.backend}) could not run a program: {error}") from error
-        judged = dict(zip(pairs, verdicts, strict=True))
-        return [judged[pair] for pair in programs]
+        found = dict(zip(pairs, results, strict=True))
+        return [found[pair] for pair in programs]
 
-    def _verdicts(
+    def _results(
         self, pairs: list[tuple[str, str]], timeout_seconds: float, memory_mb: int, workers: int
-    ) -> list[Verdict]:
+    ) -> list[ProgramResult]:
         """Have one supervisor judge different pairs; raise `_BrokenError` unless it judged every one."""
         names = {check: _candidates(check) for check in {check for _, check in pairs}}
         request = {
@@ -132,15 +132,15 @@ class Sandbox:
             "memory_mb": memory_mb,
             "workers": workers,
         }
-        verdicts: dict[int, Verdict] = {}
+        results: dict[int, ProgramResult] = {}
         for answer in _supervised(request):
             if isinstance(answer, dict):
                 raise _BrokenError(answer["error"].rstrip("."))
             number, outcome, detail = answer
-            verdicts[number] = Verdict(outcome, detail)
-        if len(verdicts) < len(pairs):
+            results[number] = ProgramResult(outcome, detail)
+        if len(results) < len(pairs):
             raise _BrokenError("its supervisor ended before every program was judged")
-        return [verdicts[number] for number in range(len(pairs))]
+        return [results[number] for number in range(len(pairs))]
 
     def _defect(self) -> str | None:
         """Why this backend cannot be used here; None when a probe runs, and sees what it should, inside."""
@@ -150,7 +150,7 @@ class Sandbox:
             return "bwrap is not on PATH"
         wrong = (PROBE[0], "assert look() is None")
         try:
-            right, bad = self._verdicts([PROBE, wrong], timeout_seconds=60, memory_mb=256, workers=1)
+            right, bad = self._results([PROBE, wrong], timeout_seconds=60, memory_mb=256, workers=1)
         except _BrokenError as error:
             return str(error)
         if right.outcome != "passed" or bad.outcome != "failed":

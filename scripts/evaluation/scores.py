@@ -3,11 +3,10 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 
+from scripts.components.tasks import COMPOSITE
+
 SAMPLES = "samples.jsonl"
 """The file of an evaluation: a line for each item, with what the model said and its score."""
-
-LANGUAGE_UNDERSTANDING = {"lambada": 0.0, "hellaswag": 0.25, "winograd": 0.5, "winogrande": 0.5}
-"""The tasks of the composite that figure S2 shows, and the accuracy of a guess in each (llm-foundry, gauntlet v0.2)."""
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
@@ -95,8 +94,8 @@ def subject_mean_and_stderr(values: Sequence[float], subjects: Sequence[Hashable
 def language_understanding(values: Mapping[str, float], stderrs: Mapping[str, float]) -> tuple[float, float]:
     """The composite of figure S2 (right) and its standard error: 0 is guessing, 1 is all right.
 
-    The unweighted mean of (accuracy - guess) / (1 - guess) over the tasks of `LANGUAGE_UNDERSTANDING`, as llm-foundry's
-    evaluation gauntlet computes it; a task below the guess counts below 0. The tasks' items are independent draws.
+    The unweighted mean of (accuracy - guess) / (1 - guess) over the tasks of `COMPOSITE`, as llm-foundry's evaluation
+    gauntlet computes it; a task below the guess counts below 0. The tasks' items are independent draws.
 
     Args:
         values: accuracy of each task; others are ignored.
@@ -105,9 +104,9 @@ def language_understanding(values: Mapping[str, float], stderrs: Mapping[str, fl
     Raises:
         ValueError: a task is missing.
     """
-    if missing := [task for task in LANGUAGE_UNDERSTANDING if task not in values or task not in stderrs]:
+    if missing := [task for task in COMPOSITE if task not in values or task not in stderrs]:
         raise ValueError(f"language understanding needs a value and a standard error of {', '.join(missing)}")
     return plain_average(
-        [(values[task] - guess) / (1 - guess) for task, guess in LANGUAGE_UNDERSTANDING.items()],
-        [stderrs[task] / (1 - guess) for task, guess in LANGUAGE_UNDERSTANDING.items()],
+        [(values[task] - guess) / (1 - guess) for task, guess in COMPOSITE.items()],
+        [stderrs[task] / (1 - guess) for task, guess in COMPOSITE.items()],
     )

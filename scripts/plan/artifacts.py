@@ -4,8 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from scripts.common.errors import UserError
+from scripts.components.asking.answers import Conversations
+from scripts.components.measures import FORGETTING, LEARNING, SOURCE_LOSS, TARGET_LOSS
+from scripts.components.tasks import TASKS
 from scripts.plan.conditions import GRID, SWEEP, VALIDATION, Condition
-from scripts.plan.evaluation import FORGETTING, LEARNING, SOURCE_LOSS, TARGET_LOSS, labels
+from scripts.plan.evaluation import labels
 from scripts.plan.product import Key
 from scripts.study.schema import Cell
 
@@ -55,7 +58,8 @@ def lack(grid: "Grid", needs: Sequence[str], block: str, setting: str | None = N
                 measures.update(labels(study, measure, settings, of_base=False))
         for need in needs:
             if need not in measures:
-                judged = " (it takes a judge: evaluation.tasks.mt_bench)" if need == "mt_bench" else ""
+                graded = need in TASKS and isinstance(TASKS[need].answers, Conversations)
+                judged = f" (it takes a judge: evaluation.tasks.{need})" if graded else ""
                 return f"study {grid.name!r} does not measure {need} in its block {block!r}{judged}"
     return None
 

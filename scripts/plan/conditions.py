@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from scripts.components.measures import FORGETTING, LEARNING, SPECTRA
 from scripts.plan.data import Data
-from scripts.plan.evaluation import BASE, FORGETTING, LEARNING, LOSSES, SPECTRA, Measurements, groups, labels
+from scripts.plan.evaluation import BASE, LOSSES, Measurements, groups, labels
 from scripts.plan.product import Catalogue, Key, Product
 from scripts.plan.training import UNCHANGED, Change, MethodFamily, Training
 from scripts.study.schema import Cell, Study

@@ -3,7 +3,17 @@
 from collections.abc import Iterable
 from typing import Any
 
-from scripts.components.tasks import COMPOSITE
+from scripts.components.measures import (
+    DIVERSITY,
+    FORGETTING,
+    LANGUAGE_UNDERSTANDING,
+    LEARNING,
+    MEASURES,
+    SOURCE_LOSS,
+    SPECTRA,
+    TARGET_LOSS,
+)
+from scripts.components.tasks import BENCHMARKS
 from scripts.plan import specs
 from scripts.plan.data import Data
 from scripts.plan.product import Catalogue, Key, Product
@@ -11,12 +21,8 @@ from scripts.study.schema import Study
 
 BASE = "base"
 """The method of the base model, which is not trained."""
-SOURCE_LOSS, TARGET_LOSS = "source_loss", "target_loss"
 LOSSES = "losses"
 """The held-out losses that a study has records for."""
-LEARNING, FORGETTING, DIVERSITY = "learning", "forgetting", "diversity"
-LANGUAGE_UNDERSTANDING = "language_understanding"
-SPECTRA = "spectra"
 
 
 def labels(study: Study, measure: str, settings: Iterable[str], *, of_base: bool) -> list[str]:
@@ -31,10 +37,8 @@ def labels(study: Study, measure: str, settings: Iterable[str], *, of_base: bool
         return list(study.evaluation.forgetting)
     if measure == LEARNING:
         return sorted({study.settings[name].learning for name in settings})
-    if measure == DIVERSITY:
-        return ["humaneval"]
-    if measure == LANGUAGE_UNDERSTANDING:
-        return list(COMPOSITE)
+    if measure in MEASURES and (tasks := MEASURES[measure].tasks):
+        return list(tasks)
     if measure == LOSSES:
         return [*labels(study, SOURCE_LOSS, settings, of_base=of_base), *_target(study, settings, of_base)]
     if measure == SOURCE_LOSS:
@@ -90,7 +94,7 @@ class Measurements:
     def evaluation(self, subject: Product, task: str, dataset: str | None = None) -> Product:
         """A task asked of a model; its items are the study's for the task, or those of `dataset`."""
         asked: dict[str, Any] = {}
-        if task not in (SOURCE_LOSS, TARGET_LOSS):
+        if task in BENCHMARKS:
             asked = self._study.evaluation.tasks.of(task).asked()
         tested, source = asked.pop("dataset", None), asked.pop("shots_from", None)
         records = self._data.records(dataset or tested)

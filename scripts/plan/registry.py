@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scripts.common.errors import UserError
 from scripts.common.files import ROOT, project, read_yaml
+from scripts.components.tasks import TASKS
 from scripts.plan import artifacts
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key
@@ -22,6 +23,7 @@ SHARED = {
     "figures": ("draw", "points", "style", "frames"),
     "tables": ("tabulate", "tables", "score_table", "draw", "points", "style"),
 }
+LABELS = ("scripts/components/measures.py", *(f"scripts/components/tasks/{name}.py" for name in TASKS))
 
 
 if TYPE_CHECKING:
@@ -57,9 +59,9 @@ class Artifact(BaseModel):
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Every file that decides how this artifact looks: the drawing module, then what all share."""
+        """Every file that decides how this artifact looks: the drawing module, then what all share, and labels."""
         shared = SHARED["tables" if self.is_table else "figures"]
-        return (self.module, *(f"{PACKAGE}/{name}.py" for name in shared))
+        return (self.module, *(f"{PACKAGE}/{name}.py" for name in shared), *LABELS)
 
     @property
     def is_table(self) -> bool:

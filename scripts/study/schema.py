@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeA
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from scripts.common.quantities import format_tokens, parse_tokens
+from scripts.components.measures import LANGUAGE_UNDERSTANDING, MEASURES, SOURCE_LOSS, SPECTRA
 from scripts.components.methods import AnyMethod
 from scripts.components.methods.lora import Lora
 from scripts.components.models import Model
 from scripts.components.optimizers import AnyOptimizer
 from scripts.components.part import Count, Name, Part, Rate, Repository, Seed, Tokens, field
 from scripts.components.sources import Dataset
-from scripts.components.tasks import TASKS, Shots
+from scripts.components.tasks import BENCHMARKS, COMPOSITE, TASKS, Shots
 
 if TYPE_CHECKING:
     Benchmark: TypeAlias = str
@@ -24,16 +25,7 @@ if TYPE_CHECKING:
 else:
     Benchmark = Literal[tuple(name for name, task in TASKS.items() if task.measures)]
     LearningTask = Literal[tuple(name for name, task in TASKS.items() if "learning" in task.measures)]
-    Measure = Literal[
-        "learning",
-        "forgetting",
-        "source_loss",
-        "target_loss",
-        "language_understanding",
-        "diversity",
-        "spectra",
-        *(name for name, task in TASKS.items() if not task.always),
-    ]
+    Measure = Literal[*MEASURES, *(name for name, task in TASKS.items() if not task.always)]
 
 RESERVED_BLOCKS = ("base", "grid", "sweep", "validation", "losses")
 
@@ -263,7 +255,7 @@ class Asked(Part):
     @property
     def present(self) -> dict[str, Any]:
         """Name to settings of the tasks that the study has."""
-        return {name: settings for name in TASKS if (settings := self.of(name)) is not None}
+        return {name: settings for name in BENCHMARKS if (settings := self.of(name)) is not None}
 
 
 if TYPE_CHECKING:
@@ -277,7 +269,7 @@ else:
             task.name: (task.settings, field(task.meaning, paper=task.paper))
             if task.always
             else (task.settings | None, field(task.meaning, paper=task.paper, default=None))
-            for task in sorted(TASKS.values(), key=lambda task: not task.always)
+            for task in sorted(BENCHMARKS.values(), key=lambda task: not task.always)
         },
     )
 
@@ -573,11 +565,11 @@ class Study(Part):
     def _check_measures(self, key: str, block: "Block") -> None:
         asked = self.evaluation.tasks.present
         lacking = {
-            **{name: f"evaluation.tasks.{name}" for name in TASKS if name not in asked},
-            "language_understanding": not {"lambada", "winograd"} <= asked.keys()
-            and "evaluation.tasks.lambada and winograd",
-            "source_loss": self.evaluation.held_out is None and "evaluation.held_out",
-            "spectra": self.spectra is None and "spectra",
+            **{name: f"evaluation.tasks.{name}" for name in BENCHMARKS if name not in asked},
+            LANGUAGE_UNDERSTANDING: not asked.keys() >= COMPOSITE.keys()
+            and f"evaluation.tasks.{' and '.join(name for name in COMPOSITE if not TASKS[name].always)}",
+            SOURCE_LOSS: self.evaluation.held_out is None and "evaluation.held_out",
+            SPECTRA: self.spectra is None and "spectra",
         }
         for measure in block.measures:
             if need := lacking.get(measure):

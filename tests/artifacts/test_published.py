@@ -216,7 +216,7 @@ def test_decimals_are_kept(tmp_path: Path) -> None:
         ({"method": "base"}, "setting: must be empty for the base model"),
         ({**MEMORY, "gpus": ""}, "gpus: is empty, and must be given for an estimate of memory"),
         ({**MEMORY, "duration": "1"}, "duration: must be empty for an estimate of memory"),
-        ({"metric": "pass@1"}, "metric: input should be 'humaneval', 'gsm8k', 'forgetting'"),
+        ({"metric": "pass@1"}, "metric: input should be 'gsm8k', 'humaneval', 'forgetting'"),
         ({"value": "51.0"}, "value: must be from 0 to 1 for humaneval (it says 51.0)"),
         ({**BASE_ROW, "metric": "mt_bench", "value": "0.274"}, "value: must be from 1 to 10 for mt_bench"),
         ({"value": ".510"}, "value: must be a number in plain digits, such as 0.510 (it says '.510')"),

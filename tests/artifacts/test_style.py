@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Duration, Estimate, ShownMethod
+from scripts.components.measures import SHOWN
 
 
 def lora(rank: int, name: str = "") -> ShownMethod:
@@ -61,7 +62,9 @@ def test_methods_of_equal_rank_can_be_told_apart() -> None:
     [(0.14, 0.26), (0.5, 0.5), (0.0, 0.4), (0.2, 1.0), (0.0, 0.0)],
 )
 def test_limits_leave_room_and_stay_near_what_is_possible(values: tuple[float, float]) -> None:
-    low, high = style.limits([Estimate(value, value - 0.01, value + 0.01, 1, True) for value in values])
+    low, high = style.limits(
+        [Estimate(value, value - 0.01, value + 0.01, 1, True) for value in values], SHOWN["humaneval"]
+    )
     assert low < min(values)
     assert max(values) < high
     assert low > -0.05
@@ -95,10 +98,10 @@ def test_epochs_are_not_turned_and_one_duration_is_enough() -> None:
 
 
 def test_only_a_demo_says_demo_on_its_axes() -> None:
-    assert style.task_label("humaneval", "paper") == "Accuracy in HumanEval"
-    assert style.task_label("gsm8k", "demo") == "Accuracy in GSM8K (demo)"
-    assert "demo" in style.forgetting_label("demo")
-    assert "demo" not in style.forgetting_label("paper")
+    assert style.need_label("learning", "humaneval", "paper") == "Accuracy in HumanEval"
+    assert style.need_label("gsm8k", "humaneval", "demo") == "Accuracy in GSM8K (demo)"
+    assert style.need_label("forgetting", "humaneval", "demo") == "Forgetting average (demo)"
+    assert style.need_label("forgetting", "humaneval", "paper") == "Forgetting average"
 
 
 @pytest.mark.parametrize("count", [1, 3, 9, 14])

@@ -3,7 +3,6 @@
 import json
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lm_eval.api.model import LM
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scripts.data.tokenizer import load_tokenizer, train_tokenizer
+from scripts.evaluation.sandbox import ProgramResult
 
 WORDS = [
     "the",
@@ -35,22 +35,17 @@ WORDS = [
 ]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    outcome: str
-
-
-class LengthJudge:
+class LengthRunner:
     """Passes programs whose text has an even length, and remembers what it was asked and within which limits."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.limits: list[dict[str, Any]] = []
 
-    def judge(self, programs: Sequence[tuple[str, str]], **limits: Any) -> list[Verdict]:
+    def run(self, programs: Sequence[tuple[str, str]], **limits: Any) -> list[ProgramResult]:
         self.asked += programs
         self.limits.append(limits)
-        return [Verdict("passed" if len(program) % 2 == 0 else "failed") for program, _ in programs]
+        return [ProgramResult("passed" if len(program) % 2 == 0 else "failed", "") for program, _ in programs]
 
 
 class CannedLM(LM):  # type: ignore[misc]

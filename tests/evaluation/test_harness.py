@@ -26,14 +26,14 @@ from transformers import (
 )
 
 from scripts.common.errors import UserError
+from scripts.components.tasks import arc_challenge, hellaswag, winogrande
 from scripts.evaluation import harness as harness_module
-from scripts.evaluation import tasks
 from scripts.evaluation.harness import TASK_FILES, Harness, Result
 from scripts.evaluation.language_model import LanguageModel, sample_nucleus
 from tests.evaluation.conftest import (
     WORDS,
     CannedLM,
-    LengthJudge,
+    LengthRunner,
     greedy_tokens,
     loglikelihood,
     make_model,
@@ -133,7 +133,7 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def harness(base: Path, records: dict[str, Path]) -> Harness:
-    return Harness(SETTINGS, records, base, judge=LengthJudge())
+    return Harness(SETTINGS, records, base, runner=LengthRunner())
 
 
 def until(text: str, stop: Sequence[str]) -> str:
@@ -368,7 +368,7 @@ def test_a_prompt_that_leaves_no_room_loses_its_beginning(
 
 
 def test_a_task_can_be_asked_of_several_record_sets(base: Path, tmp_path: Path) -> None:
-    """Each label has its own records, settings and verdicts, and none depends on the others."""
+    """Each label has its own records, settings and results, and none depends on the others."""
     quick = SETTINGS["humaneval"] | {"timeout_seconds": 1.0}
     asked = {
         "test": (SETTINGS["humaneval"], RECORDS["humaneval"]),
@@ -379,12 +379,12 @@ def test_a_task_can_be_asked_of_several_record_sets(base: Path, tmp_path: Path) 
     }
     records = write_records(tmp_path, {label: items for label, (_, items) in asked.items()})
     settings = {label: chosen for label, (chosen, _) in asked.items()}
-    judge = LengthJudge()
-    together = Harness(settings, records, base, judge=judge).score(None, None, list(asked))
-    assert [limits["timeout_seconds"] for limits in judge.limits] == [20.0, 20.0, 1.0]
+    runner = LengthRunner()
+    together = Harness(settings, records, base, runner=runner).score(None, None, list(asked))
+    assert [limits["timeout_seconds"] for limits in runner.limits] == [20.0, 20.0, 1.0]
     assert [together[label]["items"] for label in asked] == [9, 4, 9, 9, 9]
     for label in asked:
-        alone = Harness({label: settings[label]}, {label: records[label]}, base, judge=LengthJudge())
+        alone = Harness({label: settings[label]}, {label: records[label]}, base, runner=LengthRunner())
         assert alone.score(None, None, [label])[label] == together[label]
     assert together["documents"]["value"] != together["instructions"]["value"]
 
@@ -406,7 +406,7 @@ def test_records_that_have_no_loss(items: list[dict[str, Any]], message: str, ba
 def test_programs_are_sampled_from_the_seed_alone(base: Path, records: dict[str, Path]) -> None:
     def outputs(seed: int, names: list[str]) -> list[list[str]]:
         torch.manual_seed(random.randrange(99))
-        result = Harness(SETTINGS, records, base, seed=seed, judge=LengthJudge()).score(None, None, names)
+        result = Harness(SETTINGS, records, base, seed=seed, runner=LengthRunner()).score(None, None, names)
         return [sample["outputs"] for sample in result["humaneval"]["samples"]]
 
     first = outputs(0, ["humaneval"])
@@ -425,8 +425,8 @@ def test_scoring_leaves_the_callers_random_numbers_alone(harness: Harness) -> No
 
 
 def test_each_program_is_judged_once_and_pass_at_1_is_the_mean_share(base: Path, records: dict[str, Path]) -> None:
-    judge = LengthJudge()
-    harness = Harness(SETTINGS, records, base, judge=judge)
+    runner = LengthRunner()
+    harness = Harness(SETTINGS, records, base, runner=runner)
     completions = [random.Random(i).choice(["\n    return 1", "\n    return 22\n\n"]) for i in range(27)]
     result = harness.score_lm(CannedLM(completions), ["humaneval"])["humaneval"]
     shares = []
@@ -434,18 +434,18 @@ def test_each_program_is_judged_once_and_pass_at_1_is_the_mean_share(base: Path,
         row = completions[3 * i : 3 * i + 3]
         programs = [item["prompt"].rstrip("\n") + text.rstrip("\n") + "\n" for text in row]
         check = f"{item['test']}\ncheck({item['entry_point']})"
-        assert {(program, check) for program in programs} <= set(judge.asked)
+        assert {(program, check) for program in programs} <= set(runner.asked)
         passed = ["passed" if len(program) % 2 == 0 else "failed" for program in programs]
         assert result["samples"][i]["outcomes"] == passed
         assert result["samples"][i]["outputs"] == row
         shares.append(passed.count("passed") / 3)
     assert 0 < sum(shares) < len(shares)
-    assert len(set(judge.asked)) == len(judge.asked)
+    assert len(set(runner.asked)) == len(runner.asked)
     assert result["value"] == pytest.approx(sum(shares) / 9)
     assert result["stderr"] == pytest.approx(torch.tensor(shares).std().item() / 3)
-    asked = len(judge.asked)
+    asked = len(runner.asked)
     harness.score_lm(CannedLM(completions), ["humaneval"])
-    assert len(judge.asked) == asked
+    assert len(runner.asked) == asked
 
 
 def test_right_programs_pass_in_the_sandbox_and_wrong_ones_do_not(base: Path, records: dict[str, Path]) -> None:
@@ -549,16 +549,16 @@ def test_texts_are_those_of_the_real_tasks() -> None:
     }
     for item in [marks, *RECORDS["hellaswag"]]:
         context = item["activity_label"] + ": " + item["ctx_a"] + " " + item["ctx_b"].capitalize()
-        assert tasks.hellaswag_context(item) == real_hellaswag.preprocess(context)
-        assert tasks.hellaswag_endings(item) == [real_hellaswag.preprocess(text) for text in item["endings"]]
+        assert hellaswag.context(item) == real_hellaswag.preprocess(context)
+        assert hellaswag.endings(item) == [real_hellaswag.preprocess(text) for text in item["endings"]]
     for item in RECORDS["winogrande"]:
-        assert tasks.winogrande_answer(item) == real_winogrande.doc_to_text(item)
-        assert tasks.winogrande_contexts(item) == real_winogrande.doc_to_choice(item)
-        assert tasks.winogrande_continuation(item) == real_winogrande.doc_to_target(item)
+        assert winogrande.answer(item) == real_winogrande.doc_to_text(item)
+        assert winogrande.contexts(item) == real_winogrande.doc_to_choice(item)
+        assert winogrande.continuation(item) == real_winogrande.doc_to_target(item)
     arc = real_task("arc/arc_easy.yaml")
     for item in RECORDS["arc_challenge"]:
-        assert str(tasks.arc_answer(item)) == apply_template(arc["doc_to_target"], item)
-        assert str(tasks.arc_choices(item)) == apply_template(arc["doc_to_choice"], item)
+        assert str(arc_challenge.answer(item)) == apply_template(arc["doc_to_target"], item)
+        assert str(arc_challenge.choices(item)) == apply_template(arc["doc_to_choice"], item)
 
 
 @pytest.mark.parametrize(
@@ -639,10 +639,8 @@ def test_the_model_of_a_run_is_scored_in_silence(
     capfd.readouterr()
     # more than one batch
     monkeypatch.setattr(harness_module, "BATCH_SIZE", 4)
-    seen: list[tuple[str, int, int]] = []
     labels = ["winogrande", "gsm8k", "source_loss", "target_loss"]
-    results = harness.score(tmp_path, "full", labels, lambda *state: seen.append(state))
-    assert seen == [("winogrande", 0, 4), ("gsm8k", 1, 4), ("source_loss", 2, 4), ("target_loss", 3, 4)]
+    results = harness.score(tmp_path, "full", labels)
     assert list(results) == labels
     for item, sample in zip(RECORDS["winogrande"], results["winogrande"]["samples"], strict=True):
         expected = [loglikelihood(model64, tokenizer, *r) for r in choice_requests("winogrande", item)]

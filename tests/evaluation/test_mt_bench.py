@@ -20,6 +20,7 @@ from scripts.evaluation import mt_bench
 from scripts.evaluation.evaluate import judge_variables
 from scripts.evaluation.harness import Harness
 from scripts.evaluation.mt_bench import ATTEMPTS, Grader
+from scripts.study.load import load_study
 from tests.evaluation.conftest import greedy_tokens, sentence, write_records
 from tests.standins.judge import Answer, JudgeServer, Messages
 
@@ -254,12 +255,13 @@ def test_the_stand_in_by_hand_grades_the_same_every_time() -> None:
 
 
 def test_the_way_to_the_judge_is_the_studys_and_not_the_specs() -> None:
-    judge = SimpleNamespace(url_variable="SOME_JUDGE", key_variable="SOME_KEY")
-    study = SimpleNamespace(evaluation=SimpleNamespace(tasks=SimpleNamespace(mt_bench=SimpleNamespace(judge=judge))))
-    launch: Any = SimpleNamespace(grid=SimpleNamespace(study=study, name="some-study"))
-    spec = {"task": "mt_bench", "judge": {"model": "judge-1", "temperature": 0.5}, "max_new_tokens": 12}
-    assert spec | judge_variables(launch, spec) == SETTINGS["mt_bench"]
-    assert judge_variables(launch, {"task": "gsm8k"}) == {}
-    study.evaluation.tasks.mt_bench = None
-    with pytest.raises(UserError, match=r"^study 'some-study' has no evaluation\.tasks\.mt_bench"):
-        judge_variables(launch, spec)
+    def launch(study: str) -> Any:
+        return SimpleNamespace(grid=SimpleNamespace(study=load_study(study), name=study))
+
+    asked = load_study("paper").evaluation.tasks.of("mt_bench")
+    spec = {"task": "mt_bench", **asked.asked()}
+    assert set(spec["judge"]) == {"model", "temperature"}
+    assert judge_variables(launch("paper"), spec) == {"judge": asked.judge.model_dump()}
+    assert judge_variables(launch("paper"), {"task": "gsm8k"}) == {}
+    with pytest.raises(UserError, match=r"^study 'smoke' has no evaluation\.tasks\.mt_bench"):
+        judge_variables(launch("smoke"), spec)

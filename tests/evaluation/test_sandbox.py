@@ -16,7 +16,7 @@ import pytest
 
 from scripts.common.errors import UserError
 from scripts.evaluation import sandbox as module
-from scripts.evaluation.sandbox import Sandbox, Verdict, backends
+from scripts.evaluation.sandbox import ProgramResult, Sandbox, backends
 
 ROOT = Path(__file__).parents[2]
 CHECK = "def check(candidate):\n    assert candidate(2) == 3\n    assert candidate(5) == 6\n\ncheck(f)\n"
@@ -65,8 +65,8 @@ def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     return candidate
 
 
-def judge(sandbox: Sandbox, program: str, check: str = CHECK, seconds: float = 10, memory: int = 256) -> Verdict:
-    return sandbox.judge([(program, check)], timeout_seconds=seconds, memory_mb=memory)[0]
+def judge(sandbox: Sandbox, program: str, check: str = CHECK, seconds: float = 10, memory: int = 256) -> ProgramResult:
+    return sandbox.run([(program, check)], timeout_seconds=seconds, memory_mb=memory)[0]
 
 
 def said(sandbox: Sandbox, program: str, **limits: float) -> str:
@@ -81,7 +81,7 @@ def test_a_backend_works_here() -> None:
     assert Sandbox.find() == backends()[0]
 
 
-# -- verdicts -----------------------------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------------------------
 
 
 def test_right_and_wrong(sandbox: Sandbox) -> None:
@@ -96,9 +96,9 @@ def test_right_and_wrong(sandbox: Sandbox) -> None:
         ("\0", CHECK),
         ("(" * 5000, CHECK),
     ]
-    verdicts = sandbox.judge(programs, timeout_seconds=10, memory_mb=256, workers=2)
-    assert [verdict.outcome for verdict in verdicts] == ["passed"] + ["failed"] * 8
-    details = [verdict.detail for verdict in verdicts]
+    results = sandbox.run(programs, timeout_seconds=10, memory_mb=256, workers=2)
+    assert [verdict.outcome for verdict in results] == ["passed"] + ["failed"] * 8
+    details = [verdict.detail for verdict in results]
     assert details[0] == ""
     assert details[1] == "AssertionError"
     assert details[2].startswith("SyntaxError: ")
@@ -128,12 +128,12 @@ def test_order_and_each_pair_once(sandbox: Sandbox) -> None:
     programs = [
         (f"import time\ntime.sleep({(7 - i) / 20})", f"raise ValueError({i}, time.time_ns())") for i in range(8)
     ]
-    verdicts = sandbox.judge([*programs, *programs[::-1]], timeout_seconds=10, memory_mb=256, workers=4)
-    assert [verdict.detail.partition(",")[0] for verdict in verdicts[:8]] == [f"ValueError: ({i}" for i in range(8)]
-    assert verdicts[8:] == verdicts[:8][::-1]
-    assert len(set(verdicts)) == 8
+    results = sandbox.run([*programs, *programs[::-1]], timeout_seconds=10, memory_mb=256, workers=4)
+    assert [verdict.detail.partition(",")[0] for verdict in results[:8]] == [f"ValueError: ({i}" for i in range(8)]
+    assert results[8:] == results[:8][::-1]
+    assert len(set(results)) == 8
     # One program under two checks is two pairs.
-    both = sandbox.judge([(RIGHT, CHECK), (RIGHT, "assert f(1) == 1")], timeout_seconds=10, memory_mb=256)
+    both = sandbox.run([(RIGHT, CHECK), (RIGHT, "assert f(1) == 1")], timeout_seconds=10, memory_mb=256)
     assert [verdict.outcome for verdict in both] == ["passed", "failed"]
 
 
@@ -143,14 +143,14 @@ def test_the_same_program_fares_the_same_every_time(sandbox: Sandbox) -> None:
 
 
 def test_no_programs(sandbox: Sandbox) -> None:
-    assert sandbox.judge([], timeout_seconds=1, memory_mb=64) == []
+    assert sandbox.run([], timeout_seconds=1, memory_mb=64) == []
 
 
 @pytest.mark.parametrize("wrong", [{"timeout_seconds": 0}, {"memory_mb": 0}, {"workers": 0}])
 def test_limits_must_be_positive(wrong: dict[str, int]) -> None:
     limits = {"timeout_seconds": 1, "memory_mb": 64, "workers": 1, **wrong}
     with pytest.raises(ValueError, match="positive"):
-        Sandbox("namespaces").judge([(RIGHT, CHECK)], **limits)
+        Sandbox("namespaces").run([(RIGHT, CHECK)], **limits)
 
 
 # -- passing without being right ----------------------------------------------------------------------------
@@ -220,8 +220,8 @@ for word in ("started", "body", "passed", "passed ", "passed " + "0" * 32, ""):
 def test_ending_early_or_pretending_does_not_pass(sandbox: Sandbox) -> None:
     tricks = EARLY | PRETENCE
     programs = [(program, CHECK) for program in tricks.values()]
-    verdicts = sandbox.judge(programs, timeout_seconds=10, memory_mb=256, workers=2)
-    assert {name: v.outcome for name, v in zip(tricks, verdicts, strict=True)} == dict.fromkeys(tricks, "failed")
+    results = sandbox.run(programs, timeout_seconds=10, memory_mb=256, workers=2)
+    assert {name: v.outcome for name, v in zip(tricks, results, strict=True)} == dict.fromkeys(tricks, "failed")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_candidate_may_bear_the_name_of_a_builtin(sandbox: Sandbox) -> None:
 )
 def test_endless(sandbox: Sandbox, program: str) -> None:
     verdict = judge(sandbox, program, seconds=0.5)
-    assert verdict == Verdict("timeout", "still running after 0.5 s")
+    assert verdict == ProgramResult("timeout", "still running after 0.5 s")
 
 
 def test_a_passing_program_may_leave_threads_and_children(sandbox: Sandbox) -> None:
@@ -280,18 +280,18 @@ def test_fork_bomb(sandbox: Sandbox) -> None:
         "            if os.fork() == 0:\n                time.sleep(60)\n            made += 1\n"
         "    except OSError:\n        return made\n"
     )
-    verdicts = sandbox.judge(
+    results = sandbox.run(
         [(bomb, CHECK), (RIGHT, CHECK), (RIGHT + "import os\nos.fork() or os._exit(0)", CHECK)],
         timeout_seconds=5,  # of which those that pass, beside the bomb, need a small part
         memory_mb=256,
         workers=3,
     )
-    assert [verdict.outcome for verdict in verdicts] == ["timeout", "passed", "passed"]
+    assert [verdict.outcome for verdict in results] == ["timeout", "passed", "passed"]
     assert int(said(sandbox, count)) < 16
 
 
 def test_memory(sandbox: Sandbox) -> None:
-    assert judge(sandbox, "x = bytearray(300 << 20)") == Verdict("failed", "MemoryError")
+    assert judge(sandbox, "x = bytearray(300 << 20)") == ProgramResult("failed", "MemoryError")
     assert judge(sandbox, "x = bytearray(300 << 20)\n" + RIGHT, memory=512).outcome == "passed"
     assert judge(sandbox, "x = []\nwhile True:\n    x.append(bytearray(1 << 20))").detail == "MemoryError"
     raised = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))"
@@ -462,8 +462,8 @@ def test_it_kills_nobody_outside(sandbox: Sandbox) -> None:
             "            except OSError:\n                pass\n"
         )
         programs = [(kill, CHECK), (kill + WRONG, CHECK), (RIGHT, CHECK), (WRONG, CHECK)]
-        verdicts = sandbox.judge(programs, timeout_seconds=10, memory_mb=256)
-        assert [verdict.outcome for verdict in verdicts] == ["failed", "failed", "passed", "failed"]
+        results = sandbox.run(programs, timeout_seconds=10, memory_mb=256)
+        assert [verdict.outcome for verdict in results] == ["failed", "failed", "passed", "failed"]
         assert bystander.poll() is None
     finally:
         bystander.kill()
@@ -480,7 +480,7 @@ def test_the_caller_dies(sandbox: Sandbox, how: signal.Signals) -> None:
         # whoever starts the tests in the background has them ignore SIGINT, and children inherit that
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from scripts.evaluation.sandbox import Sandbox\n"
-        f"Sandbox({sandbox.backend!r}).judge([(f'import time; time.sleep({{i}})', '') for i in (500, 600)], "
+        f"Sandbox({sandbox.backend!r}).run([(f'import time; time.sleep({{i}})', '') for i in (500, 600)], "
         "timeout_seconds=600, memory_mb=256, workers=2)\n"
     )
     before = living_children()
@@ -521,7 +521,7 @@ def test_a_bubblewrap_that_does_not_work_is_not_taken(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PATH", str(tmp_path))
     assert Sandbox("bubblewrap") not in backends()
     with pytest.raises(UserError, match="could not run a program"):
-        Sandbox("bubblewrap").judge([(RIGHT, CHECK)], timeout_seconds=1, memory_mb=256)
+        Sandbox("bubblewrap").run([(RIGHT, CHECK)], timeout_seconds=1, memory_mb=256)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert Sandbox("bubblewrap") not in backends()
 

@@ -15,15 +15,16 @@ from lm_eval.utils import apply_template
 from transformers import PreTrainedTokenizerFast
 
 from scripts.common.errors import UserError
+from scripts.components.asking.items import read
+from scripts.components.tasks import TASKS, winograd
 from scripts.data.generators import GENERATORS
 from scripts.evaluation import harness as harness_module
-from scripts.evaluation import tasks
 from scripts.evaluation.diversity import distinct_generations
-from scripts.evaluation.harness import Harness, metrics_of
+from scripts.evaluation.harness import Harness
 from tests.evaluation.conftest import (
     WORDS,
     CannedLM,
-    LengthJudge,
+    LengthRunner,
     greedy_tokens,
     loglikelihood,
     sentence,
@@ -87,8 +88,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_pass_at_every_power_of_two(base: Path, files: dict[str, Path]) -> None:
     rng = random.Random(0)
-    judge = LengthJudge()
-    harness = Harness({"pass_at_k": PASS_AT_K}, files, base, judge=judge)
+    runner = LengthRunner()
+    harness = Harness({"pass_at_k": PASS_AT_K}, files, base, runner=runner)
     completions = [rng.choice(["\n    return 1", "\n    return 22", "\n    return 22\n"]) for _ in range(72)]
     lm = CannedLM(completions)
     result = harness.score_lm(lm, ["pass_at_k"])["pass_at_k"]
@@ -119,14 +120,14 @@ def test_pass_at_every_power_of_two(base: Path, files: dict[str, Path]) -> None:
     [(1, [1]), (3, [1, 2]), (4, [1, 2, 4]), (256, [1, 2, 4, 8, 16, 32, 64, 128, 256]), (255, [2**i for i in range(8)])],
 )
 def test_which_k_there_are(samples: int, ks: list[int]) -> None:
-    assert metrics_of(PASS_AT_K | {"samples": samples}) == tuple(f"pass@{k}" for k in ks)
+    assert TASKS["pass_at_k"].metrics_of(PASS_AT_K | {"samples": samples}) == tuple(f"pass@{k}" for k in ks)
 
 
 def test_programs_are_those_of_humaneval(base: Path, files: dict[str, Path]) -> None:
     settings = PASS_AT_K | {"samples": 3}
     labels = {"pass_at_k": settings, "humaneval": settings | {"task": "humaneval"}}
     records = dict.fromkeys(labels, files["pass_at_k"])
-    results = Harness(labels, records, base, judge=LengthJudge()).score(None, None, list(labels))
+    results = Harness(labels, records, base, runner=LengthRunner()).score(None, None, list(labels))
     of_k, of_one = results["pass_at_k"], results["humaneval"]
     assert [sample["outputs"] for sample in of_k["samples"]] == [sample["outputs"] for sample in of_one["samples"]]
     assert (of_k["value"], of_k["stderr"]) == (of_one["value"], of_one["stderr"])
@@ -139,25 +140,25 @@ def test_programs_go_to_the_sandbox_in_pieces(
 ) -> None:
     completions = [f"\n    return {i // 3}" for i in range(72)]
 
-    def judged(at_once: int) -> tuple[Any, list[int], LengthJudge]:
+    def judged(at_once: int) -> tuple[Any, list[int], LengthRunner]:
         sizes: list[int] = []
 
-        class Counting(LengthJudge):
-            def judge(self, programs: Any, **limits: Any) -> Any:
+        class Counting(LengthRunner):
+            def run(self, programs: Any, **limits: Any) -> Any:
                 sizes.append(len(programs))
-                return super().judge(programs, **limits)
+                return super().run(programs, **limits)
 
-        monkeypatch.setattr(harness_module, "JUDGED_AT_ONCE", at_once)
-        judge = Counting()
-        harness = Harness({"pass_at_k": PASS_AT_K}, files, base, judge=judge)
-        return harness.score_lm(CannedLM(completions), ["pass_at_k"])["pass_at_k"], sizes, judge
+        monkeypatch.setattr(harness_module, "RUN_AT_ONCE", at_once)
+        runner = Counting()
+        harness = Harness({"pass_at_k": PASS_AT_K}, files, base, runner=runner)
+        return harness.score_lm(CannedLM(completions), ["pass_at_k"])["pass_at_k"], sizes, runner
 
     whole, one, _ = judged(10_000)
-    pieces, several, judge = judged(7)
+    pieces, several, runner = judged(7)
     assert pieces == whole
     assert len(one) == 1
     assert max(several) == 7
-    assert sum(several) == one[0] == len(set(judge.asked)) < 72
+    assert sum(several) == one[0] == len(set(runner.asked)) < 72
 
 
 # -- MMLU -----------------------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ def test_the_last_word_counts_where_greedy_writing_gives_it(
 
 def test_lambada_is_asked_as_lm_eval_asks_it(base: Path, files: dict[str, Path]) -> None:
     real = yaml.safe_load((Path(lm_eval.tasks.__file__).parent / "lambada/lambada_openai.yaml").read_text())
-    items = tasks.read(files["lambada"])
+    items = read(files["lambada"])
     lm = CannedLM(loglikelihoods=[-1.0] * 60)
     Harness({"lambada": {"task": "lambada", "shots": 0}}, files, base).score_lm(lm, ["lambada"])
     assert lm.asked == [
@@ -352,9 +353,9 @@ def test_winograd_texts_are_those_of_lm_eval() -> None:
 
     for item, theirs in zip(SCHEMAS, real_wsc.process_doc(Documents(SCHEMAS)), strict=True):
         choices = [theirs["text"][: theirs["pronoun_loc"]] + option for option in theirs["options"]]
-        assert tasks.winograd_contexts(item) == choices
-        assert tasks.winograd_continuation(item) == apply_template(real["doc_to_target"], theirs)
-        assert tasks.winograd_answer(item) == item["label"]
+        assert winograd.contexts(item) == choices
+        assert winograd.continuation(item) == apply_template(real["doc_to_target"], theirs)
+        assert winograd.answer(item) == item["label"]
 
 
 def test_shots_of_winograd_are_whole_texts(base: Path, files: dict[str, Path]) -> None:
@@ -366,7 +367,7 @@ def test_shots_of_winograd_are_whole_texts(base: Path, files: dict[str, Path]) -
     harness.score_lm(words, ["lambada"])
     whole = {row[item["label"]] + row[2] for item, row in zip(SCHEMAS, FILLED, strict=True)}
     assert all(context.split("\n\n")[0] in whole for context, _ in choices.asked)
-    texts = {item["text"] for item in tasks.read(files["lambada"])}
+    texts = {item["text"] for item in read(files["lambada"])}
     assert all(context.split("\n\n")[0] in texts for context, _ in words.asked)
 
 
@@ -393,6 +394,6 @@ def test_generated_items_are_read(base: Path, tmp_path: Path) -> None:
         "mt_bench": {"task": "mt_bench", "judge": {"model": "judge-1"}, "max_new_tokens": 4},
     }
     training = write_records(tmp_path, {"solved": list(GENERATORS["mmlu"](40, 0, "train"))})
-    harness = Harness(settings, records, base, shots={"mmlu": training["solved"]}, judge=LengthJudge())
+    harness = Harness(settings, records, base, shots={"mmlu": training["solved"]}, runner=LengthRunner())
     labels = ["mmlu", "lambada", "winograd", "pass_at_k"]
     assert [result["items"] for result in harness.score(None, None, labels).values()] == [8, 8, 8, 8]

@@ -1,16 +1,28 @@
-"""What models are asked."""
+"""What models are asked: a module for each task, which says all about it but what its file in ``config/evaluations``
+says. That file names functions of the module: the texts of an item, its choices, its answer.
 
+The texts of a benchmark are those of lm-eval's task of the same name. They are made by functions where lm-eval would
+compile a template for each item anew, which costs more than scoring a small model.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from scripts.components.asking.answers import Answers
+from scripts.components.asking.shown import Shown
 from scripts.components.discovery import instances
 from scripts.components.part import Name, Part, field
 
 COMPOSITE = {"lambada": 0.0, "hellaswag": 0.25, "winograd": 0.5, "winogrande": 0.5}
 """The tasks of language understanding (paper, figure S2) and the accuracy of a guess in each (llm-foundry's gauntlet,
 v0.2)."""
+
+AVERAGE = ("hellaswag", "arc_challenge", "winogrande")
+"""The tasks of the paper's forgetting average (section 3.3)."""
 
 
 class Settings(Part):
@@ -42,21 +54,78 @@ class MultipleChoice(Shots):
     """Accuracy of the likeliest choice."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a task is asked with, for its checks.
+
+    Attributes:
+        settings: as in a spec, with the name of the task as `task`.
+        records: the items, JSON lines.
+        shots: the records that shots are taken from, if there are any.
+        positions: tokens that the model can hold.
+        longest: tokens of the longest of several texts.
+    """
+
+    settings: Mapping[str, Any]
+    records: Path
+    shots: Path | None
+    positions: int
+    longest: Callable[[list[str]], int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """A benchmark that a study can ask, under `evaluation.tasks`."""
+    """What can be asked of a model, and all that is said about it.
+
+    Raises:
+        TypeError: a lower value is better, and yet a study may take it for learning or forgetting: the sweep chooses
+            the rate with the highest value.
+    """
 
     name: str
-    settings: type[Settings]
-    """What a study says of it."""
+    settings: type[Settings] | None
+    """What a study says of it, under `evaluation.tasks`; None where it only says which records are held out."""
     meaning: str
     """What it measures, for whoever writes a study."""
     paper: str
     """Where the paper has it."""
-    always: bool = False
+    always: bool
     """Whether every study has it; the others are there where an artifact needs them."""
-    measures: frozenset[Literal["learning", "forgetting"]] = frozenset()
+    measures: frozenset[Literal["learning", "forgetting"]]
     """What a study may take it for: the task of a setting, or one of those of the forgetting average."""
+    shown: Shown
+    """How figures and tables show it."""
+    printed: bool
+    """Whether the paper prints its scores."""
+    items: int | None
+    """How many items are behind a score of the paper; None where it does not say."""
+    metrics: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]]
+    """What is recorded, the first is the value; or how that follows from the settings."""
+    file: str | Callable[[Mapping[str, Any], Path], str] | None
+    """The name of its file in ``config/evaluations``, or how it follows from settings and records; None where lm-eval
+    has no part in it."""
+    answers: Answers
+    """The kind of its answers."""
+    check: Callable[[Given], None] | None
+    """Raises UserError where the records are not as the task needs them; None where it takes any."""
+
+    def __post_init__(self) -> None:
+        if self.shown.lower_is_better and self.measures:
+            raise TypeError(f"task {self.name!r}: what a study may take it for, {set(self.measures)}, must rise")
+
+    def metrics_of(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """What is recorded with these settings; the first is the value."""
+        return self.metrics(settings) if callable(self.metrics) else self.metrics
+
+    def file_of(self, settings: Mapping[str, Any], records: Path) -> str | None:
+        """The name of the file in ``config/evaluations`` that asks these records.
+
+        Raises:
+            UserError: the records lack a field, so that none does.
+        """
+        return self.file(settings, records) if callable(self.file) else self.file
 
 
 TASKS = {task.name: task for task in instances(__name__, __path__, Task)}
+BENCHMARKS = {name: task for name, task in TASKS.items() if task.settings}
+"""Those that a study has settings of."""

@@ -1,5 +1,7 @@
 """GSM8K: word problems."""
 
+from scripts.components.asking.answers import Scored, match
+from scripts.components.asking.shown import accuracy
 from scripts.components.part import Count, field
 from scripts.components.tasks import Shots, Task
 
@@ -17,4 +19,11 @@ TASK = Task(
     paper="section 3.2",
     always=True,
     measures=frozenset({"learning"}),
+    shown=accuracy("GSM8K", scored="strict match", averaged=""),
+    printed=True,
+    items=1_319,
+    metrics=("exact_match",),
+    file="gsm8k",
+    answers=Scored(match),
+    check=None,
 )

@@ -1,9 +1,18 @@
 """MMLU: knowledge in many subjects."""
 
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+from scripts.common.errors import UserError
+from scripts.components.asking.answers import Scored, choice
+from scripts.components.asking.items import Item, read, texts
+from scripts.components.asking.shown import accuracy
 from scripts.components.part import field
-from scripts.components.tasks import Shots, Task
+from scripts.components.tasks import Given, Shots, Task
+
+LETTERS = ("A", "B", "C", "D")
 
 
 class Mmlu(Shots):
@@ -22,9 +31,117 @@ class Mmlu(Shots):
         return asked
 
 
+def _file(settings: Mapping[str, Any], records: Path) -> str:
+    return "mmlu_texts" if settings.get("answers") == "texts" else "mmlu"
+
+
+def _sample(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    """With the subject: each counts once, however many items it has."""
+    return {**choice(logged, metrics), "subject": logged["doc"]["subject"]}
+
+
+def _check(given: Given) -> None:
+    """Raises UserError where records have another form, or a subject has too few."""
+    items, examples = read(given.records), read(given.shots) if given.shots else []
+    for path, found in ((given.records, items), (given.shots, examples)):
+        for line, item in enumerate(found, 1):
+            named = all(isinstance(item.get(key), str) for key in ("subject", "question"))
+            right = item.get("answer") if named and len(texts(item, "choices")) == len(LETTERS) else None
+            if not isinstance(right, int) or not 0 <= right < len(LETTERS):
+                raise UserError(
+                    f"{path}: line {line} is no item of mmlu, which has the texts subject and question, "
+                    f"{len(LETTERS)} texts as choices, and as answer the number of the right one, from 0"
+                )
+    counts, solved = Counter(item["subject"] for item in items), Counter(item["subject"] for item in examples)
+    shots = given.settings["shots"]
+    for subject, count in counts.items():
+        if count < 2:
+            raise UserError(f"{given.records}: mmlu needs at least two items of each subject, {subject!r} has {count}")
+        if shots > solved[subject]:
+            raise UserError(
+                f"{given.shots}: {shots} shots need as many records of {subject!r}, it has {solved[subject]}"
+            )
+
+
 TASK = Task(
     name="mmlu",
     settings=Mmlu,
     meaning="knowledge in many subjects",
     paper="figure S5, table S11",
+    always=False,
+    measures=frozenset(),
+    shown=accuracy("MMLU", scored="", averaged="mean over its subjects"),
+    printed=True,
+    items=None,
+    metrics=("acc",),
+    file=_file,
+    answers=Scored(_sample),
+    check=_check,
 )
+
+
+def read_letters(test: str, train: str | None = None, shots: int = 0, **_rest: Any) -> dict[str, Any]:
+    """The items whose answer is a letter; see `_read_subjects`. A sentence names the subject first."""
+
+    def heading(subject: str) -> str:
+        named = subject.replace("_", " ")
+        return f"The following are multiple choice questions (with answers) about {named}.\n\n"
+
+    return _read_subjects(test, train, shots, heading, lambda item: f" {LETTERS[item['answer']]}", _letters_question)
+
+
+def read_texts(test: str, train: str | None = None, shots: int = 0, **_rest: Any) -> dict[str, Any]:
+    """The items whose answer is the text of a choice; see `_read_subjects`. Nothing but shots stands first."""
+    return _read_subjects(
+        test, train, shots, lambda _: "", lambda item: f" {item['choices'][item['answer']]}", _texts_question
+    )
+
+
+def _read_subjects(
+    test: str,
+    train: str | None,
+    shots: int,
+    heading: Callable[[str], str],
+    answer: Callable[[Item], str],
+    question: Callable[[Item], str],
+) -> dict[str, Any]:
+    """The test items, each with what stands before its question, as `before`: a heading, and the first `shots` training
+    records of its subject with their answers.
+
+    lm-eval has a task for each subject instead, each with the same first shots.
+    """
+    from datasets import Dataset
+
+    items = read(test)
+    before: dict[str, list[str]] = {item["subject"]: [] for item in items}
+    for item in read(train) if train else []:
+        solved = before.get(item["subject"], [])
+        if len(solved) < shots:
+            solved.append(f"{question(item)}{answer(item)}\n\n")
+    rows = [{**item, "before": heading(item["subject"]) + "".join(before[item["subject"]])} for item in items]
+    return {"test": Dataset.from_list(rows), "train": []}
+
+
+def _letters_question(item: Item) -> str:
+    choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, item["choices"], strict=True))
+    return f"{item['question'].strip()}\n{choices}\nAnswer:"
+
+
+def _texts_question(item: Item) -> str:
+    return f"Question: {item['question'].strip()}\nAnswer:"
+
+
+def letters_context(item: Item) -> str:
+    return str(item["before"]) + _letters_question(item)
+
+
+def texts_context(item: Item) -> str:
+    return str(item["before"]) + _texts_question(item)
+
+
+def choices(item: Item) -> list[str]:
+    return list(item["choices"])
+
+
+def answer(item: Item) -> int:
+    return int(item["answer"])

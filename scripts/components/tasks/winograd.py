@@ -1,5 +1,8 @@
 """Winograd: what a pronoun refers to."""
 
+from scripts.components.asking.answers import Scored, choice
+from scripts.components.asking.items import Item
+from scripts.components.asking.shown import accuracy
 from scripts.components.tasks import MultipleChoice, Task
 
 TASK = Task(
@@ -7,4 +10,45 @@ TASK = Task(
     settings=MultipleChoice,
     meaning="what a pronoun refers to, for language understanding",
     paper="figure S2",
+    always=False,
+    measures=frozenset(),
+    shown=accuracy("Winograd", scored="", averaged=""),
+    printed=False,
+    items=None,
+    metrics=("acc",),
+    file="winograd",
+    answers=Scored(choice),
+    check=None,
 )
+
+
+def contexts(item: Item) -> list[str]:
+    """The text before the pronoun with each of the options in the pronoun's place."""
+    before = _single_spaced(item["text"])[: item["pronoun_loc"]]
+    return [before + _in_place(item, before, option) for option in item["options"]]
+
+
+def continuation(item: Item) -> str:
+    """The text after the pronoun; the space or sign that it begins with belongs to it."""
+    return _single_spaced(item["text"])[item["pronoun_loc"] + len(item["pronoun"]) :]
+
+
+def answer(item: Item) -> int:
+    return int(item["label"])
+
+
+def _single_spaced(text: str) -> str:
+    return text.replace("  ", " ")
+
+
+_CAPITALIZED = {"A", "An", "The", "She", "He", "It", "They", "My", "His", "Her", "Their"}
+_POSSESSIVE = {"my", "his", "her", "our", "their"}
+
+
+def _in_place(item: Item, before: str, option: str) -> str:
+    """An option as it stands within a sentence, in the possessive where the pronoun is."""
+    if item["pronoun"].lower() in _POSSESSIVE:
+        option += "'s"
+    first, space, rest = option.partition(" ")
+    starts_sentence = not before.strip() or before.rstrip().endswith(".")
+    return option if starts_sentence or first not in _CAPITALIZED else first.lower() + space + rest

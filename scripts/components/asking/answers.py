@@ -1,0 +1,67 @@
+"""The kinds of answers, and how one becomes a sample: a line of an evaluation's ``samples.jsonl``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Answers that lm-eval scores by itself."""
+
+    sample: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]]
+    """Makes the sample of what lm-eval logged for an item and of the names of the metrics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Programs:
+    """Programs, each run with its check in the sandbox.
+
+    lm-eval only writes them: its first filter makes whole programs of the completions, and an item's target is the
+    check. The settings say `samples`, `timeout_seconds` and `memory_mb`; the metrics are pass@1, pass@2, ...
+    """
+
+    errors: bool
+    """Whether the standard error of every metric is recorded, not the first one's alone."""
+
+
+TURNS = 2
+"""Of a conversation: a question, and one on the answer to it."""
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Answers of `TURNS` turns, each graded by the judge that the settings name. lm-eval has no part in it."""
+
+
+Answers = Scored | Programs | Conversations
+
+
+def sample(logged: Mapping[str, Any], metrics: Sequence[str], **more: Any) -> dict[str, Any]:
+    """What every kind has: the item, the hash of its prompt, the metrics; and `more`."""
+    own = {"item": logged["doc_id"], "prompt_sha256": logged["prompt_hash"]}
+    return {**own, **more, **{metric: float(logged[metric]) for metric in metrics}}
+
+
+def choice(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    """The likeliest of several choices: `loglikelihoods` in nats, in the order of the choices."""
+    loglikelihoods = [loglikelihood for loglikelihood, _ in logged["filtered_resps"]]
+    return sample(logged, metrics, loglikelihoods=loglikelihoods)
+
+
+def word(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    """One text that is the likeliest or not: `loglikelihood` in nats."""
+    ((loglikelihood, _),) = logged["filtered_resps"]
+    return sample(logged, metrics, loglikelihood=loglikelihood)
+
+
+def match(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    """A text that is written and read for its answer: the `outputs`, and the `answer` that was found in them."""
+    return sample(logged, metrics, outputs=logged["resps"][0], answer=logged["filtered_resps"][0])
+
+
+def loss(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    """The `loglikelihood` of a text in nats, and its `bytes`."""
+    (metric,) = metrics
+    loglikelihood, size = logged[metric]
+    return sample(logged, (), loglikelihood=loglikelihood, bytes=size)

@@ -1,0 +1,73 @@
+"""What a study can measure that is no task of its own."""
+
+import math
+from dataclasses import dataclass
+
+from scripts.components.asking.shown import Shown
+from scripts.components.tasks import AVERAGE, COMPOSITE, TASKS, humaneval, source_loss, target_loss
+
+SOURCE_LOSS, TARGET_LOSS = source_loss.TASK.name, target_loss.TASK.name
+LEARNING, FORGETTING = "learning", "forgetting"
+LANGUAGE_UNDERSTANDING, DIVERSITY, SPECTRA = "language_understanding", "diversity", "spectra"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What is made of several tasks, or is found in what one of them recorded, or in the weights."""
+
+    name: str
+    tasks: tuple[str, ...] | None
+    """The tasks behind it; None where a study or a setting says which they are."""
+    shown: Shown | None
+    """How figures and tables show it; None where the task does it, or a kind of artifact by itself."""
+
+
+def _labels(tasks: tuple[str, ...]) -> list[str]:
+    return [TASKS[task].shown.label for task in tasks]
+
+
+_AVERAGED = f"1/{len(AVERAGE)} ({' + '.join(_labels(AVERAGE))})"
+*_first, _last = _labels(tuple(COMPOSITE))
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure(name=LEARNING, tasks=None, shown=None),
+        Measure(
+            name=FORGETTING,
+            tasks=None,
+            shown=Shown(
+                label="forgetting",
+                axis="Forgetting average",
+                scored="",
+                averaged=_AVERAGED,
+                least=0.0,
+                most=1.0,
+                lower_is_better=False,
+                note=f"Forgetting average: {_AVERAGED}, higher forgets less",
+            ),
+        ),
+        Measure(
+            name=LANGUAGE_UNDERSTANDING,
+            tasks=tuple(COMPOSITE),
+            shown=Shown(
+                label="language understanding",
+                axis="Language understanding",
+                scored="",
+                averaged="",
+                least=-math.inf,
+                most=1.0,
+                lower_is_better=False,
+                note=f"Language understanding: mean of {', '.join(_first)} and {_last}, each scaled so that 0 is "
+                "guessing and 1 is all right",
+            ),
+        ),
+        Measure(name=DIVERSITY, tasks=(humaneval.TASK.name,), shown=None),
+        Measure(name=SPECTRA, tasks=(), shown=None),
+    )
+}
+
+SHOWN = {
+    **{name: task.shown for name, task in TASKS.items()},
+    **{name: measure.shown for name, measure in MEASURES.items() if measure.shown},
+}
+"""How figures and tables show each task and measure that has an axis."""

@@ -1,0 +1,21 @@
+"""Loss on held-out records of the base model's pretraining data."""
+
+from scripts.components.asking import losses
+from scripts.components.asking.answers import Scored, loss
+from scripts.components.tasks import Task
+
+TASK = Task(
+    name="source_loss",
+    settings=None,
+    meaning="forgetting: loss on held-out records of the data that the base model was pretrained on",
+    paper="beyond the paper",
+    always=False,
+    measures=frozenset(),
+    shown=losses.shown("source loss"),
+    printed=False,
+    items=None,
+    metrics=("bits_per_byte",),
+    file=losses.file,
+    answers=Scored(loss),
+    check=losses.check,
+)

@@ -1,0 +1,21 @@
+"""Loss on held-out records of the data that a setting trains on."""
+
+from scripts.components.asking import losses
+from scripts.components.asking.answers import Scored, loss
+from scripts.components.tasks import Task
+
+TASK = Task(
+    name="target_loss",
+    settings=None,
+    meaning="learning: loss on held-out records of the data that a setting trains on",
+    paper="beyond the paper",
+    always=False,
+    measures=frozenset(),
+    shown=losses.shown("target loss"),
+    printed=False,
+    items=None,
+    metrics=("bits_per_byte",),
+    file=losses.file,
+    answers=Scored(loss),
+    check=losses.check,
+)
