@@ -69,6 +69,7 @@ rule printed:
         registry="config/artifacts.yaml",
         modules=expand("scripts/artifacts/{module}.py", module=["printed", "points", "memory_table"]),
         reader="scripts/artifacts/published.py",
+        labels=LABELS,
     output:
         "results/published/{place}/{name}.csv",
     log:

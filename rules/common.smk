@@ -8,7 +8,7 @@ sys.path.insert(0, workflow.basedir)
 from scripts.plan import artifacts as plan
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
-from scripts.plan.registry import REGISTRY, load_registry
+from scripts.plan.registry import LABELS, REGISTRY, load_registry
 from scripts.planning import cluster
 from scripts.planning.failures import Failures
 from scripts.planning.guard import Requeuer, by_fingerprint, settle

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from scripts.common.errors import UserError
 from scripts.common.files import ROOT, project, read_yaml
@@ -23,7 +23,12 @@ SHARED = {
     "figures": ("draw", "points", "style", "frames"),
     "tables": ("tabulate", "tables", "score_table", "draw", "points", "style"),
 }
-LABELS = ("scripts/components/measures.py", *(f"scripts/components/tasks/{name}.py" for name in TASKS))
+LABELS = (
+    "scripts/components/asking/shown.py",
+    "scripts/components/measures.py",
+    *(f"scripts/components/tasks/{name}.py" for name in TASKS),
+)
+"""The files that say what tasks and measures are called, and how many items are behind a score."""
 
 
 if TYPE_CHECKING:
@@ -51,6 +56,15 @@ class Artifact(BaseModel):
     block: str = "grid"
     setting: str | None = None
     by_rate: bool = False
+
+    @field_validator("title", "caption")
+    @classmethod
+    def _with_labels(cls, text: str) -> str:
+        """With the label of each task that is named in braces."""
+        try:
+            return text.format_map({name: task.shown.label for name, task in TASKS.items()})
+        except KeyError as error:
+            raise ValueError(f"no task is called {error}; there are {', '.join(TASKS)}") from error
 
     @property
     def module(self) -> str:

@@ -564,10 +564,10 @@ class Study(Part):
 
     def _check_measures(self, key: str, block: "Block") -> None:
         asked = self.evaluation.tasks.present
+        unasked = [name for name in COMPOSITE if name not in asked]
         lacking = {
             **{name: f"evaluation.tasks.{name}" for name in BENCHMARKS if name not in asked},
-            LANGUAGE_UNDERSTANDING: not asked.keys() >= COMPOSITE.keys()
-            and f"evaluation.tasks.{' and '.join(name for name in COMPOSITE if not TASKS[name].always)}",
+            LANGUAGE_UNDERSTANDING: bool(unasked) and f"evaluation.tasks.{' and '.join(unasked)}",
             SOURCE_LOSS: self.evaluation.held_out is None and "evaluation.held_out",
             SPECTRA: self.spectra is None and "spectra",
         }
@@ -633,6 +633,15 @@ class Study(Part):
                 )
         if len(set(self.evaluation.forgetting)) != len(self.evaluation.forgetting):
             raise ValueError("evaluation.forgetting: tasks must differ from each other")
+        return self
+
+    @model_validator(mode="after")
+    def _what_counts_is_asked(self) -> Self:
+        counts = {f"settings.{name}.learning": setting.learning for name, setting in self.settings.items()}
+        counts |= {f"evaluation.forgetting.{i}": task for i, task in enumerate(self.evaluation.forgetting)}
+        for key, task in counts.items():
+            if task not in self.evaluation.tasks.present:
+                raise ValueError(f"{key}: {task} needs evaluation.tasks.{task}")
         return self
 
     @model_validator(mode="after")

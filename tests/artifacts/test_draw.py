@@ -400,6 +400,10 @@ def test_the_registry_is_read_without_a_drawing_library() -> None:
             "fig1: {title: a, caption: b, edition: v2, kind: tradeoff, needs: [learning], color: red}",
             "fig1.color: extra",
         ),
+        (
+            "fig1: {title: a, caption: 'b {mmlo}', edition: v2, kind: tradeoff}",
+            "fig1.caption: value error, no task is called",
+        ),
         ("fig-1: {title: a, caption: b, edition: v2, kind: tradeoff, needs: [learning]}", "fig-1.name"),
         ("7: {title: a, caption: b, edition: v2, kind: tradeoff, needs: [learning]}", "7.name"),
     ],

@@ -1,6 +1,7 @@
 """What every task has to say of itself, with its real task file and items as the generators make them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +22,7 @@ from scripts.components.tasks.humaneval import HumanEval
 from scripts.data.generators import GENERATORS
 from scripts.evaluation.harness import TASK_FILES
 from scripts.study.load import load_study
-from scripts.study.schema import Benchmark, LearningTask, Measure, Tasks
+from scripts.study.schema import Benchmark, LearningTask, Measure, Study, Tasks
 from tests.evaluation.conftest import write_records
 
 ITEMS = 48
@@ -156,6 +157,16 @@ def test_what_may_count_as_learning_rises() -> None:
     assert falling.lower_is_better
     with pytest.raises(TypeError, match="must rise"):
         Task(**vars(TASKS["gsm8k"]) | {"shown": falling})
+
+
+@pytest.mark.parametrize(("task", "key"), [("gsm8k", "settings.math-"), ("arc_challenge", "evaluation.forgetting.1")])
+def test_what_counts_must_be_asked(task: str, key: str) -> None:
+    """Of today's tasks that count every study has all; one that joins may be left out of others."""
+    study = load_study("paper")
+    without = study.evaluation.tasks.model_copy(update={task: None})
+    parts = vars(study) | {"evaluation": study.evaluation.model_copy(update={"tasks": without})}
+    with pytest.raises(ValidationError, match=f"{re.escape(key)}.* needs evaluation.tasks.{task}"):
+        Study(**parts)
 
 
 def test_the_composite_and_the_average_are_of_tasks() -> None:
