@@ -1,5 +1,5 @@
 # Figures and tables: their data first, their drawing second. What the numbers say of the paper's claims; and which
-# learning rates a sweep chooses.
+# learning rates a sweep chooses. What they are made from is products, and the modules that compute with these.
 
 
 # what is quick runs where Snakemake does, on a cluster too
@@ -49,6 +49,7 @@ rule collect:
     input:
         overlay=lambda wildcards: "config/published_values.csv" if GRID.study.overlay else [],
         manifests=lambda wildcards: manifests(asked(artifact(wildcards).products, GRID, LAUNCH.store.is_made)),
+        modules=lambda wildcards: imports.of_csv(artifact(wildcards).kind),
     output:
         "results/{place}/{name}.csv",
     log:
@@ -67,9 +68,7 @@ rule printed:
     input:
         published="config/published_values.csv",
         registry="config/artifacts.yaml",
-        modules=expand("scripts/artifacts/{module}.py", module=["printed", "points", "memory_table"]),
-        reader="scripts/artifacts/published.py",
-        labels=LABELS,
+        modules=lambda wildcards: imports.of_printed(),
     output:
         "results/published/{place}/{name}.csv",
     log:
@@ -88,7 +87,7 @@ rule draw:
     input:
         csv="{root}/figures/{name}.csv",
         registry="config/artifacts.yaml",
-        modules=lambda wildcards: artifact(wildcards).modules,
+        modules=lambda wildcards: imports.of_drawing("draw", artifact(wildcards).kind),
     output:
         pdf="{root}/figures/{name}.pdf",
         png="{root}/figures/{name}.png",
@@ -109,7 +108,7 @@ rule tabulate:
     input:
         csv="{root}/tables/{name}.csv",
         registry="config/artifacts.yaml",
-        modules=lambda wildcards: artifact(wildcards).modules,
+        modules=lambda wildcards: imports.of_drawing("tabulate", artifact(wildcards).kind),
     output:
         md="{root}/tables/{name}.md",
         tex="{root}/tables/{name}.tex",
@@ -129,7 +128,7 @@ rule tabulate:
 rule claims:
     input:
         manifests=lambda wildcards: manifests(asked(plan.products, GRID, ("learning", "forgetting"), "grid")),
-        modules=expand("scripts/artifacts/{module}.py", module=["claims", "paper_claims", "contrasts"]),
+        modules=lambda wildcards: imports.of_command("claims"),
     output:
         csv="results/claims.csv",
         md="results/claims.md",
@@ -147,7 +146,7 @@ rule comparison:
     input:
         manifests=ancient(evaluated_so_far),
         published="config/published_values.csv",
-        modules=expand("scripts/artifacts/{module}.py", module=["comparison", "counterparts", "printed", "style"]),
+        modules=lambda wildcards: imports.of_command("comparison"),
     output:
         csv="results/comparison.csv",
         md="results/comparison.md",

@@ -8,13 +8,14 @@ sys.path.insert(0, workflow.basedir)
 from scripts.plan import artifacts as plan
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
-from scripts.plan.registry import LABELS, REGISTRY, load_registry
+from scripts.plan.registry import REGISTRY, load_registry
 from scripts.planning import cluster
 from scripts.planning.failures import Failures
 from scripts.planning.guard import Requeuer, by_fingerprint, settle
 from scripts.planning.progress import ProgressLines
 from scripts.common.errors import UserError
 from scripts.launch.launch import begin
+from scripts.artifacts import imports
 from scripts.artifacts.published import load_published, values_of
 from scripts.artifacts.learning_rates import note as rates_note
 

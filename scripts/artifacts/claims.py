@@ -14,9 +14,9 @@ from typing import Any
 import numpy
 
 from scripts.artifacts.contrasts import EQUAL, MARGIN, FloatArray, Model, Verdict
-from scripts.artifacts.draw import commit
 from scripts.artifacts.paper_claims import PLUS_MINUS, Comparison, Judged, hundredths, interval, judge, signed, unsigned
 from scripts.artifacts.points import artifact_fingerprint
+from scripts.artifacts.provenance import commit
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
 from scripts.components.methods.lora import Lora

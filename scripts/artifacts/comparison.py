@@ -32,9 +32,9 @@ from scripts.artifacts.counterparts import (
     implied_stderr,
     incomparable,
 )
-from scripts.artifacts.draw import commit
 from scripts.artifacts.points import ShownMethod, artifact_fingerprint
 from scripts.artifacts.printed import FORGETTING_ITEMS, ITEMS
+from scripts.artifacts.provenance import commit
 from scripts.artifacts.published import SCORES, load_published
 from scripts.common.errors import run
 from scripts.common.files import atomic_path

@@ -8,33 +8,17 @@ The same CSV at the same commit gives the same bytes: no file holds a date or a 
 
 import argparse
 import importlib
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Origin, read_points
+from scripts.artifacts.provenance import commit
 from scripts.common.errors import UserError, run
-from scripts.common.files import ROOT, atomic_path
+from scripts.common.files import atomic_path
 from scripts.plan.registry import Artifact, find_artifact
 
 DOTS_PER_INCH = 160
-
-
-def commit(root: Path = ROOT) -> str:
-    """The commit that is checked out at `root`, with `-dirty` where tracked files differ, or `unknown`."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        # A copy of this project without its own history may lie inside somebody's other repository.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
-            return "unknown"
-        return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def metadata(artifact: Artifact, points: Origin, drawn_at: str) -> dict[str, str]:

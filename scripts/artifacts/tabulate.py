@@ -11,7 +11,7 @@ import importlib
 from pathlib import Path
 
 from scripts.artifacts import tables
-from scripts.artifacts.draw import commit
+from scripts.artifacts.provenance import commit
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.plan.registry import Artifact, find_artifact

@@ -19,16 +19,6 @@ from scripts.study.schema import Benchmark, Measure
 
 REGISTRY = project("config/artifacts.yaml")
 PACKAGE = "scripts/artifacts"
-SHARED = {
-    "figures": ("draw", "points", "style", "frames"),
-    "tables": ("tabulate", "tables", "score_table", "draw", "points", "style"),
-}
-LABELS = (
-    "scripts/components/asking/shown.py",
-    "scripts/components/measures.py",
-    *(f"scripts/components/tasks/{name}.py" for name in TASKS),
-)
-"""The files that say what tasks and measures are called, and how many items are behind a score."""
 
 
 if TYPE_CHECKING:
@@ -70,12 +60,6 @@ class Artifact(BaseModel):
     def module(self) -> str:
         """The drawing module's path, relative to the repository root."""
         return f"{PACKAGE}/{self.kind}.py"
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Every file that decides how this artifact looks: the drawing module, then what all share, and labels."""
-        shared = SHARED["tables" if self.is_table else "figures"]
-        return (self.module, *(f"{PACKAGE}/{name}.py" for name in shared), *LABELS)
 
     @property
     def is_table(self) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from scripts.artifacts import draw, score_table, tables, tabulate
+from scripts.artifacts import provenance, score_table, tables, tabulate
 from scripts.artifacts.points import COLUMNS, artifact_fingerprint
 from scripts.common.errors import UserError
 from scripts.plan.registry import load_registry
@@ -381,7 +381,7 @@ def test_files_repeat_byte_for_byte(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(file.name for file in md.parent.iterdir()) == ["tableS2.md", "tableS2.tex"]
     # made again in this process
-    made = score_table.table(REGISTRY["tableS2"], path, draw.commit())
+    made = score_table.table(REGISTRY["tableS2"], path, provenance.commit())
     assert (md.read_bytes(), tex.read_bytes()) == (tables.markdown(made).encode(), tables.latex(made).encode())
     assert not any(str(tmp_path).encode() in content for content in (md.read_bytes(), tex.read_bytes()))
 
