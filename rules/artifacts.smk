@@ -51,7 +51,8 @@ rule collect:
         manifests=lambda wildcards: manifests(asked(artifact(wildcards).products, GRID, LAUNCH.store.is_made)),
         modules=lambda wildcards: imports.of_csv(artifact(wildcards).kind),
     output:
-        "results/{place}/{name}.csv",
+        csv="results/{place}/{name}.csv",
+        note="results/{place}/{name}.collected.json",
     log:
         "results/logs/collect/{place}/{name}.log",
     conda:
@@ -61,7 +62,7 @@ rule collect:
     message:
         "Collect the data of {params.artifact}"
     shell:
-        "python -m scripts.artifacts.collect {params.artifact} --csv {output} > {log} 2>&1"
+        "python -m scripts.artifacts.collect {params.artifact} --csv {output.csv} > {log} 2>&1"
 
 
 rule printed:
@@ -70,7 +71,8 @@ rule printed:
         registry="config/artifacts.yaml",
         modules=lambda wildcards: imports.of_printed(),
     output:
-        "results/published/{place}/{name}.csv",
+        csv="results/published/{place}/{name}.csv",
+        note="results/published/{place}/{name}.collected.json",
     log:
         "results/logs/printed/{place}/{name}.log",
     conda:
@@ -80,12 +82,13 @@ rule printed:
     message:
         "Collect the paper's numbers of {params.artifact}"
     shell:
-        "python -m scripts.artifacts.printed {params.artifact} --csv {output} > {log} 2>&1"
+        "python -m scripts.artifacts.printed {params.artifact} --csv {output.csv} > {log} 2>&1"
 
 
 rule draw:
     input:
         csv="{root}/figures/{name}.csv",
+        note="{root}/figures/{name}.collected.json",
         registry="config/artifacts.yaml",
         modules=lambda wildcards: imports.of_drawing("draw", artifact(wildcards).kind),
     output:
@@ -107,6 +110,7 @@ rule draw:
 rule tabulate:
     input:
         csv="{root}/tables/{name}.csv",
+        note="{root}/tables/{name}.collected.json",
         registry="config/artifacts.yaml",
         modules=lambda wildcards: imports.of_drawing("tabulate", artifact(wildcards).kind),
     output:

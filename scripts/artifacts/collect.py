@@ -11,6 +11,7 @@ from typing import Any
 
 from scripts.artifacts.frames import condition_cells
 from scripts.artifacts.points import COLUMNS, DIVERGED
+from scripts.artifacts.provenance import write_note
 from scripts.artifacts.published import load_published
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
@@ -27,7 +28,7 @@ from scripts.study.schema import ContinuedPretraining
 
 
 def main(launch: Launch, name: str, path: Path) -> None:
-    """Writes the CSV of an artifact, for every condition that it shows.
+    """Writes the CSV of an artifact, for every condition that it shows, and beside it the note of how it was made.
 
     Raises:
         UserError: no such artifact, the study cannot have it, or an evaluation is missing.
@@ -50,6 +51,7 @@ def main(launch: Launch, name: str, path: Path) -> None:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    write_note(path)
 
 
 def _rows(launch: Launch, condition: Condition, artifact: Artifact) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from scripts.artifacts import printed, style
 from scripts.artifacts.points import artifact_fingerprint, setting_order
+from scripts.artifacts.provenance import collected
 from scripts.artifacts.tables import MISSING, Entry, Row, Table, read_cells
 from scripts.common.quantities import format_tokens
 from scripts.launch.launch import Launch
@@ -137,7 +138,8 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
         notes=(
             *notes,
             f"{DEMO} · {what}" if is_demo else what,
-            f"Fingerprint {artifact_fingerprint(prepared) if prepared else 'none'} · drawn at commit {commit}",
+            f"Fingerprint {artifact_fingerprint(prepared) if prepared else 'none'} · {collected(csv).words} · "
+            f"drawn at commit {commit}",
         ),
     )
 

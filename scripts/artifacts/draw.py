@@ -3,7 +3,7 @@
 python -m scripts.artifacts.draw fig2 --csv results/figures/fig2.csv --pdf results/figures/fig2.pdf \\
     --png results/figures/fig2.png
 
-The same CSV at the same commit gives the same bytes: no file holds a date or a path.
+The same CSV and note at the same commit give the same bytes: no file holds a date or a path.
 """
 
 import argparse

@@ -13,6 +13,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
+from scripts.artifacts.provenance import collected
 from scripts.artifacts.published import PublishedValue, load_published
 from scripts.artifacts.tables import Entry, Row, Table, read_cells
 from scripts.common.errors import UserError
@@ -127,7 +128,7 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
             f"With LoRA: ({FROZEN} + {ADAPTERS} x {adam}) P / n and ({FROZEN} + {ADAPTERS} x {lion}) P / n.",
             "Weights, gradients and optimizer state alone: activations come on top.",
             *misprints,
-            f"{artifact.name} ({artifact.edition}) · {origin} · drawn at commit {commit}",
+            f"{artifact.name} ({artifact.edition}) · {origin} · {collected(csv).words} · drawn at commit {commit}",
         ),
     )
 

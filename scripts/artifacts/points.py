@@ -31,6 +31,7 @@ from pathlib import Path
 
 import pandas
 
+from scripts.artifacts.provenance import Collected, collected
 from scripts.common.errors import UserError
 from scripts.components.measures import LEARNING
 
@@ -132,7 +133,8 @@ class Origin:
     """Where a figure's numbers come from; `sources` counts what is drawn by `trained`, `published`, `printed`.
 
     `sources` is empty where nothing was trained for the figure. `missing` is how much of what it should show is not
-    there yet, and `diverged` how much never will be, because training diverged.
+    there yet, and `diverged` how much never will be, because training diverged. `fingerprint` is of the recipes (see
+    `artifact_fingerprint`), `made` of the numbers.
     """
 
     study: str
@@ -140,6 +142,7 @@ class Origin:
     model: str
     scale: str
     fingerprint: str
+    made: Collected
     sources: dict[str, int]
     base_source: str | None = None
     missing: int = 0
@@ -155,7 +158,12 @@ class Points(Origin):
 
 
 def artifact_fingerprint(conditions: Iterable[str]) -> str:
-    """First 12 hex digits of the SHA-256 of the sorted unique condition fingerprints, joined by newlines."""
+    """First 12 hex digits of the SHA-256 of the sorted unique condition fingerprints, joined by newlines.
+
+    It is one of recipes: of what was to be trained on what data by which code version, and not of what came out. The
+    same recipes on another machine, or averaged by other code, may give other values under it, which have a hash of
+    their own (`scripts.artifacts.provenance`).
+    """
     text = "\n".join(sorted({condition for condition in conditions if condition}))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -211,6 +219,7 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         model=first["model"],
         scale=first["scale"],
         fingerprint=fingerprint,
+        made=collected(Path(path)),
         methods=tuple(sorted(methods, key=lambda m: (m.kind == "full", m.rank, m.modules != "all", m.alpha, m.name))),
         panels=tuple(sorted(panels, key=lambda panel: setting_order(panel.setting, panel.regime))),
         sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
@@ -326,6 +335,7 @@ def read_origin(rows: pandas.DataFrame, path: Path) -> Origin:
         model=first["model"],
         scale=first["scale"],
         fingerprint=artifact_fingerprint(rows["condition"]),
+        made=collected(path),
         sources={s: n for s in CHOICES["source"] if (n := int((trained["source"] == s).sum()))},
         missing=int(rows["condition"].nunique() - shown["condition"].nunique()) - diverged,
         diverged=diverged,

@@ -15,6 +15,7 @@ from typing import Any
 
 from scripts.artifacts import memory_table
 from scripts.artifacts.points import COLUMNS
+from scripts.artifacts.provenance import write_note
 from scripts.artifacts.published import MEMORY, PUBLISHED, PublishedValue, load_published, values_of
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
@@ -56,7 +57,7 @@ SETTINGS = {
 
 
 def main(name: str, path: Path, published: Path = PUBLISHED) -> None:
-    """Writes the CSV of the artifact called `name`.
+    """Writes the CSV of the artifact called `name`, and beside it the note of how it was made.
 
     Raises:
         UserError: there is no such artifact, the paper prints no numbers of it, or `published` is malformed.
@@ -72,6 +73,7 @@ def main(name: str, path: Path, published: Path = PUBLISHED) -> None:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    write_note(path)
 
 
 def printed_rows(name: str, values: list[PublishedValue]) -> list[dict[str, Any]]:

@@ -477,6 +477,8 @@ def provenance(artifact: Artifact, points: Origin, commit: str) -> dict[str, str
         "model": points.model,
         "scale": points.scale,
         "fingerprint": points.fingerprint,
+        "values": points.made.values,
+        **({"collected": points.made.commit} if points.made.commit else {}),
         "commit": commit,
         "points": sources_note(points),
     }
@@ -488,7 +490,8 @@ def footer(artifact: Artifact, points: Origin, commit: str) -> tuple[str, str]:
     what = f"{facts['artifact']} · study: {facts['study']} · model: {facts['model']}"
     if points.scale == "demo":
         what = f"Demo study - not the paper's numbers · {what}"
-    where = f"{facts['points']} · fingerprint {facts['fingerprint']} · drawn at commit {facts['commit']}"
+    made = f"fingerprint {facts['fingerprint']} · {points.made.words} · drawn at commit {facts['commit']}"
+    where = f"{facts['points']} · {made}"
     return what, where[0].upper() + where[1:]
 
 

@@ -3,7 +3,7 @@
 python -m scripts.artifacts.tabulate tableS1 --csv results/tables/tableS1.csv --md results/tables/tableS1.md \\
     --tex results/tables/tableS1.tex
 
-The same CSV at the same commit gives the same bytes: no file holds a date or a path.
+The same CSV and note at the same commit give the same bytes: no file holds a date or a path.
 """
 
 import argparse

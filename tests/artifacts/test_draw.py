@@ -279,7 +279,8 @@ def test_files_repeat_byte_for_byte_and_carry_their_provenance(tmp_path: Path) -
     points = read_points(csv_file, ["forgetting"])
     keywords = (
         "artifact=fig2 (v2); study=demo; model=tiny Llama; scale=demo; "
-        f"fingerprint={points.fingerprint}; commit={provenance.commit()}; points=all points trained here"
+        f"fingerprint={points.fingerprint}; values={hashlib.sha256(csv_file.read_bytes()).hexdigest()[:12]}; "
+        f"commit={provenance.commit()}; points=all points trained here"
     )
     with Image.open(png) as image:
         assert image.text["Keywords"] == keywords
