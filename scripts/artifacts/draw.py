@@ -34,9 +34,10 @@ def metadata(artifact: Artifact, points: Origin, drawn_at: str) -> dict[str, str
 def draw(artifact: Artifact, csv: Path, pdf: Path, png: Path) -> None:
     """Draws `csv` into both files, each written under a temporary name and then renamed.
 
-    Raises UserError where the CSV cannot be drawn; then nothing is written.
+    Raises UserError where the CSV cannot be drawn, or not with the artifact's options; then nothing is written.
     """
     kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
+    artifact.check_options(getattr(kind, "OPTIONS", {}))
     # a kind whose numbers are no scores reads its own CSV
     read = getattr(kind, "read", None)
     points: Origin = read(csv) if read else read_points(csv, artifact.needs, artifact.by_rate)

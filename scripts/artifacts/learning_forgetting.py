@@ -7,6 +7,9 @@ from scripts.artifacts import style
 from scripts.artifacts.points import Panel, Points
 from scripts.plan.registry import Artifact
 
+OPTIONS = {"x": ("log", "linear")}
+"""The axis of durations; the first is the default."""
+
 
 def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     """The figure; `artifact.needs` names what is on the y axes, a column of panels each where there are several."""
@@ -20,7 +23,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
             style.curve(ax, look.colour, method.name, series, look.dashes)
         for point in panel.printed:
             style.overlay(ax, point.duration.value, point.estimates[need].value, looks[point.method].colour)
-        style.duration_axis(ax, panel.durations, panel.unit)
+        style.duration_axis(ax, panel.durations, panel.unit, artifact.options.get("x", OPTIONS["x"][0]))
 
     based = any(need in panel.base for panel in points.panels for need in artifact.needs)
     legends = [style.legend_handles(points, style.base_level_handle() if based else None)]

@@ -247,17 +247,33 @@ def value_axis(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
-def duration_axis(ax: Axes, durations: Sequence[Duration], unit: str) -> None:
-    """Durations on a log2 axis, each with its exact label; tokens have long labels, so they are turned."""
-    values = [duration.value for duration in durations]
-    ax.set_xscale("log", base=2)
-    room = max((values[-1] / values[0]) ** 0.06, 2**0.2)
-    ax.set_xlim(values[0] / room, values[-1] * room)
-    ax.xaxis.set_major_locator(FixedLocator(values))
+def duration_axis(ax: Axes, durations: Sequence[Duration], unit: str, scale: str = "log") -> None:
+    """Durations on a log2 or a linear axis, with their exact labels; tokens have long labels, so they are turned.
+
+    On a linear axis the short ones stand close together, and a label that has no room is left out.
+    """
+    first, last = durations[0].value, durations[-1].value
+    if scale == "log":
+        ax.set_xscale("log", base=2)
+        room = max((last / first) ** 0.06, 2**0.2)
+        ax.set_xlim(first / room, last * room)
+    else:
+        ax.set_xlim(-0.04 * last, 1.04 * last)
+        durations = _apart(durations, 0.07 * last)
+    ax.xaxis.set_major_locator(FixedLocator([duration.value for duration in durations]))
     ax.xaxis.set_minor_locator(NullLocator())
     turned: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if unit in TURNED else {}
     ax.set_xticklabels([duration.label for duration in durations], **turned)
     ax.set_xlabel(UNITS.get(unit, unit))
+
+
+def _apart(durations: Sequence[Duration], least: float) -> list[Duration]:
+    """From the longest down, those that are `least` apart."""
+    kept: list[Duration] = []
+    for duration in reversed(durations):
+        if not kept or kept[-1].value - duration.value >= least:
+            kept.append(duration)
+    return kept[::-1]
 
 
 def score_axis(ax: Axes, panel: Panel, need: str, estimates: Sequence[Estimate], scale: str) -> None:

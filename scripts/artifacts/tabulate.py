@@ -23,6 +23,7 @@ def tabulate(artifact: Artifact, csv: Path, md: Path, tex: Path) -> None:
     Raises UserError where the CSV makes no such table; then nothing is written.
     """
     kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
+    artifact.check_options(getattr(kind, "OPTIONS", {}))
     table = kind.table(artifact, csv, commit())
     with atomic_path(md) as new_md, atomic_path(tex) as new_tex:
         new_md.write_text(tables.markdown(table), encoding="utf-8", newline="\n")

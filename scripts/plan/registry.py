@@ -3,7 +3,7 @@
 Read at parse time by whoever names artifacts as targets, so nothing here imports a drawing library.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -32,7 +32,8 @@ class Artifact(BaseModel):
 
     `block` says of which conditions: `grid` are those of figures 1 to 3, `sweep` those of the sweep over learning
     rates, any other name is a block that studies declare. `setting` is there where an artifact shows one setting alone.
-    With `by_rate` a method has a point for each learning rate. What needs nothing is made without any model.
+    With `by_rate` a method has a point for each learning rate. What needs nothing is made without any model. `options`
+    say how it is drawn, where its kind has a choice (`OPTIONS` of the module).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_min_length=1, str_strip_whitespace=True)
@@ -46,6 +47,7 @@ class Artifact(BaseModel):
     block: str = "grid"
     setting: str | None = None
     by_rate: bool = False
+    options: dict[str, str] = {}
 
     @field_validator("title", "caption")
     @classmethod
@@ -80,6 +82,16 @@ class Artifact(BaseModel):
         """The files that are asked for."""
         name = self.name.removeprefix("v1/")
         return tuple(f"results/{self.place}/{name}.{form}" for form in self.forms)
+
+    def check_options(self, known: Mapping[str, Sequence[str]]) -> None:
+        """Raises UserError where an option is none of `known`, which has the values of each, or has another value."""
+        for name, value in self.options.items():
+            if name not in known:
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                raise UserError(f"{REGISTRY}: {self.name}.options: kind {self.kind} has no option {name!r}; {has}")
+            if value not in known[name]:
+                values = " or ".join(known[name])
+                raise UserError(f"{REGISTRY}: {self.name}.options.{name}: {value!r} must be {values}")
 
     def lack(self, grid: Grid) -> str | None:
         """Why a study does not have it, in one sentence; None where it does."""

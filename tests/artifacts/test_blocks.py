@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
 
-from scripts.artifacts import style
+from scripts.artifacts import draw, style
 from scripts.artifacts.points import ShownMethod
+from scripts.common.errors import UserError
 from tests.artifacts.blocks import artifact, drawn, full, lora, row
 from tests.artifacts.conftest import (
     LABELS,
@@ -25,6 +26,7 @@ from tests.artifacts.conftest import (
     line,
     markers,
     pick,
+    write,
 )
 
 BASE = {"humaneval": 0.11, "gsm8k": 0.17, "forgetting": 0.66}
@@ -175,3 +177,31 @@ def test_the_papers_methods_are_far_apart_in_colour_or_dashed_in_another_way(met
         for other in looks[:number]:
             apart = numpy.linalg.norm(numpy.subtract(to_rgb(one.colour), to_rgb(other.colour)))
             assert apart > 0.3 or (apart > 0.1 and one.dashes != other.dashes)
+
+
+@pytest.mark.parametrize(("options", "share"), [({}, 1 / 2), ({"x": "log"}, 1 / 2), ({"x": "linear"}, 1 / 3)])
+def test_the_axis_of_durations_is_an_option(tmp_path: Path, options: dict[str, str], share: float) -> None:
+    """128K stands halfway from 64K to 256K on a logarithmic axis, and at a third of it on a linear one."""
+    what = artifact("learning_forgetting", "forgetting", options=options)
+    rows = [row(full(), "code-cpt", duration, "forgetting") for duration in ("64K", "128K", "256K")]
+    (ax,) = drawn(tmp_path, what, rows).axes
+    at = ax.transData.transform([(value, 0.5) for value in (64_000, 128_000, 256_000)])[:, 0]
+    assert (at[1] - at[0]) / (at[2] - at[0]) == pytest.approx(share)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["64K", "128K", "256K"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("learning_forgetting", {"y": "log"}, "kind learning_forgetting has no option 'y'; it has x"),
+        ("learning_forgetting", {"x": "cubic"}, "fig99.options.x: 'cubic' must be log or linear"),
+        ("tradeoff", {"x": "linear"}, "kind tradeoff has no option 'x'; it has none"),
+    ],
+)
+def test_an_unknown_option_is_one_sentence(tmp_path: Path, kind: str, options: dict[str, str], said: str) -> None:
+    csv = write(tmp_path / "figure.csv", [row(full(), "code-cpt", "64K", "forgetting")])
+    with pytest.raises(UserError) as raised:
+        draw.draw(artifact(kind, "forgetting", options=options), csv, tmp_path / "a.pdf", tmp_path / "a.png")
+    assert str(raised.value).startswith("config/artifacts.yaml: fig99.options")
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
