@@ -1,9 +1,10 @@
 """Reads a study file and says in one sentence what is wrong with it."""
 
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from scripts.common.errors import UserError
 from scripts.common.files import project, read_yaml
@@ -109,10 +110,7 @@ def _sentence(error: ValidationError) -> str:
     """The first thing that is wrong: its key, what is wrong, what is allowed; and how many more there are."""
     details = error.errors(include_url=False)
     first = details[0]
-    # pydantic puts the tag of a tagged union ("cpt", "lora") into the location; no key of the file has that name
-    location = first["loc"]
-    keys = [str(key) for i, key in enumerate(location) if not (i == 2 and location[0] in _TAGGED and key in _TAGS)]
-    keys = [key for i, key in enumerate(keys) if not (i and keys[i - 1] in _TAGGED_ITSELF and key in _TAGS)]
+    keys = _keys(first["loc"], Study)
     if keys and keys[-1] == "[key]":
         keys.pop()
     value = first.get("input")
@@ -143,12 +141,31 @@ def _sentence(error: ValidationError) -> str:
     return f"{prefix}: {what}{tail}" if prefix else f"{what}{tail}"
 
 
-_TAGGED = {"settings", "methods", "datasets"}
-_TAGGED_ITSELF = {"model", "optimizer"}
-_TAGS = {
-    *("cpt", "ift", "lora", "full", "generated", "path", "hub", "package", "pretrained"),
-    *("decoupled_lionw", "decoupled_adamw", "sgd"),
-}
+def _keys(location: tuple[int | str, ...], kind: Any) -> list[str]:
+    """The keys of the file on the way to a value of the type `kind`.
+
+    pydantic puts the tag of a tagged union (`cpt`, `lora`) into the location, and no key of the file has that name.
+    """
+    if not location:
+        return []
+    discriminator: Any = None
+    while (origin := get_origin(kind)) is Annotated or (origin in (Union, UnionType) and NoneType in get_args(kind)):
+        if origin is Annotated:
+            kind, *metadata = get_args(kind)
+            discriminator = next((d for part in metadata if (d := getattr(part, "discriminator", None))), discriminator)
+        else:
+            kind = Union[tuple(one for one in get_args(kind) if one is not NoneType)]  # noqa: UP007 (of a tuple)
+    first, rest = location[0], location[1:]
+    for member in get_args(kind) if discriminator else ():
+        if first in get_args(member.model_fields[discriminator].annotation):
+            return _keys(rest, member)
+    inner: Any = None
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if field := kind.model_fields.get(str(first)):
+            inner = Annotated[field.annotation, field]
+    elif origin in (list, dict):
+        inner = get_args(kind)[-1]
+    return [str(first), *_keys(rest, inner)]
 
 
 def _short(value: Any) -> str:

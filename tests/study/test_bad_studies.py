@@ -179,6 +179,44 @@ CASES = {
         ["evaluation.tasks.humaneval.temperature", "greater than 0"],
     ),
     "cooldown as percent": (put("settings/code-cpt/cooldown", 20), ["settings.code-cpt.cooldown", "less than 1"]),
+    "a setting of the optimizer": (
+        put("optimizer/betas", [0.9, 1.0]),
+        ["mine.yaml: optimizer.betas.1: ", "less than 1"],
+    ),
+    "a setting of a block's optimizer": (
+        put(
+            "blocks",
+            {
+                "optimizers": {
+                    "cells": [
+                        {"setting": "math-ift"},
+                        {"setting": "math-ift", "optimizer": {"name": "sgd", "momentum": 1.0, "clip_norm": 1.0}},
+                    ]
+                }
+            },
+        ),
+        ["mine.yaml: blocks.optimizers.cells.1.optimizer.momentum: ", "less than 1"],
+    ),
+    "a block's optimizer without its settings": (
+        put("blocks", {"optimizers": {"cells": [{"setting": "math-ift", "optimizer": {"name": "decoupled_adamw"}}]}}),
+        ["mine.yaml: blocks.optimizers.cells.0.optimizer.betas: is missing (and 2 more mistakes)"],
+    ),
+    "an unknown optimizer of a block": (
+        put("blocks", {"optimizers": {"cells": [{"setting": "math-ift", "optimizer": {"name": "adam"}}]}}),
+        ["mine.yaml: blocks.optimizers.cells.0.optimizer.name: must be one of ", "sgd (it says 'adam')"],
+    ),
+    "a method that is called like its kind": (
+        lambda study: study["methods"].update(lora={"kind": "lora", "rank": 0, "alpha": 1.0}),
+        ["mine.yaml: methods.lora.rank: ", "greater than 0"],
+    ),
+    "a setting of the base model": (
+        put("model/pretraining/learning_rate", 2.0),
+        ["mine.yaml: model.pretraining.learning_rate: ", "less than 1"],
+    ),
+    "a setting that is called like its regime": (
+        lambda study: put("settings/cpt", {**study["settings"]["code-cpt"], "sweep": {"duration": 2560}})(study),
+        ["mine.yaml: settings.cpt.sweep.learning_rates: is missing"],
+    ),
     "unknown optimizer": (put("optimizer/name", "adamw"), ["optimizer.name", "decoupled_lionw"]),
     "extends nothing that is there": (
         put("extends", "dmeo"),
