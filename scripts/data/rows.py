@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError
 from scripts.components.making import Job
+from scripts.components.templates import PLAIN, prompt_text, response_text
 from scripts.data.records import read_records
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
     from tokenizers import Tokenizer
 
     from scripts.data import batches
-    from scripts.data.tokenizer import EOS, PAD, PLAIN
+    from scripts.data.tokenizer import EOS, PAD
 
     records, tokenizer_directory = job.inputs()
     tokenizer = Tokenizer.from_file(str(tokenizer_directory / "tokenizer.json"))
@@ -47,8 +48,6 @@ def _documents(directory: Path, tokenizer: "Tokenizer") -> Iterator[list[int]]:
 
 
 def _examples(directory: Path, tokenizer: "Tokenizer", template: str) -> Iterator[tuple[list[int], list[int]]]:
-    from scripts.data.tokenizer import prompt_text, response_text
-
     frame = {
         "instruction": lambda text: prompt_text(text, template),
         "response": lambda text: response_text(text, template),

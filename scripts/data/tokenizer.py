@@ -1,4 +1,4 @@
-"""The tokenizer of a generated world, and the text around an instruction.
+"""The tokenizer of a generated world.
 
 Evaluation scores or continues a prompt `p` with an answer `a`, while training saw `p + a` as one text. A
 model can only answer what it learned if both give the same tokens: encode(p) + encode(a) == encode(p + a).
@@ -10,12 +10,6 @@ letters or two symbols.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from scripts.common.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -25,21 +19,6 @@ PIECES = r"\n| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|[^\S\n]+"
 
 SMALLEST_VOCABULARY = 3 + 256
 """Three special tokens and every byte: with these nothing is unknown."""
-
-PLAIN = "plain"
-
-_TEMPLATES = {
-    # The text of lm-eval's GSM8K and ARC prompts.
-    PLAIN: ("Question: {}\nAnswer:", " {}"),
-    # Stanford Alpaca's, for an instruction without an input.
-    "alpaca": (
-        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-        "\n\n### Instruction:\n{}\n\n### Response:\n",
-        "{}",
-    ),
-    # Llama 2's for the first turn, without a system prompt. Its bos and eos are ids and no text.
-    "llama2-chat": ("[INST] {} [/INST]", " {} "),
-}
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path) -> None:
@@ -78,35 +57,3 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path) -> None:
         # A text that contains "</s>" is text: only we place special tokens, by id.
         split_special_tokens=True,
     ).save_pretrained(out)
-
-
-def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
-    """The tokenizer saved in `directory`. It adds no token by itself: who builds rows places bos and eos."""
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(directory)
-    return tokenizer
-
-
-def prompt_text(instruction: str, template: str = PLAIN) -> str:
-    """What stands before a response in instruction finetuning.
-
-    The paper does not print its template, so it is a choice: "plain" (evaluation's own prompts look like it),
-    "alpaca" or "llama2-chat". Raises UserError for another.
-    """
-    return _template(template)[0].format(instruction)
-
-
-def response_text(response: str, template: str = PLAIN) -> str:
-    """What the model learns to write after `prompt_text`; the writer of rows puts the eos token behind it.
-
-    A space before it belongs to the response, because it belongs to the response's first token (see above).
-    Raises UserError for an unknown template.
-    """
-    return _template(template)[1].format(response)
-
-
-def _template(name: str) -> tuple[str, str]:
-    if name not in _TEMPLATES:
-        raise UserError(f"the template {name!r} is unknown; allowed are {', '.join(_TEMPLATES)}")
-    return _TEMPLATES[name]

@@ -6,6 +6,7 @@ from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.components.making import Job
+from scripts.components.templates import prompt_text, response_text
 from scripts.data.records import read_records
 
 
@@ -18,8 +19,6 @@ def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
 
 
 def _texts(directories: list[Path]) -> Iterator[str]:
-    from scripts.data.tokenizer import prompt_text, response_text
-
     for directory in directories:
         for record in read_records(directory):
             fields = ("text",) if "text" in record else ("instruction", "response")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from scripts.common.errors import UserError
-from scripts.data.tokenizer import prompt_text, response_text
+from scripts.components.templates import prompt_text, response_text
 
 STOP = ("\nQuestion:",)
 """Ends an answer: what a model that does not end by itself writes next."""

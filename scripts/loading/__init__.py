@@ -1,1 +1,1 @@
-"""What training, evaluation and spectra share: loading a model, tokenizing."""
+"""What training, evaluation and spectra share: models and tokenizers from their directories."""

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.common.errors import UserError
-from scripts.data.tokenizer import load_tokenizer, prompt_text, response_text, train_tokenizer
+from scripts.components.templates import prompt_text, response_text
+from scripts.data.tokenizer import train_tokenizer
+from scripts.loading.tokenizers import load_tokenizer
 
 VERBS, NOUNS = ["sum", "maximum", "number"], ["even numbers", "squares", "items"]
 SIZE = 330

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scripts.common.errors import UserError
 from scripts.components.asking.items import Item, read
 from scripts.components.asking.shown import Shown
+from scripts.components.templates import prompt_text, response_text
 
 if TYPE_CHECKING:
     from scripts.components.tasks import Given
@@ -70,14 +71,10 @@ def document_text(item: Item) -> str:
 
 
 def response_context(item: Item) -> str:
-    from scripts.data.tokenizer import prompt_text
-
     return prompt_text(item["instruction"])
 
 
 def response_continuation(item: Item) -> str:
-    from scripts.data.tokenizer import response_text
-
     return response_text(item["response"])
 
 

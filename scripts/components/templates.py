@@ -1,0 +1,49 @@
+"""The text around an instruction and its response."""
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from scripts.common.errors import UserError
+
+PLAIN = "plain"
+
+# A space in front of a response belongs to the response's first token, see `scripts.data.tokenizer`.
+TEMPLATES = {
+    # The text of lm-eval's GSM8K and ARC prompts.
+    PLAIN: ("Question: {}\nAnswer:", " {}"),
+    # Stanford Alpaca's, for an instruction without an input.
+    "alpaca": (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n{}\n\n### Response:\n",
+        "{}",
+    ),
+    # Llama 2's for the first turn, without a system prompt. Its bos and eos are ids and no text.
+    "llama2-chat": ("[INST] {} [/INST]", " {} "),
+}
+"""Name to what stands before a response, and the response as the model learns to write it.
+
+The paper does not print its template, so it is a choice; evaluation's own prompts look like `plain`.
+"""
+
+if TYPE_CHECKING:
+    Template: TypeAlias = str
+else:
+    Template = Literal[tuple(TEMPLATES)]
+
+
+def prompt_text(instruction: str, template: str = PLAIN) -> str:
+    """What stands before a response in instruction finetuning. Raises UserError for an unknown template."""
+    return _template(template)[0].format(instruction)
+
+
+def response_text(response: str, template: str = PLAIN) -> str:
+    """What the model learns to write after `prompt_text`; the writer of rows puts the eos token behind it.
+
+    Raises UserError for an unknown template.
+    """
+    return _template(template)[1].format(response)
+
+
+def _template(name: str) -> tuple[str, str]:
+    if name not in TEMPLATES:
+        raise UserError(f"the template {name!r} is unknown; allowed are {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
