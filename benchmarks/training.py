@@ -143,7 +143,7 @@ def peer_model(work: Work) -> tuple[Any, Any]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from scripts.training.optimizer import make_optimizer
+    from scripts.training.optimizer import NamedOptimizer
 
     torch.manual_seed(0)
     frozen_in_bf16 = work.shape.precision == "bf16" and work.method["kind"] == "lora"
@@ -159,7 +159,7 @@ def peer_model(work: Work) -> tuple[Any, Any]:
         model = get_peft_model(model, config)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return model, make_optimizer(trained, OPTIMIZER)
+    return model, NamedOptimizer(trained, OPTIMIZER).torch_optimizer
 
 
 def dataset(work: Work) -> list[dict[str, list[int]]]:
@@ -473,8 +473,8 @@ def table(result: dict[str, Any]) -> None:
 def main(arguments: argparse.Namespace) -> None:
     import torch
 
-    from scripts.training.adapters import trainable_model
     from scripts.training.metrics import flops_per_token, peak_flops
+    from scripts.training.model import trainable_model
 
     shape = SHAPES[arguments.shape]
     if torch.cuda.is_available() != (arguments.device == "cuda"):

@@ -20,7 +20,7 @@ from torch.nn import functional
 from benchmarks.training import METHODS, OPTIMIZER, SHAPES, peak, prepare, settle
 from scripts.data.batches import Batches
 from scripts.training import objective
-from scripts.training.adapters import trainable_model
+from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 
 RESULTS = Path(__file__).resolve().parent / "results" / "training_parts.json"
@@ -105,20 +105,20 @@ def uninitialized_memory() -> dict[str, Any]:
     """A step of full finetuning with torch's deterministic algorithms, which fill new memory unless told not to."""
     from torch.utils import deterministic
 
-    from scripts.training.optimizer import make_optimizer
+    from scripts.training.optimizer import NamedOptimizer
 
     with tempfile.TemporaryDirectory() as where:
         base, rows, *_ = prepare(SHAPES["small"], Path(where))
         model = trainable_model(base, METHODS["full"], 0, None).train()
         tokens, labels = (torch.as_tensor(array) for array in Batches(rows).batch(0))
-    optimizer = make_optimizer(dict(model.named_parameters()), OPTIMIZER)
+    optimizer = NamedOptimizer(dict(model.named_parameters()), OPTIMIZER)
 
     def step(fills: bool) -> None:
         torch.use_deterministic_algorithms(True)
         deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
         backward(Objective(model, "fp32"), tokens, labels, len(tokens))
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(False)
 

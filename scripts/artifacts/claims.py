@@ -19,7 +19,6 @@ from scripts.artifacts.points import artifact_fingerprint
 from scripts.artifacts.provenance import commit
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
-from scripts.components.methods.lora import Lora
 from scripts.evaluation.scores import SAMPLES
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
@@ -87,7 +86,7 @@ def read_models(launch: Launch) -> list[Model]:
         kind, rank, learning, duration = BASE, 0, "", ""
         if condition.method != BASE:
             setting, method = study.settings[condition.setting], study.methods[condition.method]
-            kind, rank = method.kind, method.rank if isinstance(method, Lora) else 0
+            kind, rank = method.kind, method.cells().get("rank", 0)
             unit = "tokens" if isinstance(setting, ContinuedPretraining) else "epoch" + "s" * (condition.amount > 1)
             learning, duration = setting.learning, f"{condition.duration} {unit}"
         tasks = plan.tasks(launch.grid, condition, NEEDS)

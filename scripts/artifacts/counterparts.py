@@ -24,8 +24,6 @@ from typing import Any
 from scripts.artifacts.printed import FORGETTING_ITEMS, ITEMS, MODULES
 from scripts.artifacts.published import MEMORY, PublishedValue
 from scripts.components.measures import FORGETTING
-from scripts.components.methods.lora import Lora
-from scripts.components.modules import SETS
 from scripts.evaluation.scores import plain_average
 from scripts.launch.launch import Launch
 from scripts.plan.conditions import SWEEP, Condition
@@ -204,17 +202,14 @@ def _methods(study: Study, value: PublishedValue) -> list[str]:
         return [BASE]
     fitting = []
     for name, method in study.methods.items():
-        if isinstance(method, Lora):
-            alike = (
-                value.kind == "lora"
-                and not method.variant
-                and method.rank == value.rank
-                and value.alpha in (None, method.alpha)
-                and (value.modules is None or set(method.modules) == set(SETS[MODULES[value.modules]]))
-            )
-        else:
-            alike = value.kind == method.kind
-        if alike:
+        cells = method.cells()
+        if (
+            method.kind == value.kind
+            and not method.variant
+            and cells.get("rank") == value.rank
+            and (value.alpha is None or cells["alpha"] == f"{value.alpha:g}")
+            and (value.modules is None or cells["modules"] == MODULES[value.modules])
+        ):
             fitting.append(name)
     return fitting
 

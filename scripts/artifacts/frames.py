@@ -14,8 +14,6 @@ import pandas
 from scripts.artifacts import style
 from scripts.artifacts.points import DIVERGED, Origin, ShownMethod, read_origin, read_text, to_numbers
 from scripts.common.errors import UserError
-from scripts.components.methods.lora import Lora
-from scripts.components.modules import word
 from scripts.launch.launch import Launch
 from scripts.plan.conditions import Condition
 from scripts.plan.evaluation import BASE
@@ -60,10 +58,7 @@ def diverged_cells(launch: Launch, condition: Condition) -> dict[str, Any]:
 def method_cells(study: Study, name: str) -> dict[str, Any]:
     """The columns `method`, `kind`, and of LoRA `rank`, `alpha` and `modules`."""
     method = study.methods[name]
-    cells: dict[str, Any] = {"method": name, "kind": method.kind}
-    if isinstance(method, Lora):
-        cells |= {"rank": method.rank, "alpha": f"{method.alpha:g}", "modules": word(method.modules)}
-    return cells
+    return {"method": name, "kind": method.kind, **method.cells()}
 
 
 def read(path: Path, columns: Iterable[str], numbers: Iterable[str]) -> tuple[pandas.DataFrame, Origin]:

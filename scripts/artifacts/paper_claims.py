@@ -29,6 +29,7 @@ from scripts.artifacts.contrasts import (
     judge_more,
     mean_of,
 )
+from scripts.components.methods import METHODS
 from scripts.plan.evaluation import BASE
 
 MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
@@ -105,7 +106,7 @@ class Design:
             if durations is None or model.duration_value in durations
         ]
         if not found:
-            raise LackingError(f"{setting} has no model of {'full finetuning' if kind == 'full' else 'LoRA'} there")
+            raise LackingError(f"{setting} has no model of {METHODS[kind].label} there")
         if gone := [
             model for arm, model in self.scores.trained.items() if arm in self.scores.diverged.intersection(found)
         ]:

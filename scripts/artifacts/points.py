@@ -34,6 +34,7 @@ import pandas
 from scripts.artifacts.provenance import Collected, collected
 from scripts.common.errors import UserError
 from scripts.components.measures import LEARNING
+from scripts.components.methods import METHODS
 
 COLUMNS = (
     "study", "study_title", "model", "scale", "setting", "setting_label", "regime", "learning_task",
@@ -45,7 +46,7 @@ NUMBERS = ("rank", "alpha", "duration_value", "tokens", "learning_rate", "value"
 DIVERGED = "diverged"
 CHOICES = {
     "scale": ("demo", "paper"),
-    "kind": ("base", "full", "lora"),
+    "kind": ("base", *METHODS),
     "source": ("trained", "published", "printed"),
     "state": ("", DIVERGED),
 }

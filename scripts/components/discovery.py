@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Annotated, Any, TypeVar, Union, get_args
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
+
+from scripts.common.errors import UserError
 
 T = TypeVar("T")
 C = TypeVar("C", bound=BaseModel)
@@ -55,6 +57,23 @@ def classes(package: str, path: Iterable[str], base: type[C], tag: str) -> dict[
 def union(members: Mapping[str, type[BaseModel]], tag: str) -> Any:
     """The type of a value that is one of the members, as its key `tag` says."""
     return Annotated[Union[tuple(members.values())], Field(discriminator=tag)]  # noqa: UP007 (of a tuple)
+
+
+def read(members: Mapping[str, type[C]], tag: str, data: Mapping[str, Any], what: str) -> C:
+    """The member that the key `tag` of plain data names, with the settings that stand there.
+
+    Raises:
+        UserError: there is no such member, or it has no such settings; `what` is how the sentence calls a member.
+    """
+    name = data.get(tag)
+    if name is None or name not in members:
+        raise UserError(f"The {what} {name!r} is unknown; allowed are {', '.join(members)}.")
+    try:
+        return members[name].model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, (name, *first["loc"])))
+        raise UserError(f"The {what} {key}: {first['msg']} (it says {first['input']!r}).") from error
 
 
 def _one(module: ModuleType, found: list[T], of: type) -> T:

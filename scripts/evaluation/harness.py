@@ -128,7 +128,7 @@ class Harness:
     def _load(self, run: Path | None, method_kind: str | None) -> Any:
         """The last model is kept: whoever asks for one task at a time should not load it for each."""
         from scripts.evaluation.language_model import LanguageModel
-        from scripts.training.adapters import load_model
+        from scripts.loading.models import load_model
 
         if self._loaded is None or self._loaded[:2] != (run, method_kind):
             self._loaded = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.components.making import Job
+from scripts.components.methods import METHODS
 from scripts.components.models.hub import ModelEntry
 from scripts.data.hub import Repository
 from scripts.models.fetch import CONFIG, take_model
@@ -24,7 +25,7 @@ def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
     revision = job.locked(spec["revision"], ModelEntry.key(repository.name))
     where = f"{repository}, branch {spec['branch']}"
     files = repository.files(revision)
-    if spec["method"]["kind"] == "full":
+    if not METHODS[spec["method"]["kind"]].is_adapter:
         if ADAPTER_CONFIG in files:
             raise UserError(f"{where}: holds an adapter ({ADAPTER_CONFIG}); a fully finetuned model is expected")
         take_model(repository, revision, files, [CONFIG], spec.get("architecture"), out, job.scratch)

@@ -4,13 +4,13 @@ python -m scripts.planning.disk [--study NAME] [--store DIR] [--jobs N]
 """
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scripts.common.errors import run
-from scripts.components.models import Model
+from scripts.components.methods import method_of
+from scripts.components.optimizers import OPTIMIZERS
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.plan.grid import Grid
@@ -22,14 +22,8 @@ _TRAINED_BYTES = 4
 """Of a weight that is trained here, and of each of its numbers in the optimizer's state: fp32."""
 _HUB_BYTES = 2
 """Of a weight on the hub, as Llama-2 and the paper's checkpoints lie there: 16 bits."""
-_STATES = {"decoupled_lionw": 1, "decoupled_adamw": 2, "sgd": 1}
-"""Numbers that an optimizer keeps for each weight."""
 _CHECKPOINTS = 3
 """Of a running job: the last two, and the one that is being written."""
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-"""Modules as wide as the residual stream at both ends; the others have the MLP's width at one."""
-_WIDENING = ("gate_proj", "up_proj")
-"""Modules whose outputs have the MLP's width."""
 _PRUNE = "python -m scripts.planning.prune --delete"
 
 
@@ -103,14 +97,13 @@ def product_bytes(grid: Grid, product: Product) -> int:
     if product.kind == "model":
         return model.bytes_of_weight * model.parameters
     if product.kind == "published":
-        return _HUB_BYTES * trained_parameters(model, spec["method"])
+        return _HUB_BYTES * method_of(spec["method"]).trained_parameters(model)
     if product.kind not in ("leg", "run"):
         return 0
     recipe = Trained.read(spec).recipe
-    trained = trained_parameters(model, recipe.method)
-    # what PiSSA starts from is written with what it comes to, as an adapter of twice the rank
-    written = trained * (2 if recipe.method.get("initialization") == "pissa" else 1)
-    return _TRAINED_BYTES * (written + (_states(recipe) * trained if product.kind == "leg" else 0))
+    method = method_of(recipe.method)
+    state = _states(recipe) * method.trained_parameters(model) if product.kind == "leg" else 0
+    return _TRAINED_BYTES * (method.written_parameters(model) + state)
 
 
 def checkpoint_bytes(grid: Grid, product: Product) -> int:
@@ -118,25 +111,13 @@ def checkpoint_bytes(grid: Grid, product: Product) -> int:
     if product.kind not in ("leg", "run"):
         return 0
     recipe = Trained.read(product.spec).recipe
-    return _CHECKPOINTS * _TRAINED_BYTES * trained_parameters(grid.study.model, recipe.method) * (1 + _states(recipe))
+    trained = method_of(recipe.method).trained_parameters(grid.study.model)
+    return _CHECKPOINTS * _TRAINED_BYTES * trained * (1 + _states(recipe))
 
 
 def _states(recipe: Recipe) -> int:
-    return _STATES[recipe.optimizer["name"]]
-
-
-def trained_parameters(model: Model, method: Mapping[str, Any]) -> int:
-    """Parameters that a method trains: all; or rank * (inputs + outputs) of each module, and its outputs for DoRA."""
-    if method["kind"] == "full":
-        return model.parameters
-    shape = model.architecture
-    width, inner = shape.hidden_size, shape.intermediate_size
-    count = 0
-    for module in method["modules"]:
-        count += method["rank"] * (width + (width if module in _ATTENTION else inner))
-        if method.get("decomposed"):
-            count += inner if module in _WIDENING else width
-    return shape.layers * count
+    """Numbers that the optimizer keeps for each weight."""
+    return len(OPTIMIZERS[recipe.optimizer["name"]].state)
 
 
 def free_bytes(root: Path) -> int:

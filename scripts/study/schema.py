@@ -11,12 +11,12 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 from scripts.common.quantities import format_tokens, parse_tokens
 from scripts.components.measures import LANGUAGE_UNDERSTANDING, MEASURES, SOURCE_LOSS, SPECTRA
 from scripts.components.methods import AnyMethod
-from scripts.components.methods.lora import Lora
 from scripts.components.models import Model
 from scripts.components.optimizers import AnyOptimizer
 from scripts.components.part import Count, Name, Part, Rate, Repository, Seed, Tokens, field
 from scripts.components.sources import Dataset
 from scripts.components.tasks import BENCHMARKS, COMPOSITE, TASKS, Shots
+from scripts.components.templates import PLAIN, Template
 
 if TYPE_CHECKING:
     Benchmark: TypeAlias = str
@@ -192,9 +192,7 @@ class InstructionFinetuning(_Setting):
         unit="epochs",
         paper="figure 1, tables S5 to S8",
     )
-    template: Literal["plain", "alpaca", "llama2-chat"] = field(
-        "the text around an instruction and its response", default="plain", paper="not said"
-    )
+    template: Template = field("the text around an instruction and its response", default=PLAIN, paper="not said")
     packing: Literal["foundry", "bfd", "concat", "none"] = field(
         "how examples fill rows. `foundry`: llm-foundry's bins; `bfd`: best fit decreasing; `concat`: one text, cut "
         "into rows; `none`: an example a row",
@@ -614,10 +612,9 @@ class Study(Part):
                 raise ValueError(f"settings.{name}.learning_rates: no rate for {_listed(missing)}")
             published = set(setting.published)
             for method_name in sorted(published & methods):
-                method = self.methods[method_name]
-                if isinstance(method, Lora) and method.variant:
+                if variant := self.methods[method_name].variant:
                     raise ValueError(
-                        f"settings.{name}.published: {method_name} has {_listed(method.variant)}, which no published "
+                        f"settings.{name}.published: {method_name} has {_listed(variant)}, which no published "
                         "checkpoint has"
                     )
             for key, given in (("learning_rates", rates), ("sweep.learning_rates", swept), ("published", published)):

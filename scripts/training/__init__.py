@@ -1,1 +1,1 @@
-"""Training: one plain loop, its schedules, optimizer, adapters and checkpoints."""
+"""Training: one plain loop, its schedules, optimizer, model and checkpoints."""

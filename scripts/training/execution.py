@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scripts.training.attention import use_varlen
 from scripts.training.dropout import dropout_of
-from scripts.training.optimizer import optimizer_state
+from scripts.training.optimizer import NamedOptimizer
 from scripts.training.parallel import decoder_layers, passing
 
 GPU_PASS_TOKENS = 8192  # fewer leave a GPU's multiplications too small, more need more memory
@@ -43,7 +43,7 @@ def halve_frozen(model: nn.Module) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
-def plan_passes(objective: nn.Module, optimizer: torch.optim.Optimizer, rows: int, length: int) -> int | None:
+def plan_passes(objective: nn.Module, optimizer: NamedOptimizer, rows: int, length: int) -> int | None:
     """The tokens of a pass, where a process trains `rows` rows of `length` tokens; None: `backward`'s own default.
 
     On a GPU layers are checkpointed, if they must be for such a pass.
@@ -54,7 +54,7 @@ def plan_passes(objective: nn.Module, optimizer: torch.optim.Optimizer, rows: in
     return GPU_PASS_TOKENS
 
 
-def checkpoint_layers(objective: nn.Module, optimizer: torch.optim.Optimizer, rows: int, length: int) -> int:
+def checkpoint_layers(objective: nn.Module, optimizer: NamedOptimizer, rows: int, length: int) -> int:
     """Let as many layers as must, on this GPU, keep their input alone for the backward pass; return their number.
 
     They compute the rest again. A trial with `rows` rows of `length` tokens shows what a layer keeps. Weights are in
@@ -64,7 +64,7 @@ def checkpoint_layers(objective: nn.Module, optimizer: torch.optim.Optimizer, ro
     trained = {name: value for name, value in objective.named_parameters() if value.requires_grad}
     torch.cuda.empty_cache()
     present = torch.cuda.memory_allocated()
-    state = optimizer_state(optimizer, trained)  # with zeros for what is not there yet
+    state = optimizer.state()  # with zeros for what is not there yet
     coming = torch.cuda.memory_allocated() - present + sum(_local(value).nbytes for value in trained.values())
     del state
     torch.cuda.reset_peak_memory_stats()

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils import deterministic
 
+from scripts.components.methods import method_of
 from scripts.data.batches import Batches
 from scripts.training import checkpoints, execution, parallel
-from scripts.training.adapters import save_model, trainable_model
 from scripts.training.divergence import Divergence, Watch
 from scripts.training.metrics import Meter
+from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
-from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_rates
+from scripts.training.optimizer import NamedOptimizer
 from scripts.training.schedules import multiplier
 
 INTERRUPTED = 75  # exit status (EX_TEMPFAIL): stopped on request with a checkpoint; the same call goes on
@@ -100,20 +101,21 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
     device = group.device
     batches = Batches(job.rows)
     share = group.share(batches.batch_rows)
+    method = method_of(job.method)
     model = trainable_model(job.base, job.method, job.seed, job.start, job.attention_dropout, job.precision)
     execution.prepare_model(model, device, job.precision)
     vocabulary, meter = model.config.vocab_size, Meter(model, batches.sequence_length, device, job.precision)
-    sharded = group.world > 1 and job.method["kind"] == "full"
+    sharded = group.world > 1 and not method.is_adapter
     objective = parallel.spread(Objective(model.train(), job.precision), group, sharded, job.precision)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    optimizer = make_optimizer(trained, job.optimizer, job.method.get("learning_rate_ratio_b", 1.0))
+    optimizer = NamedOptimizer(trained, job.optimizer, method.rate_ratio)
     owner = checkpoints.Owner(job.product, batches.batch_rows)
-    state = optimizer_state(optimizer, trained)
+    state = optimizer.state()
     progress = checkpoints.load(job.checkpoints, owner, trained, state, group)
     if progress is not None:
-        restore_optimizer(optimizer, trained, state)
+        optimizer.restore(state)
     elif job.start is not None:
-        restore_optimizer(optimizer, trained, parallel.read_like(job.start / "optimizer.safetensors", state))
+        optimizer.restore(parallel.read_like(job.start / "optimizer.safetensors", state))
     del state
     progress = progress or checkpoints.Progress(step=job.start_step)
     rows_here = share.stop - share.start
@@ -143,7 +145,7 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
                 break
             step_began = time.monotonic()
             factor = multiplier(job.schedule, progress.step)
-            set_rates(optimizer, factor)
+            optimizer.set_rates(factor)
             input_ids, labels = (torch.as_tensor(array) for array in batches.batch(progress.step))
             segments = torch.as_tensor(batches.segments(progress.step)) if job.attention == "within" else None
             loss, loss_tokens = backward(
@@ -160,7 +162,7 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
             )
             norm = parallel.whole(torch.nn.utils.clip_grad_norm_(trained.values(), job.optimizer["clip_norm"]))
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             unread.append(torch.stack((loss, norm)))
             progress.step += 1
             progress.tokens += input_ids.numel()
@@ -200,7 +202,7 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
                 if diverged := _read_losses(progress, unread, watch, group):
                     break
                 progress.seconds = seconds_before + now - began
-                writer.save(progress, trained, optimizer_state(optimizer, trained))
+                writer.save(progress, trained, optimizer.state())
                 saved, saved_step = time.monotonic(), progress.step
 
         diverged = diverged or _read_losses(progress, unread, watch, group)
@@ -217,20 +219,20 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
             }
         if stopping:
             if progress.step > saved_step:
-                writer.save(progress, trained, optimizer_state(optimizer, trained))
+                writer.save(progress, trained, optimizer.state())
             writer.wait()
             if group.is_first:
                 at = f"step {progress.step} of {job.stop_step}"
                 print(f"stopped at {at}; the same call goes on from there", file=sys.stderr)
             raise SystemExit(INTERRUPTED)
     weights = parallel.gathered(trained, group) if sharded else {}
-    state = parallel.gathered(optimizer_state(optimizer, trained), group) if job.keep_optimizer else {}
+    state = parallel.gathered(optimizer.state(), group) if job.keep_optimizer else {}
     if group.is_first:
         if sharded:  # the bytes of one process come from a model of one process
             model = trainable_model(job.base, job.method, job.seed, job.start)
             model.load_state_dict(weights, strict=False)  # without the second names of tied weights
         with checkpoints.writable(job.out):
-            save_model(model, job.out)
+            method.save(model, job.out)
             if job.keep_optimizer:
                 from safetensors.torch import save_file
 

@@ -99,10 +99,10 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
     import torch
     from transformers import LlamaForCausalLM  # noqa: F401
 
-    from scripts.training.adapters import trainable_model
     from scripts.training.execution import checkpoint_layers, prepare_model
+    from scripts.training.model import trainable_model
     from scripts.training.objective import Objective, backward
-    from scripts.training.optimizer import make_optimizer
+    from scripts.training.optimizer import NamedOptimizer
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # as in training, whose kernels these are
@@ -116,7 +116,7 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
     objective = Objective(model.to(device).train(), spec["precision"])
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     # a study has rate and decay in its settings, not in its optimizer; a step costs the same whatever they are
-    optimizer = make_optimizer(trained, {"learning_rate": 1e-6, "weight_decay": 0.0, **spec["optimizer"]})
+    optimizer = NamedOptimizer(trained, {"learning_rate": 1e-6, "weight_decay": 0.0, **spec["optimizer"]})
     if device.type == "cuda":
         checkpoint_layers(objective, optimizer, rows_of_a_pass(spec, batch_rows), length)
     tokens = torch.Generator().manual_seed(0)
@@ -126,7 +126,7 @@ def _measure(base: Path, spec: Mapping[str, Any], batch_rows: int) -> tuple[floa
         backward(objective, input_ids, input_ids, batch_rows, pass_tokens=pass_tokens)
         torch.nn.utils.clip_grad_norm_(trained.values(), spec["optimizer"]["clip_norm"])
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -16,7 +16,7 @@ from scripts.training.attention import is_varlen
 from scripts.training.dropout import drop, dropout_of, use_lora_dropout
 from scripts.training.lora_linear import use_lora_linear
 from scripts.training.objective import Objective, backward
-from scripts.training.optimizer import make_optimizer
+from scripts.training.optimizer import NamedOptimizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,7 +24,13 @@ pytestmark = [
 ]
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROWS, LENGTH = 4, 256
-SETTINGS = {"name": "decoupled_lionw", "learning_rate": 1e-3, "betas": [0.9, 0.95], "weight_decay": 0.0}
+SETTINGS = {
+    "name": "decoupled_lionw",
+    "learning_rate": 1e-3,
+    "betas": [0.9, 0.95],
+    "weight_decay": 0.0,
+    "clip_norm": 1.0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +133,7 @@ def test_layers_are_checkpointed_where_memory_is_short(kind: str, monkeypatch: p
         monkeypatch.setattr(execution, "RESERVE", share)
         model = model_of(kind).cuda()
         named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        number = execution.checkpoint_layers(Objective(model, "bf16"), make_optimizer(named, SETTINGS), 2, LENGTH)
+        number = execution.checkpoint_layers(Objective(model, "bf16"), NamedOptimizer(named, SETTINGS), 2, LENGTH)
         assert number == (4 if some else 0)
         assert error(trained(model, "cuda", "bf16"), expected) < 1e-3
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from scripts.components.models.pretrained import SHIPPED
-from scripts.components.modules import ALL_LINEAR
 from scripts.launch.launch import launch_by_hand
 from scripts.plan.grid import Grid
 from scripts.plan.product import Product
@@ -81,7 +80,8 @@ def test_an_adapter_is_kept_alone(paper: Grid) -> None:
 def test_pissa_is_written_as_twice_the_rank(paper: Grid) -> None:
     leg = legs(paper, "code-cpt/lora-r16-seed0")[0]
     trunk = leg.spec["trunk"]
-    spec = leg.spec | {"trunk": trunk | {"method": trunk["method"] | {"initialization": "pissa"}}}
+    method = {key: value for key, value in trunk["method"].items() if key != "dropout"}
+    spec = leg.spec | {"trunk": trunk | {"method": method | {"initialization": "pissa"}}}
     changed = Product.of(leg.key, spec, leg.inputs)
     assert product_bytes(paper, changed) == (8 + 4) * ALL_MODULES_R16
     assert checkpoint_bytes(paper, changed) == checkpoint_bytes(paper, leg)
@@ -96,34 +96,6 @@ def test_what_the_hub_has_is_half_as_wide() -> None:
     )
     assert product_bytes(grid, full) == product_bytes(grid, grid.model) == 2 * LLAMA_7B
     assert product_bytes(grid, adapter) == 2 * ALL_MODULES_R16
-
-
-@pytest.mark.parametrize(
-    ("modules", "dora"), [(ALL_LINEAR, False), (["q_proj", "down_proj"], False), (ALL_LINEAR, True)]
-)
-def test_trained_parameters_as_peft_counts_them(modules: list[str], dora: bool) -> None:
-    """On the meta device: shapes without weights."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    model = load_study("demo").model
-    shape = model.architecture
-    config = LlamaConfig(
-        vocab_size=1024,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        network = LlamaForCausalLM(config)
-        assert model.parameters == network.num_parameters()
-        adapted = get_peft_model(network, LoraConfig(r=8, target_modules=list(modules), use_dora=dora))
-    trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    method = {"kind": "lora", "rank": 8, "modules": modules, **({"decomposed": True} if dora else {})}
-    assert disk.trained_parameters(model, method) == trained
 
 
 def test_a_family_of_the_paper(paper: Grid) -> None:

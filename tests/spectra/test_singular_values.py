@@ -175,7 +175,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store with a tiny base model in several files, and a full and a LoRA run of it with random changes."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from scripts.training.adapters import save_model, trainable_model
+    from scripts.components.methods import METHODS
+    from scripts.training.model import trainable_model
 
     store = Store(tmp_path_factory.mktemp("store"))
     torch.manual_seed(0)
@@ -201,7 +202,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Store:
                 for parameter in trained.parameters():
                     if parameter.requires_grad:
                         parameter.add_(0.1 * torch.randn(parameter.shape))
-            save_model(trained, out)
+            METHODS[method["kind"]].save(trained, out)
             return {}
 
         return build
@@ -248,7 +249,7 @@ def weights(directory: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_from_files_to_product(llama: Store, method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from scripts.training.adapters import load_model
+    from scripts.loading.models import load_model
 
     wanted = WANTED[method]
     main(launch(llama, wanted), wanted.key)

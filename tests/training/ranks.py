@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from scripts.common.errors import UserError
 from scripts.data.batches import Batches
 from scripts.training import checkpoints, loop, parallel, train
-from scripts.training.adapters import trainable_model
 from scripts.training.loop import Fit, fit
+from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 from scripts.training.parallel import Group
 from tests.training.houses import OPTIMIZER, RECIPE, House

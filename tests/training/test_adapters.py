@@ -10,12 +10,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from scripts.common.errors import UserError
-from scripts.training.adapters import load_model, save_model, trainable_model
+from scripts.components.methods.full import Full
+from scripts.components.methods.lora import Lora
+from scripts.loading.models import load_model
 from scripts.training.dropout import dropout_of, keep_mask
 from scripts.training.loop import Fit
+from scripts.training.model import trainable_model
 
 pytestmark = pytest.mark.arithmetic
 
@@ -40,7 +43,7 @@ def filled(base: Path, words: SimpleNamespace) -> torch.nn.Module:
 
 @pytest.mark.parametrize("module", ["self_attn.k_proj", "mlp.down_proj"])
 def test_forward_and_merge_equal_numpy(filled: torch.nn.Module, tmp_path: Path, base: Path, module: str) -> None:
-    save_model(filled, tmp_path)
+    Lora.save(filled, tmp_path)
     name = f"model.layers.1.{module}"
     adapter = load_file(tmp_path / "adapter_model.safetensors")
     a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"].double().numpy() for part in "AB")
@@ -58,7 +61,7 @@ def test_forward_and_merge_equal_numpy(filled: torch.nn.Module, tmp_path: Path, 
 
 
 def test_plain_peft_reads_the_same_model(filled: torch.nn.Module, tmp_path: Path, base: Path) -> None:
-    save_model(filled, tmp_path)
+    Lora.save(filled, tmp_path)
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), tmp_path).eval()
     with torch.no_grad():
         expected = filled(TOKENS).logits
@@ -75,7 +78,7 @@ def test_full_weights_come_back(base: Path, tmp_path: Path, words: SimpleNamespa
     with torch.no_grad():
         for value in model.parameters():
             value.mul_(1.1)
-        save_model(model, tmp_path)
+        Full.save(model, tmp_path)
         assert torch.equal(load_model(base, tmp_path, "full")(TOKENS).logits, model(TOKENS).logits)
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
     assert all(value.requires_grad for value in model.parameters())
@@ -120,7 +123,7 @@ def test_attention_dropout_is_not_saved(base: Path, words: SimpleNamespace, tmp_
     with torch.no_grad(), dropout_of(0, 0, torch.arange(len(TOKENS))[:, None], torch.arange(TOKENS.shape[1])):
         assert not torch.allclose(model(TOKENS).logits, exact, atol=1e-2)
         assert torch.equal(model.eval()(TOKENS).logits, exact)
-    save_model(model, tmp_path)  # what is saved is evaluated and finetuned further without
+    Full.save(model, tmp_path)  # what is saved is evaluated and finetuned further without
     assert torch.equal(load_model(base, tmp_path, "full").train()(TOKENS).logits, exact)
 
 
@@ -145,7 +148,7 @@ def test_lora_dropout_is_on_the_input_of_a(filled: torch.nn.Module, base: Path, 
 
 
 def test_adapter_bytes_hold_no_path_and_no_order(filled: torch.nn.Module, tmp_path: Path, base: Path) -> None:
-    save_model(filled, tmp_path)
+    Lora.save(filled, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
     text = (tmp_path / "adapter_config.json").read_text()
     assert str(base) not in text
@@ -156,8 +159,9 @@ def test_adapter_bytes_hold_no_path_and_no_order(filled: torch.nn.Module, tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "ia3"}, "'ia3' is unknown; allowed are full and lora"),
-        ({"modules": ["q_proj", "c_attn"]}, "no linear module 'c_attn'; allowed are down_proj, gate_proj"),
+        ({"kind": "ia3"}, "'ia3' is unknown; allowed are full, lora"),
+        ({"modules": ["q_proj", "c_attn"]}, "lora.modules.1: Input should be 'q_proj'"),
+        ({"rank": 0}, "lora.rank: Input should be greater than 0"),
     ],
 )
 def test_bad_method(base: Path, words: SimpleNamespace, change: dict, message: str) -> None:
@@ -165,10 +169,17 @@ def test_bad_method(base: Path, words: SimpleNamespace, change: dict, message: s
         trainable_model(base, words.LORA | change, 0, None)
 
 
+def test_a_base_model_without_these_modules(words: SimpleNamespace, tmp_path: Path) -> None:
+    """GPT-2 has one module for queries, keys and values, and none of its layers' is an `nn.Linear`."""
+    GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=4, n_embd=4, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no linear module 'q_proj'; allowed are lm_head"):
+        trainable_model(tmp_path, words.LORA | {"modules": ["q_proj"]}, 0, None)
+
+
 def test_start_of_another_method(job: Callable[..., Fit], words: SimpleNamespace, base: Path) -> None:
     leg = job("leg", method=words.LORA | {"modules": ["q_proj"]}, stop_step=1, keep_optimizer=True)
     words.train(leg)
     with pytest.raises(UserError, match="is not one of this method on this base model"):
         trainable_model(base, words.LORA, 0, leg.out)
-    with pytest.raises(UserError, match="'ia3' is unknown; allowed are full and lora"):
+    with pytest.raises(UserError, match="'ia3' is unknown; allowed are full, lora"):
         load_model(base, leg.out, "ia3")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from scripts.training.adapters import trainable_model
 from scripts.training.dropout import dropout_of, row_seeds
+from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 
 pytestmark = pytest.mark.arithmetic

@@ -19,9 +19,9 @@ from scipy import stats
 from transformers import AutoModelForCausalLM
 
 from scripts.training import dropout, objective
-from scripts.training.adapters import trainable_model
 from scripts.training.dropout import LoraDropout, dropout_of, keep_mask
 from scripts.training.loop import Fit, fit
+from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 
 pytestmark = pytest.mark.arithmetic

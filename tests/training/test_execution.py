@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts.training import execution
-from scripts.training.adapters import trainable_model
+from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
-from scripts.training.optimizer import make_optimizer
+from scripts.training.optimizer import NamedOptimizer
 from scripts.training.parallel import decoder_layers
 
 pytestmark = pytest.mark.arithmetic
@@ -80,5 +80,11 @@ def test_the_cpu_executes_what_is_written(objective: Objective) -> None:
     assert {value.dtype for value in model.parameters()} == {torch.float32}
     assert model.config._attn_implementation == "sdpa"
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    settings = {"name": "decoupled_lionw", "learning_rate": 1e-3, "betas": [0.9, 0.95], "weight_decay": 0.0}
-    assert execution.plan_passes(objective, make_optimizer(trained, settings), 4, 16) is None
+    settings = {
+        "name": "decoupled_lionw",
+        "learning_rate": 1e-3,
+        "betas": [0.9, 0.95],
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+    }
+    assert execution.plan_passes(objective, NamedOptimizer(trained, settings), 4, 16) is None

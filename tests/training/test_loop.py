@@ -16,10 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from scripts.common.errors import UserError
+from scripts.components.methods.full import Full
 from scripts.data.batches import Batches
 from scripts.training import loop, objective
-from scripts.training.adapters import trainable_model
 from scripts.training.loop import Fit, fit
+from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 
 pytestmark = pytest.mark.arithmetic
@@ -175,7 +176,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "attention_dropout": {"attention_dropout": 0.2},
     "lora_dropout": {"method": "lora", "dropout": 0.2},
     "both_within": {"method": "lora", "dropout": 0.2, "attention_dropout": 0.2, "attention": "within"},
-    "decoupled_adamw": {"optimizer": {"name": "decoupled_adamw", "eps": 1e-8}},
+    "decoupled_adamw": {"optimizer": {"name": "decoupled_adamw", "betas": [0.9, 0.95], "eps": 1e-8}},
     "sgd": {"optimizer": {"name": "sgd", "momentum": 0.9}},
     "late": {"lag": 1},
 }
@@ -188,9 +189,9 @@ def variant(job: Job, words: SimpleNamespace, kind: str, name: str, **changes: A
     if "dropout" in made:
         method = {**method, "dropout": made.pop("dropout")}
     schedule = changes.pop("schedule", words.trapezoid(12, 4)) | {"lag": made.pop("lag", 0)}
-    optimizer = made.pop("optimizer", {})
-    plain = job(name, method=method, schedule=schedule, **made, **changes)
-    return replace(plain, optimizer={**plain.optimizer, **optimizer})
+    if "optimizer" in made:
+        made["optimizer"] = {**made["optimizer"], "learning_rate": 2e-3, "weight_decay": 1e-4, "clip_norm": 1.0}
+    return job(name, method=method, schedule=schedule, **made, **changes)
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
@@ -371,7 +372,7 @@ def test_a_full_disk_costs_no_more_than_the_way_back_to_a_checkpoint(
         if what == "a checkpoint":  # three calls for each: the seventh fails
             patch.setattr(loop.checkpoints, "_sync", lambda path: full() if next(synced) >= 19 else sync(path))
         else:
-            patch.setattr(loop, "save_model", full)
+            patch.setattr(Full, "save", full)
         with pytest.raises(UserError, match=r" could not be written \(No space left on device\); earlier checkpoints"):
             words.train(cut)
     kept = sorted(int(path.name.removeprefix("step-")) for path in cut.checkpoints.iterdir())

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from scripts.common.errors import UserError
 from scripts.training import loop, train
-from scripts.training.adapters import trainable_model
 from scripts.training.metrics import Log, Meter, flops_per_token, peak_flops
+from scripts.training.model import trainable_model
 from tests.training.houses import COSINE, RECIPE, House
 
 pytestmark = pytest.mark.arithmetic

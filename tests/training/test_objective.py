@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.nn.attention import varlen
 
 from scripts.training import objective
-from scripts.training.adapters import trainable_model
 from scripts.training.attention import begins_of, use_varlen
+from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 
 pytestmark = pytest.mark.arithmetic

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 
 from scripts.common.errors import UserError
-from scripts.training.optimizer import make_optimizer, optimizer_state, restore_optimizer, set_rates
+from scripts.training.optimizer import NamedOptimizer
 
 pytestmark = [pytest.mark.arithmetic, pytest.mark.filterwarnings("ignore:You are using weight_decay")]
 
@@ -75,18 +75,22 @@ def by_optimizer(
 ) -> dict[str, np.ndarray]:
     settings = SETTINGS[name] | {"weight_decay": decay}
     weights = {key: torch.from_numpy(value.copy()).requires_grad_() for key, value in start(dtype).items()}
-    optimizer = make_optimizer(weights, settings, ratio_b)
+    optimizer = made(weights, settings, ratio_b)
     for step in range(steps):
         if step == restart_at:
-            stored = save(optimizer_state(optimizer, weights))
-            optimizer = make_optimizer(weights, settings, ratio_b)
-            restore_optimizer(optimizer, weights, load(stored))
-        set_rates(optimizer, rate(step) / PEAK)
+            stored = save(optimizer.state())
+            optimizer = made(weights, settings, ratio_b)
+            optimizer.restore(load(stored))
+        optimizer.set_rates(rate(step) / PEAK)
         take_step(optimizer, weights, step, dtype)
     return {key: tensor.detach().numpy() for key, tensor in weights.items()}
 
 
-def take_step(optimizer: torch.optim.Optimizer, weights: dict[str, torch.Tensor], step: int, dtype: type) -> None:
+def made(weights: dict[str, torch.Tensor], settings: dict[str, Any], ratio_of_vectors: float) -> NamedOptimizer:
+    return NamedOptimizer(weights, settings, lambda _, weight: ratio_of_vectors if weight.ndim == 1 else 1.0)
+
+
+def take_step(optimizer: Any, weights: dict[str, torch.Tensor], step: int, dtype: type) -> None:
     for key, g in gradients(step, dtype).items():
         weights[key].grad = torch.from_numpy(g)
     optimizer.step()
@@ -129,7 +133,7 @@ def test_without_decay_it_is_torchs_own(name: str, torchs: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_decay_is_not_multiplied_by_the_rate(name: str) -> None:
     weight = torch.full((4,), 2.0, requires_grad=True)
-    optimizer = make_optimizer({"weight": weight}, SETTINGS[name])
+    optimizer = NamedOptimizer({"weight": weight}, SETTINGS[name])
     weight.grad = torch.zeros(4)
     optimizer.step()
     np.testing.assert_allclose(weight.detach().numpy(), 2.0 * (1 - DECAY), rtol=1e-7)
@@ -147,14 +151,26 @@ def test_restored_state_goes_on_bit_for_bit(name: str, ratio_b: float) -> None:
 def test_lions_state_is_the_momentum_under_the_parameters_name() -> None:
     """Leg ends of earlier launches hold it so."""
     weight = torch.ones(3, requires_grad=True)
-    optimizer = make_optimizer({"a.weight": weight}, SETTINGS["decoupled_lionw"])
+    optimizer = NamedOptimizer({"a.weight": weight}, SETTINGS["decoupled_lionw"])
     weight.grad = torch.full((3,), 4.0)
     optimizer.step()
-    state = optimizer_state(optimizer, {"a.weight": weight})
+    state = optimizer.state()
     assert state.keys() == {"a.weight"}
     np.testing.assert_allclose(state["a.weight"].numpy(), 4.0 * (1 - BETA2), rtol=1e-6)
 
 
 def test_unknown_optimizer() -> None:
-    with pytest.raises(UserError, match="'adamw' is unknown; allowed are decoupled_lionw, decoupled_adamw and sgd"):
-        make_optimizer({}, {**SETTINGS["sgd"], "name": "adamw"})
+    with pytest.raises(UserError, match="'adamw' is unknown; allowed are decoupled_adamw, decoupled_lionw, sgd"):
+        NamedOptimizer({}, {**SETTINGS["sgd"], "name": "adamw"})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"momentum": 1.0}, r"The optimizer sgd.momentum: Input should be less than 1 \(it says 1.0\)"),
+        ({"betas": BETAS}, r"The optimizer sgd.betas: Extra inputs are not permitted"),
+    ],
+)
+def test_settings_that_it_does_not_have(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        NamedOptimizer({}, {**SETTINGS["sgd"], **change})

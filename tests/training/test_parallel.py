@@ -345,7 +345,7 @@ def test_shares_are_all_rows_once() -> None:
 
 
 def test_a_frozen_base_in_bf16_leaves_the_adapter_alone(base: Path) -> None:
-    from scripts.training.adapters import trainable_model
+    from scripts.training.model import trainable_model
 
     model = trainable_model(base, ranks.METHODS["lora"], 0, None)
     execution.halve_frozen(model)

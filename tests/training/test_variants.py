@@ -16,12 +16,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from scripts.common.errors import UserError
+from scripts.components.methods import method_of
+from scripts.components.methods.lora import Lora
+from scripts.loading.models import load_model
 from scripts.spectra.singular_values import spectra
 from scripts.training import loop
-from scripts.training.adapters import load_model, save_model, trainable_model
 from scripts.training.dropout import dropout_of, keep_mask
 from scripts.training.loop import Fit, fit
-from scripts.training.optimizer import make_optimizer
+from scripts.training.model import trainable_model
+from scripts.training.optimizer import NamedOptimizer
 
 pytestmark = pytest.mark.arithmetic
 
@@ -115,7 +118,7 @@ def test_forward_equals_numpy(moved: Callable[[str], Any], variant: str) -> None
 @pytest.mark.parametrize("variant", ["rslora", "dora"])
 def test_gradients_are_plain_pefts(moved: Callable[[str], Any], tmp_path: Path, base: Path, variant: str) -> None:
     model = moved(variant).train()
-    save_model(model, tmp_path)
+    Lora.save(model, tmp_path)
     reference = PeftModel.from_pretrained(plain(base), tmp_path, is_trainable=True).train()
     found, expected = (
         {name: value for name, value in network.named_parameters() if value.requires_grad}
@@ -135,7 +138,7 @@ def test_what_is_written_is_the_trained_model(
 ) -> None:
     """For plain peft on the base model, for an evaluation, which merges, and for a leg that goes on from there."""
     model = moved(variant)
-    save_model(model, tmp_path)
+    Lora.save(model, tmp_path)
     expected = logits(model)
     assert not torch.allclose(expected, logits(plain(base)), atol=1e-2)
     for loaded in (
@@ -147,7 +150,7 @@ def test_what_is_written_is_the_trained_model(
 
 
 def test_spectra_are_those_of_the_change(moved: Callable[[str], Any], tmp_path: Path, base: Path, variant: str) -> None:
-    save_model(moved(variant), tmp_path)
+    Lora.save(moved(variant), tmp_path)
     merged = load_model(base, tmp_path, "lora")
     names = (MODULE, "model.layers.0.self_attn.k_proj")
     found, _ = spectra(base, tmp_path, names, lambda *_: None)
@@ -187,7 +190,7 @@ def test_pissa_is_converted_as_peft_does_it(
     model = moved(variant)
     for name in ("ours", "theirs", "first"):
         (tmp_path / name).mkdir()
-    save_model(model, tmp_path / "ours")
+    Lora.save(model, tmp_path / "ours")
     config = LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
@@ -265,13 +268,14 @@ def test_b_learns_so_many_times_faster(job: Callable[..., Fit], words: SimpleNam
 
 
 @pytest.mark.parametrize("variant", ["lora+", "dora"])
-def test_groups_are_those_of_pefts_loraplus(moved: Callable[[str], Any], variant: str) -> None:
+def test_groups_are_those_of_pefts_loraplus(moved: Callable[[str], Any], words: SimpleNamespace, variant: str) -> None:
     model = moved(variant)
     names = {value: name for name, value in model.named_parameters()}
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    settings = {"name": "sgd", "learning_rate": 1e-3, "momentum": 0.0, "weight_decay": 0.0}
+    settings = {"name": "sgd", "learning_rate": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1.0}
+    method = method_of(words.LORA | VARIANTS[variant] | {"learning_rate_ratio_b": 8.0})
     optimizers = (
-        make_optimizer(trained, settings, 8.0),
+        NamedOptimizer(trained, settings, method.rate_ratio).torch_optimizer,
         create_loraplus_optimizer(model, torch.optim.SGD, lr=1e-3, loraplus_lr_ratio=8.0),
     )
     ours, theirs = (
@@ -298,8 +302,8 @@ def test_four_bits_are_refused_at_once_where_nothing_computes_in_them(
 ) -> None:
     made = job("run", method=words.LORA | {"quantization": "nf4"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr("scripts.training.adapters.find_spec", lambda name: None)
-    monkeypatch.setattr("scripts.training.adapters._pretrained", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr("scripts.loading.models.find_spec", lambda name: None)
+    monkeypatch.setattr("scripts.loading.models.pretrained", lambda *_: pytest.fail("loaded a model"))
     with pytest.raises(UserError, match=sentence):
         trainable_model(made.base, made.method, 0, None)
     (made.out / "quantization_config.json").write_text("{}")

@@ -1,16 +1,32 @@
 """LoRA and its variants."""
 
-from typing import Annotated, Any, Literal, Self
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from scripts.common.errors import UserError
 from scripts.components.methods import Method
-from scripts.components.modules import ALL_LINEAR, Module
+from scripts.components.modules import ALL_LINEAR, ATTENTION, WIDENING, Module, word
 from scripts.components.part import Count, field, unusual
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scripts.components.models import BaseModel
+
+_ADAPTER = "adapter_model.safetensors"
+_QUANTIZATION = "quantization_config.json"
+"""Beside an adapter: how its base model was quantized, for transformers' BitsAndBytesConfig."""
 
 
 class Lora(Method):
     """LoRA: W + (alpha / rank) B A on the named modules, B = 0 at the start. The last keys make its variants."""
+
+    label: ClassVar[str] = "LoRA"
+    is_adapter: ClassVar[bool] = True
 
     kind: Literal["lora"] = field("which method", paper="section 3")
     rank: Count = field("inner dimension of the adapter", paper="figure 1")
@@ -58,7 +74,6 @@ class Lora(Method):
 
     @property
     def variant(self) -> dict[str, Any]:
-        """The keys that make it another method than the paper's LoRA."""
         names = ("scaling", "decomposed", "initialization", "learning_rate_ratio_b", "quantization")
         return unusual(self, *names)
 
@@ -77,3 +92,155 @@ class Lora(Method):
     def spec(self) -> dict[str, Any]:
         spec = {"kind": self.kind, "rank": self.rank, "alpha": self.alpha, "modules": sorted(self.modules)}
         return {**spec, **unusual(self, "dropout"), **self.variant}
+
+    def cells(self) -> dict[str, Any]:
+        return {"rank": self.rank, "alpha": f"{self.alpha:g}", "modules": word(self.modules)}
+
+    def trained_parameters(self, model: "BaseModel") -> int:
+        """rank * (inputs + outputs) of each module, and its outputs where their lengths are trained."""
+        shape = model.architecture
+        width, inner = shape.hidden_size, shape.intermediate_size
+        count = 0
+        for module in self.modules:
+            count += self.rank * (width + (width if module in ATTENTION else inner))
+            if self.decomposed:
+                count += inner if module in WIDENING else width
+        return shape.layers * count
+
+    def written_parameters(self, model: "BaseModel") -> int:
+        """With PiSSA what it starts from is written with what it comes to, see `save`."""
+        return self.trained_parameters(model) * (2 if self.initialization == "pissa" else 1)
+
+    def rate_ratio(self, name: str, parameter: "Tensor") -> float:
+        """That of LoRA+, whose second group has B and every vector, as peft's `create_loraplus_optimizer` has it."""
+        return self.learning_rate_ratio_b if "lora_B" in name or parameter.ndim == 1 else 1.0
+
+    def build(self, base: Path, seed: int, start: Path | None, precision: str) -> Any:
+        """A peft model. It begins with B = 0 and A drawn from Kaiming-uniform, peft's default.
+
+        Dropout on the input of A is `scripts.training.dropout`'s; with DoRA it is on the input of W too, as in peft.
+        PiSSA takes its factors out of W anew unless there is a `start`, which has them: bit for bit the same on the
+        same kind of CPU with equal threads. A base model in 4 bits is on the GPU.
+        """
+        import torch
+        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        from scripts.loading.models import nf4, pretrained
+        from scripts.training.dropout import use_lora_dropout
+        from scripts.training.lora_linear import use_lora_linear
+
+        network = pretrained(base, nf4(precision) if self.quantization == "nf4" else None)
+        linears = {
+            name.rpartition(".")[2]: part for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)
+        }
+        self._check_fits(base, linears)
+        pissa = self.initialization == "pissa"
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft only divides it
+            target_modules=list(self.modules),
+            lora_dropout=self.dropout,
+            bias="none",
+            task_type="CAUSAL_LM",
+            use_rslora=self.scaling == "rank_stabilized",
+            use_dora=self.decomposed,
+            init_lora_weights="pissa" if pissa and start is None else True,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: Any = get_peft_model(network, config)
+        use_lora_dropout(model)
+        use_lora_linear(model)
+        if start is not None:
+            adapter = load_file(start / _ADAPTER)
+            if adapter.keys() != _adapter(model).keys():
+                raise UserError(f"The adapter in {start} is not one of this method on this base model.")
+            if pissa:
+                halves = {name: value.chunk(2, _along(name)) for name, value in adapter.items()}
+                adapter, model.pissa_rest = ({name: both[half] for name, both in halves.items()} for half in range(2))
+                set_peft_model_state_dict(model, model.pissa_rest)
+                _add_to_base(model)
+            set_peft_model_state_dict(model, adapter)
+        elif pissa:  # A0 and -B0, see `save`
+            model.pissa_rest = {name: value * (-1) ** _along(name) for name, value in _adapter(model).items()}
+        return model
+
+    def _check_fits(self, base: Path, linears: Mapping[str, Any]) -> None:
+        """`linears` are the base model's linear modules, by the last word of their names."""
+        if unknown := sorted(set(self.modules) - linears.keys()):
+            allowed = ", ".join(sorted(linears))
+            raise UserError(f"The base model {base} has no linear module {unknown[0]!r}; allowed are {allowed}.")
+        for name in self.modules if self.initialization == "pissa" else ():
+            if self.rank > (most := min(linears[name].weight.shape)):
+                raise UserError(
+                    f"The rank {self.rank} is more than {name} of the base model {base} has; "
+                    f"with the initialization pissa at most {most} is allowed."
+                )
+
+    @classmethod
+    def save(cls, model: Any, out: Path) -> None:
+        """A peft adapter directory.
+
+        An adapter that began as PiSSA was trained beside W - s B0 A0. It is written as the LoRA of twice the rank that
+        does the same beside W, s (B A - B0 A0) = s [B | -B0] [A ; A0], as peft converts it
+        (`path_initial_model_for_weight_conversion`). Where the base model was in 4 bits, how stands in
+        `quantization_config.json`.
+        """
+        import torch
+        from safetensors.torch import save_file
+
+        adapter = _adapter(model)
+        config: Any = model.peft_config["default"]
+        entries = config.to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
+        entries["target_modules"] = sorted(config.target_modules)
+        if rest := getattr(model, "pissa_rest", None):
+            adapter = {name: torch.cat((value.cpu(), rest[name]), _along(name)) for name, value in adapter.items()}
+            # the scaling stays, which divides alpha by the rank or by its root
+            alpha = config.lora_alpha * (2**0.5 if config.use_rslora else 2)
+            entries |= {"r": 2 * config.r, "lora_alpha": alpha, "init_lora_weights": True}
+        tensors = {name: tensor.contiguous() for name, tensor in adapter.items()}
+        save_file(tensors, out / _ADAPTER, metadata={"format": "pt"})
+        _write_json(out / "adapter_config.json", entries)
+        if quantized := getattr(model.config, "quantization_config", None):
+            _write_json(out / _QUANTIZATION, quantized.to_dict())
+
+    @classmethod
+    def load(cls, base: Path, run: Path, merge: bool) -> Any:
+        """Merged as peft does it (plain LoRA: W + alpha / r * B A), in fp32."""
+        from peft import PeftModel
+
+        from scripts.loading.models import pretrained, rounded
+
+        model = PeftModel.from_pretrained(rounded(base) if (run / _QUANTIZATION).exists() else pretrained(base), run)
+        return model.merge_and_unload() if merge else model
+
+
+def _adapter(model: Any) -> dict[str, "Tensor"]:
+    """The adapter's weights under the names that peft has in files."""
+    from peft import get_peft_model_state_dict
+
+    # save_embedding_layers="auto", the default, may ask the hub
+    found: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return found
+
+
+def _along(name: str) -> int:
+    """The dimension of a factor that is as long as the rank: A is [rank, columns], B is [rows, rank]."""
+    return 0 if "lora_A" in name else 1
+
+
+def _add_to_base(model: Any) -> None:
+    """Add every adapter to the W beside it, with the rounding of peft's `pissa_init`."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, LoraLayer):
+                a, b = part.lora_A["default"].weight, part.lora_B["default"].weight
+                part.base_layer.weight += part.scaling["default"] * b @ a
+
+
+def _write_json(path: Path, entries: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")

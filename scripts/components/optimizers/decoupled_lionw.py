@@ -1,15 +1,21 @@
 """DecoupledLionW (llm-foundry), the paper's optimizer."""
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from scripts.components import optimi
 from scripts.components.optimizers import Betas, ClipNorm, Optimizer
 from scripts.components.part import field
+
+if TYPE_CHECKING:
+    import torch
 
 
 class DecoupledLionW(Optimizer):
     """DecoupledLionW, the paper's optimizer in every main run."""
 
     label: ClassVar[str] = "LionW"
+    state: ClassVar[tuple[str, ...]] = ("exp_avg",)
+    counts_steps: ClassVar[bool] = False
 
     name: Literal["decoupled_lionw"] = field("which optimizer", paper="appendix A")
     betas: Betas = field(
@@ -18,3 +24,11 @@ class DecoupledLionW(Optimizer):
     clip_norm: ClipNorm = field(
         "gradients whose global norm is greater are scaled down to it before the step", paper="appendix A"
     )
+
+    def build(self, groups: list[dict[str, Any]], weight_decay: float) -> "torch.optim.Optimizer":
+        """With momentum m:
+
+        p <- p - lr * sign(m + (1 - beta1) * (g - m))
+        m <- m + (1 - beta2) * (g - m)
+        """
+        return optimi.build("Lion", groups, weight_decay, betas=tuple(self.betas))
