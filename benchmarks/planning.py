@@ -20,6 +20,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+from scripts.store.machine import processor
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "planning.json"
 PARTS = ("Snakefile", "rules", "scripts", "config", "envs", "profiles")
@@ -87,7 +89,7 @@ def main() -> None:
     paper, tenfold, plain = (row["seconds"] for row in rows.values())
     result = {
         "machine": {
-            "processor": platform.processor() or platform.machine(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             "snakemake": metadata.version("snakemake"),

@@ -24,6 +24,7 @@ from scripts.common.errors import UserError
 from scripts.common.files import write_json
 from scripts.store.fingerprint import file_sha256, fingerprint
 from scripts.store.locks import exclusive
+from scripts.store.machine import arithmetic
 
 Build = Callable[[Path], dict[str, Any]]
 """Writes a product's bytes into the empty directory it is given and returns its results (plain data).
@@ -195,6 +196,7 @@ class Store:
                         "code": code,
                         "python": platform.python_version(),
                         "machine": platform.machine(),
+                        "arithmetic": arithmetic(),
                         "packages": _installed(),
                         "started": round(started, 3),
                         "seconds": round(time.time() - started, 3),

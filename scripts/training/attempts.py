@@ -2,7 +2,6 @@
 
 import json
 import math
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.common.files import atomic_path
+from scripts.store.machine import processor
 from scripts.training.checkpoints import writable
 
 
@@ -59,7 +59,7 @@ def attempt(path: Path, devices: int) -> Iterator[Attempts]:
     import torch
 
     cuda = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if cuda else processor()
     attempts = Attempts(path, device, devices)
     try:
         yield attempts

@@ -5,7 +5,6 @@ python -m scripts.training.throughput KEY
 
 import multiprocessing
 import os
-import platform
 import re
 import signal
 import sys
@@ -20,6 +19,7 @@ from scripts.common.errors import UserError, run
 from scripts.launch.command import current_launch, end_with, find, make, product_parser
 from scripts.launch.launch import Launch
 from scripts.plan.product import Product
+from scripts.store.machine import processor
 from scripts.store.store import Build
 
 DEVICES = 1
@@ -146,15 +146,7 @@ def describe_device() -> tuple[str, str]:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(), CUDA_MEMORY
     threads = torch.get_num_threads()
-    return f"{_processor()} ({threads} thread{'s' * (threads != 1)})", CPU_MEMORY
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()
+    return f"{processor()} ({threads} thread{'s' * (threads != 1)})", CPU_MEMORY
 
 
 def _peak_resident() -> int:
