@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+from scripts.launch.arithmetic import begin_strictly
 from scripts.launch.launch import Launch, frozen_launch, launch_by_hand
 from scripts.plan.product import Product
 from scripts.store.store import Build
@@ -30,11 +31,16 @@ def launch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def current_launch(arguments: argparse.Namespace) -> Launch:
-    """The launch this job belongs to; typed by hand, the launch of the study as its files are now."""
-    launch = None if arguments.study or arguments.store else frozen_launch()
-    if launch is None:
-        return launch_by_hand(arguments.study, arguments.store)
-    end_with(launch.head)
+    """The launch this job belongs to; typed by hand, the launch of the study as its files are now.
+
+    To be called first: where the study's arithmetic is strict and the process's is not, the process begins anew.
+    """
+    frozen = None if arguments.study or arguments.store else frozen_launch()
+    launch = frozen or launch_by_hand(arguments.study, arguments.store)
+    if launch.strict_arithmetic:
+        begin_strictly()
+    if frozen:
+        end_with(frozen.head)
     return launch
 
 

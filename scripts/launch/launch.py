@@ -17,6 +17,7 @@ from typing import Any
 from scripts.common.errors import UserError
 from scripts.common.files import project, read_yaml
 from scripts.components.making import not_locked
+from scripts.launch.arithmetic import make_strict
 from scripts.launch.site import load_site
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key, Product
@@ -52,6 +53,11 @@ class Launch:
     def grid(self) -> Grid:
         versions = {name: entry["version"] for name, entry in self.code.items()}
         return Grid(Study.model_validate(self.study), self.name, versions, self.data_lock)
+
+    @property
+    def strict_arithmetic(self) -> bool:
+        """See `Resources.strict_arithmetic`; without computing the grid."""
+        return bool(self.study["resources"]["strict_arithmetic"])
 
     @property
     def store(self) -> Store:
@@ -160,13 +166,15 @@ def begin(config: Mapping[str, Any], root: str, *, is_head: bool) -> Launch:
     # jobs read what is in the store and never wait for a hub
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    launch = frozen_launch()
     # a head that waited for an earlier launch's jobs has executed itself again: it is the same process, and launch
-    if (launch := frozen_launch()) and (not is_head or launch.head == os.getpid()):
-        return launch
-    _check(config)
-    store = config.get("store")
-    launch = new_launch(str(config["study"]), None if store is None else str(store), config.get("grain"))
-    launch.freeze()
+    if launch is None or (is_head and launch.head != os.getpid()):
+        _check(config)
+        store = config.get("store")
+        launch = new_launch(str(config["study"]), None if store is None else str(store), config.get("grain"))
+        launch.freeze()
+    if launch.strict_arithmetic:
+        make_strict()
     return launch
 
 

@@ -415,7 +415,7 @@ class Jobs(Part):
 
 
 class Resources(Part):
-    """What jobs are expected to take, how often they save, what they ask a cluster for; no result depends on it."""
+    """What jobs are expected to take, how often they save, what they ask for; no product's name depends on it."""
 
     tokens_per_second: Count = field("how fast one job trains", unit="tokens a second")
     evaluation_seconds: Count = field(
@@ -425,6 +425,12 @@ class Resources(Part):
     checkpoint_seconds: Count = field(
         "how often a job saves what it needs to go on, so how much work it loses at most when it is killed",
         unit="seconds",
+    )
+    strict_arithmetic: bool = field(
+        "whether CPUs compute with the kernels that every x86 processor with AVX2 has, whatever else it has and the "
+        "environment says: meant to give the same bits on each of them, with as many threads; a step of training takes "
+        "1.4 (smoke study) to 2 (demo) times the CPU time; nothing changes on GPUs and other processors",
+        default=False,
     )
     jobs: Jobs = field("what jobs ask a cluster for", default=Jobs())
 
