@@ -209,7 +209,7 @@ def noting(work: Work, collate: Callable[[Any], dict[str, Any]]) -> Callable[[An
 def transformers_trainer(work: Work) -> None:
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-    from scripts.loading.tokenizers import load_tokenizer
+    from scripts.data.tokenizer import load_tokenizer
 
     model, optimizer = peer_model(work)
     collate = DataCollatorForSeq2Seq(load_tokenizer(work.base))
@@ -228,7 +228,7 @@ def trl(work: Work, **changes: Any) -> None:
         ) from error
     from datasets import Dataset
 
-    from scripts.loading.tokenizers import load_tokenizer
+    from scripts.data.tokenizer import load_tokenizer
 
     model, optimizer = peer_model(work)
     rows = [{key: row[key] for key in ("input_ids", "labels")} for row in dataset(work)]
@@ -250,7 +250,7 @@ def bare_peft(work: Work) -> None:
     import torch
     from transformers import DataCollatorForSeq2Seq
 
-    from scripts.loading.tokenizers import load_tokenizer
+    from scripts.data.tokenizer import load_tokenizer
 
     model, optimizer = peer_model(work)
     at_once = work.shape.peer_rows or work.examples_per_step
@@ -369,8 +369,7 @@ def prepare(shape: Shape, directory: Path) -> tuple[Path, Path, list[tuple[list[
     from scripts.components.templates import prompt_text, response_text
     from scripts.data.batches import Batches, write_ift_rows
     from scripts.data.generators import code, math
-    from scripts.data.tokenizer import train_tokenizer
-    from scripts.loading.tokenizers import load_tokenizer
+    from scripts.data.tokenizer import load_tokenizer, train_tokenizer
 
     base, rows = directory / "base", directory / "rows"
     records = [*code.instructions(400, 0, "train"), *math.instructions(600, 0, "train")]

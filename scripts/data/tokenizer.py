@@ -10,6 +10,10 @@ letters or two symbols.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -57,3 +61,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path) -> None:
         # A text that contains "</s>" is text: only we place special tokens, by id.
         split_special_tokens=True,
     ).save_pretrained(out)
+
+
+def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer saved in `directory`. It adds no token by itself: who builds rows places bos and eos."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(directory)
+    return tokenizer

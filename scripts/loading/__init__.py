@@ -1,1 +1,1 @@
-"""What training, evaluation and spectra share: models and tokenizers from their directories."""
+"""What training, evaluation and spectra share: models from their directories."""

@@ -34,7 +34,7 @@ def pretrain(spec: Mapping[str, Any], tokenizer_directory: Path, rows: Path, out
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
     from scripts.data.batches import Batches
-    from scripts.loading.tokenizers import load_tokenizer
+    from scripts.data.tokenizer import load_tokenizer
 
     torch.manual_seed(spec["seed"])
     tokenizer = load_tokenizer(tokenizer_directory)

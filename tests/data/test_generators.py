@@ -474,8 +474,7 @@ def test_winogrande_is_not_answered_by_place_or_word() -> None:
 
 @pytest.mark.parametrize("vocab_size", [400, 1024])
 def test_prompts_end_where_tokens_end(tmp_path: Any, vocab_size: int) -> None:
-    from scripts.data.tokenizer import train_tokenizer
-    from scripts.loading.tokenizers import load_tokenizer
+    from scripts.data.tokenizer import load_tokenizer, train_tokenizer
 
     train_tokenizer(
         (record["text"] for name in SETTINGS[:3] for record in records(name, 500, 0, "train")), vocab_size, tmp_path

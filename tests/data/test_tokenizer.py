@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from scripts.common.errors import UserError
 from scripts.components.templates import prompt_text, response_text
-from scripts.data.tokenizer import train_tokenizer
-from scripts.loading.tokenizers import load_tokenizer
+from scripts.data.tokenizer import load_tokenizer, train_tokenizer
 
 VERBS, NOUNS = ["sum", "maximum", "number"], ["even numbers", "squares", "items"]
 SIZE = 330

@@ -12,9 +12,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scripts.data.tokenizer import train_tokenizer
+from scripts.data.tokenizer import load_tokenizer, train_tokenizer
 from scripts.evaluation.sandbox import ProgramResult
-from scripts.loading.tokenizers import load_tokenizer
 
 WORDS = [
     "the",

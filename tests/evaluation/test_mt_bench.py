@@ -237,7 +237,7 @@ def test_records_of_another_form(item: dict[str, Any], base: Path, tmp_path: Pat
 
 def test_a_conversation_reads_as_the_text_of_instruction_finetuning(base: Path) -> None:
     """Nothing of the first answer's tokens changes when it stands in the second prompt."""
-    from scripts.loading.tokenizers import load_tokenizer
+    from scripts.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(base)
     first = mt_bench.prompt([], "the old tree?")

@@ -18,30 +18,43 @@ from scripts.plan.specs import code_behind
 from scripts.store.codelock import module_hashes, read_code_lock
 from scripts.study.load import load_study
 
+LOADING = "scripts/loading/models.py"
+TRAINING = (LOADING, "scripts/training/dropout.py", "scripts/training/lora_linear.py")
 COMMANDS = {
-    "records": "scripts/data/records.py",
-    "rows": "scripts/data/rows.py",
-    "tokenizer": "scripts/data/train_tokenizer.py",
-    "model": "scripts/models/pretrain.py",
-    "leg": "scripts/training/train.py",
-    "run": "scripts/training/train.py",
-    "throughput": "scripts/training/throughput.py",
-    "evaluation": "scripts/evaluation/evaluate.py",
-    "spectra": "scripts/spectra/singular_values.py",
+    "records": (
+        "scripts/components/sources/__init__.py",
+        "scripts/data/records.py",
+        "scripts/data/hub.py",
+        "scripts/data/packages.py",
+        "scripts/data/generators/__init__.py",
+    ),
+    "rows": ("scripts/data/rows.py",),
+    "tokenizer": ("scripts/data/train_tokenizer.py",),
+    "model": ("scripts/models/pretrain.py",),
+    "leg": ("scripts/training/train.py", *TRAINING),
+    "run": ("scripts/training/train.py", *TRAINING),
+    "throughput": ("scripts/training/throughput.py", *TRAINING),
+    "evaluation": ("scripts/evaluation/evaluate.py", LOADING),
+    "spectra": ("scripts/spectra/singular_values.py", LOADING),
 }
-"""Kind of a product to the command that makes it of data and code; models of the hub are taken as they are."""
+"""Kind of a product to the modules that make it of data and code: the command, and what components reach for it inside
+functions. Models of the hub are taken as they are."""
 
 PLANNING = {
     "scripts/launch/*": "says which products there are, and where; what it decides is in their specs",
     "scripts/plan/*": "computes specs",
-    "scripts/study/*": "reads studies and locks, whose choices are in specs",
+    "scripts/data/products.py": "finds the builder of a data product, and its bytes",
+    "scripts/components/models/*": "the shape of a base model and where it comes from, which are in its spec",
 }
 """Is not followed: every command plans, and planning imports each choice of a study."""
 
 GLUE = {
     "scripts/common/*": "errors, whole files, quantities as they are written",
     "scripts/store/*": "names, hashes and locks of what others make",
-    "scripts/data/products.py": "says which data product is made by which builder",
+    "scripts/components/discovery.py": "finds the choices of a family",
+    "scripts/components/making.py": "hands a builder what it needs",
+    "scripts/components/modules.py": "names of modules, which are in specs",
+    "scripts/components/part.py": "reads what a study says, which is in specs",
     "scripts/training/attempts.py": "counts times, for the manifest's provenance",
     "scripts/training/devices.py": "chooses a device, of those that a job may use",
     "scripts/training/metrics.py": "reports speed and memory, beside the product",
@@ -53,10 +66,16 @@ GLUE = {
 def imported(module: str) -> frozenset[str]:
     """The files of this project that a module imports, anywhere in its text, with the packages that they are in.
 
-    A family of choices imports all of its modules, see `scripts.components.discovery`.
+    Of a component what it imports inside functions is left out: there it reaches the stage that makes a product. A
+    family of choices imports all of its modules, see `scripts.components.discovery`.
     """
     found: set[str] = set()
-    for node in ast.walk(ast.parse(Path(module).read_text())):
+    tree = ast.parse(Path(module).read_text())
+    is_component = module.startswith("scripts/components/")
+    within = {inner for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if is_component and node in within:
+            continue
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -78,9 +97,9 @@ def says_something(module: str) -> bool:
     return any(not isinstance(node, ast.Expr) for node in ast.parse(Path(module).read_text()).body)
 
 
-def reached(start: str) -> set[str]:
-    """`start` and what it imports, directly or through other modules, but for what planning imports."""
-    seen, coming = set(), {start}
+def reached(starts: Iterable[str]) -> set[str]:
+    """`starts` and what they import, directly or through other modules, but for what planning imports."""
+    seen, coming = set(), set(starts)
     while coming:
         module = coming.pop()
         seen.add(module)
@@ -117,7 +136,7 @@ def test_what_makes_a_product_is_behind_a_version_in_its_name(kind: str) -> None
         if product.kind == kind and product.spec.get("source") != "hub"
     ]
     assert found
-    assert COMMANDS[kind] in needed
+    assert set(COMMANDS[kind]) <= needed
     for product, names in found:
         behind = set().union(*(modules[name] for name in names))
         lacking = sorted(needed - behind)
@@ -131,7 +150,7 @@ def test_nothing_is_called_glue_that_is_not_imported() -> None:
 
 def test_what_is_behind_loading_is_shared() -> None:
     """What one stage alone uses is behind its own version, so that a change of it makes nothing else anew."""
-    stages = [reached(COMMANDS[kind]) for kind in ("run", "evaluation", "spectra")]
+    stages = [reached(COMMANDS[kind]) for kind in ("rows", "run", "evaluation", "spectra")]
     for module in module_hashes(read_code_lock()["loading"]["modules"]):
         if says_something(module):
             assert sum(module in stage for stage in stages) > 1, module
@@ -176,6 +195,6 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     imported.cache_clear()
     try:
-        assert reached("scripts/a.py") == set(files) - {"scripts/empty.py", "scripts/not_reached.py"}
+        assert reached(["scripts/a.py"]) == set(files) - {"scripts/empty.py", "scripts/not_reached.py"}
     finally:
         imported.cache_clear()
