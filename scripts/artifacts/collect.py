@@ -118,6 +118,7 @@ def _row(
     if condition.method != BASE:
         setting = study.settings[condition.setting]
         row |= {
+            "domain": setting.domain,
             "regime": setting.regime,
             "learning_task": setting.learning,
             "tokens": _tokens(launch, condition),

@@ -47,7 +47,7 @@ def rows(launch: Launch) -> list[dict[str, Any]]:
     """
     study = launch.grid.study
     made = []
-    in_order = sorted(study.settings.items(), key=lambda item: setting_order(item[0], item[1].regime))
+    in_order = sorted(study.settings.items(), key=lambda item: setting_order(item[1].domain, item[1].regime, item[0]))
     for name, setting in in_order:
         key, results = _prepared(launch, name)
         is_cpt = isinstance(setting, ContinuedPretraining)

@@ -5,6 +5,7 @@ The CSV has one row per (condition, metric):
 study, study_title, model    the same in every row
 scale                        `demo` or `paper`, the same in every row
 setting, setting_label       `code-cpt`, `Code CPT`; empty for the base model (but its target losses name a setting)
+domain                       `code`, `math`, `chat` or another; empty for the base model
 regime                       `cpt` or `ift`
 learning_task                the metric that counts as learning in this setting
 method, kind, rank           `lora-r16`; `base`, `full` or `lora`; an integer for LoRA
@@ -37,7 +38,7 @@ from scripts.components.measures import LEARNING
 from scripts.components.methods import METHODS
 
 COLUMNS = (
-    "study", "study_title", "model", "scale", "setting", "setting_label", "regime", "learning_task",
+    "study", "study_title", "model", "scale", "setting", "setting_label", "domain", "regime", "learning_task",
     "method", "kind", "rank", "alpha", "modules", "variant", "seed", "duration", "duration_value", "duration_unit",
     "metric", "value", "stderr", "items", "tokens", "learning_rate", "chosen", "source", "condition", "evaluations",
     "state",
@@ -222,7 +223,7 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         fingerprint=fingerprint,
         made=collected(Path(path)),
         methods=tuple(sorted(methods, key=lambda m: (m.kind == "full", m.rank, m.modules != "all", m.alpha, m.name))),
-        panels=tuple(sorted(panels, key=lambda panel: setting_order(panel.setting, panel.regime))),
+        panels=tuple(sorted(panels, key=lambda panel: setting_order(panel.domain, panel.regime, panel.setting))),
         sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
         base_source=None if base.empty else str(base["source"].iloc[0]),
         missing=_count(tuned[tuned["value"].isna() & (tuned["state"] != DIVERGED)], key),
@@ -362,7 +363,7 @@ def _panel(
     return Panel(
         setting=setting,
         label=first["setting_label"] or setting,
-        domain=setting.removesuffix(f"-{regime}"),
+        domain=first["domain"],
         regime=regime,
         learning_task=first["learning_task"],
         unit=first["duration_unit"],
@@ -395,8 +396,7 @@ def estimate(rows: pandas.DataFrame) -> Estimate:
     return Estimate(value, value - error, value + error, 1, trained)
 
 
-def setting_order(setting: str, regime: str) -> tuple[int, str, int, str]:
+def setting_order(domain: str, regime: str, setting: str) -> tuple[int, str, int, str]:
     """The paper's order: code before math, in each CPT before IFT; what it lacks comes last."""
-    domain = setting.removesuffix(f"-{regime}")
     known = DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS)
     return (known, domain, REGIMES.index(regime) if regime in REGIMES else len(REGIMES), setting)

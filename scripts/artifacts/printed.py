@@ -37,22 +37,23 @@ MODULES = {"all": "all", "all-but-gate": "all without gate"}
 
 @dataclass(frozen=True)
 class Setting:
-    """What the paper calls a setting's panel, what counts as learning, and the tokens of one epoch (its table 1).
+    """What the paper calls a setting's panel, its domain, what counts as learning, the tokens of one epoch (table 1).
 
     `epoch_tokens` is 0 where epochs do not count, and where the paper does not say.
     """
 
     label: str
+    domain: str
     learning: str
     epoch_tokens: int = 0
 
 
 SETTINGS = {
-    "code-cpt": Setting("StarCoder-Python", "humaneval"),
-    "code-ift": Setting("Magicoder", "humaneval", 72_970_000),
-    "math-cpt": Setting("OpenWebMath", "gsm8k"),
-    "math-ift": Setting("MetaMathQA", "gsm8k", 103_000_000),
-    "chat-ift": Setting("Tulu-v2-mix", "gsm8k"),
+    "code-cpt": Setting("StarCoder-Python", "code", "humaneval"),
+    "code-ift": Setting("Magicoder", "code", "humaneval", 72_970_000),
+    "math-cpt": Setting("OpenWebMath", "math", "gsm8k"),
+    "math-ift": Setting("MetaMathQA", "math", "gsm8k", 103_000_000),
+    "chat-ift": Setting("Tulu-v2-mix", "chat", "gsm8k"),
 }
 
 
@@ -127,6 +128,7 @@ def _trained_row(value: PublishedValue) -> dict[str, Any]:
         **_row(value),
         "setting": value.setting,
         "setting_label": setting.label,
+        "domain": setting.domain,
         "regime": value.regime,
         "learning_task": setting.learning,
         "rank": value.rank,

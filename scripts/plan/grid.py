@@ -81,6 +81,10 @@ class Grid:
             name: {"label": setting.label, "regime": setting.regime, "learning": setting.learning}
             for name, setting in study.settings.items()
         }
+        for name, setting in study.settings.items():
+            # it was read off the name before it was a key of its own, and cards of that time keep their keys
+            if setting.domain != name.removesuffix(f"-{setting.regime}"):
+                settings[name]["domain"] = setting.domain
         spec: dict[str, Any] = {
             "kind": "card",
             "study": self.name,

@@ -66,6 +66,7 @@ class IftSweep(_SettingSweep):
 
 class _Setting(Part):
     label: str = field("how figures call it", min_length=1)
+    domain: Name = field("what it is about, such as code or math; settings of one domain stand in a row of a figure")
     dataset: Name = field("name of the dataset that is trained on", paper="section 3.1, table 1")
     sequence_length: Count = field("length of a row; at most the model's context", unit="tokens", paper="appendix A")
     batch_rows: Count = field("rows of an optimizer step", unit="rows", paper="appendix A")

@@ -57,8 +57,9 @@ def tuned_row(
     regime = setting[-3:]
     value = round(0.2 + int(fingerprint(setting, method, duration, seed, metric, rate), 16) / 16**12 / 3, 6)
     return {
-        **STUDY, "setting": setting, "setting_label": f"{setting[:4].title()} {regime.upper()}", "regime": regime,
-        "learning_task": learning_task(setting), "method": method, "kind": "full" if method == "full" else "lora",
+        **STUDY, "setting": setting, "setting_label": f"{setting[:4].title()} {regime.upper()}",
+        "domain": setting[:-4], "regime": regime, "learning_task": learning_task(setting),
+        "method": method, "kind": "full" if method == "full" else "lora",
         "rank": "" if method == "full" else method[6:], "seed": seed, "duration": duration,
         "duration_value": LABELS[duration], "duration_unit": "tokens" if regime == "cpt" else "epochs",
         "tokens": LABELS[duration] if regime == "cpt" else 57_613 * LABELS[duration], "learning_rate": rate,

@@ -193,6 +193,15 @@ def test_footer_says_where_the_figure_comes_from(tmp_path: Path) -> None:
     assert "standard error" not in footer(figure(tmp_path, "fig2", without_bars))
 
 
+def test_settings_of_one_domain_stand_in_one_row_whatever_they_are_called(tmp_path: Path) -> None:
+    domains = {"proofs-cpt": "logic", "lemmas-ift": "logic", "code-cpt": "code"}
+    rows = [{**row, "domain": domains[row["setting"]]} if "setting" in row else row for row in study(tuple(domains))]
+    tops = {ax.get_label(): ax.get_position().y1 for ax in figure(tmp_path, "fig2", rows).axes}
+    assert tops["proofs-cpt"] == tops["lemmas-ift"]
+    # the paper's domains come first
+    assert tops["code-cpt"] > tops["proofs-cpt"]
+
+
 def test_points_that_were_not_trained_here_are_hollow_and_counted(tmp_path: Path) -> None:
     rows = study(settings=("code-cpt",))
     for row in rows:

@@ -49,7 +49,7 @@ def study(setting: str = "code-cpt", seeds: tuple[int, ...] = (0,), **common: An
                 for i, metric in enumerate(metrics):
                     rows.append({
                         **shared, "setting": setting, "setting_label": f"{domain.title()} {regime.upper()}",
-                        "regime": regime, "learning_task": task, "method": method,
+                        "domain": domain, "regime": regime, "learning_task": task, "method": method,
                         "kind": "full" if method == "full" else "lora",
                         "rank": "" if method == "full" else method[6:], "seed": seed, "duration": duration,
                         "duration_value": amount, "tokens": 4096 * (d + 1), "learning_rate": 2e-4,

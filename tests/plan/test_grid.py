@@ -80,6 +80,7 @@ def test_order_of_keys_changes_nothing() -> None:
         (lambda s: s["resources"].update(tokens_per_second=1, checkpoint_seconds=5), {}),
         (lambda s: s.update(grain="condition"), {}),
         (lambda s: s.update(title="Another title"), {"card": 1}),
+        (lambda s: s["settings"]["code-cpt"].update(domain="programs"), {"card": 1, "run": 0, "evaluation": 0}),
         (
             lambda s: s["settings"]["math-ift"]["learning_rates"].update(full=1e-3),
             {"run": 2, "evaluation": 12, "trained": 1, "evaluated": 2},
@@ -330,6 +331,7 @@ def test_the_papers_durations_become_whole_batches() -> None:
     setting = ContinuedPretraining.model_validate(
         {
             "label": "Code CPT",
+            "domain": "code",
             "regime": "cpt",
             "dataset": "starcoder",
             "sequence_length": 4096,
