@@ -23,6 +23,7 @@ from scripts.components.part import Part
 from scripts.study.describe import README, SCHEMA, main
 from scripts.study.load import ACCEPTED, STUDIES, load_study
 from scripts.study.schema import Study
+from tests.conftest import ROOT, copy_checkout
 
 Content = dict[str, Any]
 FILES = sorted(path for path in STUDIES.glob("*.yaml") if not path.name.endswith(ACCEPTED))
@@ -64,9 +65,12 @@ def test_check_names_what_differs_and_writing_puts_it_right(tmp_path: Path, monk
 
 
 def test_a_check_that_fails_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
+    checkout = copy_checkout(ROOT, tmp_path / "checkout")
+    for path in (README, SCHEMA):
+        (checkout / path).unlink()
     command = [sys.executable, "-m", "scripts.study.describe", "--check"]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: config/README.md and")
     assert done.stderr.count("\n") == 1
