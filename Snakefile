@@ -1,3 +1,5 @@
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -6,7 +8,7 @@ min_version("9.27")
 # a job goes by what its launch had frozen, whatever has become of the file since
 if workflow.exec_mode.name == "DEFAULT":
 
-    configfile: "config/config.yaml"
+    configfile: os.path.join(workflow.basedir, "config/config.yaml")
 
 
 include: "rules/common.smk"
@@ -50,7 +52,7 @@ rule all_published:
 
 rule list_artifacts:
     input:
-        "config/artifacts.yaml",
+        REGISTRY,
     log:
         "results/logs/list_artifacts.log",
     conda:

@@ -47,7 +47,7 @@ rule learning_rates:
 
 rule collect:
     input:
-        overlay=lambda wildcards: "config/published_values.csv" if GRID.study.overlay else [],
+        overlay=lambda wildcards: PUBLISHED if GRID.study.overlay else [],
         manifests=lambda wildcards: manifests(asked(artifact(wildcards).products, GRID, LAUNCH.store.is_made)),
         modules=lambda wildcards: imports.of_csv(artifact(wildcards).kind),
     output:
@@ -67,8 +67,8 @@ rule collect:
 
 rule printed:
     input:
-        published="config/published_values.csv",
-        registry="config/artifacts.yaml",
+        published=PUBLISHED,
+        registry=REGISTRY,
         modules=lambda wildcards: imports.of_printed(),
     output:
         csv="results/published/{place}/{name}.csv",
@@ -89,7 +89,7 @@ rule draw:
     input:
         csv="{root}/figures/{name}.csv",
         note="{root}/figures/{name}.collected.json",
-        registry="config/artifacts.yaml",
+        registry=REGISTRY,
         modules=lambda wildcards: imports.of_drawing("draw", artifact(wildcards).kind),
     output:
         pdf="{root}/figures/{name}.pdf",
@@ -111,7 +111,7 @@ rule tabulate:
     input:
         csv="{root}/tables/{name}.csv",
         note="{root}/tables/{name}.collected.json",
-        registry="config/artifacts.yaml",
+        registry=REGISTRY,
         modules=lambda wildcards: imports.of_drawing("tabulate", artifact(wildcards).kind),
     output:
         md="{root}/tables/{name}.md",
@@ -149,7 +149,7 @@ rule claims:
 rule comparison:
     input:
         manifests=ancient(evaluated_so_far),
-        published="config/published_values.csv",
+        published=PUBLISHED,
         modules=lambda wildcards: imports.of_command("comparison"),
     output:
         csv="results/comparison.csv",

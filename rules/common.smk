@@ -16,7 +16,7 @@ from scripts.planning.progress import ProgressLines
 from scripts.common.errors import UserError
 from scripts.launch.launch import begin
 from scripts.artifacts import imports
-from scripts.artifacts.published import load_published, values_of
+from scripts.artifacts.published import PUBLISHED, load_published, values_of
 from scripts.artifacts.learning_rates import note as rates_note
 
 try:
@@ -87,7 +87,7 @@ def manifests(keys):
 
 
 def inputs_of(place):
-    """For a rule that fills a place of the store: wildcards with a `key` to the manifests that its job reads."""
+    """The input function of whatever fills a place of the store: the manifests that the job of a `key` reads."""
     return lambda wildcards: manifests(GRID.find(f"{place}/{wildcards.key}").inputs)
 
 

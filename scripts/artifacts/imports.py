@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.common.files import ROOT, project
+
 LOOKS = ("scripts.artifacts.style", "scripts.artifacts.tables")
 COMPONENTS, DISCOVERY = "scripts.components.", "scripts.components.discovery"
 
@@ -52,7 +53,7 @@ def collects(kind: str) -> bool:
 
 @cache
 def behind(*modules: str, but: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The files of `modules` and of all that they import but for `but`, relative to the repository's root.
+    """The files of `modules` and of all that they import but for `but`, as `scripts.common.files.project` has them.
 
     Args:
         modules: full names, such as ``scripts.artifacts.collect``.
@@ -66,7 +67,7 @@ def behind(*modules: str, but: tuple[str, ...] = ()) -> tuple[str, ...]:
         if path and module not in found and module not in but:
             found[module] = path
             left += [module.rpartition(".")[0], *_imported(module)]
-    return tuple(sorted(path.relative_to(ROOT).as_posix() for path in found.values()))
+    return tuple(sorted(str(project(path.relative_to(ROOT).as_posix())) for path in found.values()))
 
 
 def _ours(name: str) -> str:

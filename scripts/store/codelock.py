@@ -24,6 +24,7 @@ from scripts.common.errors import UserError
 from scripts.common.files import atomic_path, project, read_yaml
 
 CODE_LOCK = project("config/code.lock")
+_ROOT = project(".")
 _HEADER = (
     "# Code versions. Written by `python -m scripts.store.codelock`; its docstring says when to raise or to keep.\n"
     "# The empty lines let git merge changes of neighbouring modules.\n"
@@ -61,7 +62,7 @@ def write_code_lock(lock: Mapping[str, Mapping[str, Any]], path: Path = CODE_LOC
         new.write_text(_HEADER + "\n".join(lines), encoding="utf-8")
 
 
-def module_hashes(globs: Sequence[str], root: Path = Path()) -> dict[str, str]:
+def module_hashes(globs: Sequence[str], root: Path = _ROOT) -> dict[str, str]:
     """The files that the globs name, each to 12 hexadecimal digits of the SHA-256 of its syntax tree.
 
     Comments, docstrings and layout do not count, nor does the Python version that parses. YAML files count by
@@ -131,7 +132,7 @@ def _dump(node: Any) -> str:
     return repr(node)
 
 
-def differences(lock: Mapping[str, Mapping[str, Any]], root: Path = Path()) -> list[str]:
+def differences(lock: Mapping[str, Mapping[str, Any]], root: Path = _ROOT) -> list[str]:
     """One sentence for each code version whose code is not the recorded one; it names the modules that differ."""
     return [
         f"the code behind {name!r} (version {entry['version']}) is not what config/code.lock records "

@@ -60,3 +60,17 @@ def test_the_tours_have_all_but_what_a_judge_grades(checkout: Path) -> None:
     listed = House(checkout, study="tour-v1").python("-m", "scripts.artifacts.listing", "--study", "tour-v1")
     assert listed.count("results/v1/figures/") == 16
     assert listed.count("results/v1/tables/") == 3
+
+
+def test_a_study_is_planned_and_made_from_another_directory(checkout: Path, tmp_path: Path) -> None:
+    """The project's files are found from its root; results and store lie where Snakemake was told to work."""
+    elsewhere, before = House(tmp_path, study="smoke"), set((checkout / "results").rglob("*"))
+    command = ["-m", "snakemake", "-s", str(checkout / "Snakefile"), "--directory", str(tmp_path), "--cores", "1"]
+    target = "results/tables/table1.md"
+    said = elsewhere.python(*command, "-n", target, "results/figures/fig2.pdf", "--config", "study=smoke")
+    assert "train_family" in said
+    elsewhere.python(*command, target, "--config", "study=smoke")
+    assert (tmp_path / target).exists()
+    assert any((tmp_path / "results/store/data/rows").iterdir())
+    assert set((checkout / "results").rglob("*")) == before
+    assert "Nothing to be done" in elsewhere.python(*command, target, "--config", "study=smoke")
