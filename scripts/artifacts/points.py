@@ -33,6 +33,7 @@ from pathlib import Path
 import pandas
 
 from scripts.artifacts.provenance import Collected, collected
+from scripts.artifacts.repetitions import reach
 from scripts.common.errors import UserError
 from scripts.components.measures import LEARNING
 from scripts.components.methods import METHODS
@@ -65,6 +66,8 @@ class Estimate:
     high: float
     seeds: int
     trained: bool
+    reach: float = 0.0
+    """How far from it a repetition may lie: of one seed, where that is known; see `scripts.artifacts.repetitions`."""
 
     @property
     def has_bar(self) -> bool:
@@ -185,6 +188,8 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     rows["method"] = rows["method"].str.cat(rows["variant"].where(rows["variant"] == "", ", " + rows["variant"]))
     rows["need"] = rows["metric"].where(rows["metric"] != rows["learning_task"], LEARNING)
     fingerprint = artifact_fingerprint(rows["condition"])
+    known = reach(rows["study"].iloc[0])
+    rows["reach"] = [known.get(pair, 0.0) for pair in zip(rows["setting"], rows["metric"], strict=True)]
     rows, printed = _split(rows)
     tuned = rows[(rows["kind"] != "base") & rows["need"].isin(needs)]
     key = ["setting", "method", "duration_value", *(["learning_rate"] if by_rate else [])]
@@ -393,7 +398,8 @@ def estimate(rows: pandas.DataFrame) -> Estimate:
     if len(rows) > 1:
         return Estimate(value, float(rows["value"].min()), float(rows["value"].max()), len(rows), trained)
     error = float(rows["stderr"].fillna(0.0).iloc[0])
-    return Estimate(value, value - error, value + error, 1, trained)
+    repeated = float(rows["reach"].iloc[0]) if trained and "reach" in rows.columns else 0.0
+    return Estimate(value, value - error, value + error, 1, trained, repeated)
 
 
 def setting_order(domain: str, regime: str, setting: str) -> tuple[int, str, int, str]:

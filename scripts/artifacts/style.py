@@ -41,6 +41,7 @@ STAR: dict[str, Any] = {
     "linestyle": "none", "marker": "*", "markersize": 15.0, "color": BASE, "markeredgecolor": "white",
     "markeredgewidth": 1.0,
 }  # fmt: skip
+REACH: dict[str, Any] = {"linewidth": 8.0, "alpha": 0.18, "zorder": 1.8, "solid_capstyle": "butt", "gid": "reach"}
 PRINTED: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markeredgewidth": 1.4}
 CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 1.7}
 PLANE = (FORGETTING, LEARNING)
@@ -235,7 +236,8 @@ def amount(label: str, unit: str) -> str:
 
 def limits(estimates: Sequence[Estimate], shown: Shown) -> tuple[float, float]:
     """Axis limits for what is shown: all values and bars, room around them, nothing far beyond what it can be."""
-    low, high = min(e.low for e in estimates), max(e.high for e in estimates)
+    low = min(min(e.low, e.value - e.reach) for e in estimates)
+    high = max(max(e.high, e.value + e.reach) for e in estimates)
     span = max(high - low, 0.04)
     middle = (low + high) / 2
     low, high = middle - 0.58 * span, middle + 0.58 * span
@@ -319,10 +321,15 @@ def cross_handle(points: Points) -> list[Line2D]:
 
 
 def bar(ax: Axes, at: float, estimate: Estimate, colour: str, horizontal: bool = False) -> None:
-    """The thin bar of an estimate, where it has one."""
-    if estimate.has_bar:
-        ends, fixed = [estimate.low, estimate.high], [at, at]
-        ax.plot(*((ends, fixed) if horizontal else (fixed, ends)), color=colour, linewidth=BAR, alpha=0.5, zorder=2)
+    """The thin bar of an estimate, where it has one; and the wide one, where a repetition may lie."""
+    looks: list[tuple[bool, float, float, dict[str, Any]]] = [
+        (estimate.reach > 0, estimate.value - estimate.reach, estimate.value + estimate.reach, REACH),
+        (estimate.has_bar, estimate.low, estimate.high, {"linewidth": BAR, "alpha": 0.5, "zorder": 2}),
+    ]
+    for there, low, high, look in looks:
+        if there:
+            ends, fixed = [low, high], [at, at]
+            ax.plot(*((ends, fixed) if horizontal else (fixed, ends)), color=colour, **look)
 
 
 def marker_size(value: float, among: Sequence[float]) -> float:
@@ -479,6 +486,8 @@ def bars_note(points: Points) -> str:
     notes = []
     if any(estimate.seeds == 1 and estimate.has_bar for estimate in drawn):
         notes.append("Thin bars: one standard error over the test items")
+    if any(estimate.reach for estimate in drawn):
+        notes.append("Wide pale bars: where two of three repetitions lie (another seed; other CPUs round otherwise)")
     if seeds:
         count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         notes.append(f"Points of {count} seeds: mean, thin bar from lowest to highest")

@@ -219,6 +219,8 @@ _OTHER_FILES = """\
 measured for it and of which block of conditions | a person |
 | `published_values.csv` | the numbers that the paper prints, a row each; its columns are explained in \
 `scripts/artifacts/published.py` | a person, from the paper |
+| `repetitions.csv` | by how much repetitions of a study's runs differ, for the bars of points with one seed | \
+`python -m scripts.artifacts.record_repetitions` |
 | `evaluations/TASK.yaml` | how a benchmark asks and scores, as a task of lm-eval; how much of it is asked stands in \
 the study | a person |
 | `data.lock` | which bytes outside sources stand for: the SHA-256 of a file or package, the commit of a repository. \
