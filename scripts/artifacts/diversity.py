@@ -38,7 +38,7 @@ MEAN: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 6, "ma
 
 
 @dataclass(frozen=True, kw_only=True)
-class Programs(Origin):
+class DistinctPrograms(Origin):
     """What the figure shows."""
 
     rows: pandas.DataFrame
@@ -67,14 +67,14 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
     return collected
 
 
-def read(csv: Path) -> Programs:
+def read(csv: Path) -> DistinctPrograms:
     """The CSV; raises UserError where it is not of the right form, or a problem stands twice."""
     rows, origin = frames.read(csv, COLUMNS, (*frames.NUMBERS, "generations", "value"))
     frames.once(csv, rows, ["setting", "method", "seed", "duration", "item", "outcome"])
-    return Programs(**vars(origin), rows=rows, methods=frames.methods_of(rows))
+    return DistinctPrograms(**vars(origin), rows=rows, methods=frames.methods_of(rows))
 
 
-def draw(artifact: Artifact, programs: Programs, commit: str) -> Figure:
+def draw(artifact: Artifact, programs: DistinctPrograms, commit: str) -> Figure:
     """The figure: a row of two panels for each setting; groups are the base model, LoRA's ranks, full finetuning."""
     looks = {BASE: style.Look(BASE_COLOUR, "base model"), **style.looks(programs.methods)}
     order = [name for name in (BASE, *(m.name for m in programs.methods)) if name in set(programs.rows["method"])]

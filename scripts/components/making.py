@@ -19,7 +19,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hex dig
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="40 hex digits")]
 
 
-class Entry(Part):
+class LockEntry(Part):
     """What ``config/data.lock`` has of something outside, under the key KIND:NAME."""
 
     kind: ClassVar[str]
@@ -61,8 +61,8 @@ def not_locked(identities: Sequence[str], study: str) -> UserError:
 
 
 @dataclass(frozen=True)
-class Job:
-    """The job that makes a product, as far as a builder has to know it."""
+class BuildContext:
+    """The job that makes a product, as far as its builder has to know."""
 
     key: str
     """The product's."""
@@ -84,14 +84,14 @@ class Job:
         return value
 
 
-Builder = Callable[[Mapping[str, Any], Job, Path], dict[str, Any]]
+Builder = Callable[[Mapping[str, Any], BuildContext, Path], dict[str, Any]]
 """Writes the bytes of a spec's product into an empty directory, and returns its results as `store.Build` does."""
 
 
 class Made(Part, ABC):
     """A choice that becomes a product of its own: it is made here, or comes from outside as the lock says."""
 
-    entry: ClassVar[type[Entry] | None]
+    entry: ClassVar[type[LockEntry] | None]
     """What the lock has of it; None where it is made here."""
     needs_network: ClassVar[bool]
     """Whether it is downloaded. What is not, other jobs make again in passing where its bytes were deleted."""
@@ -119,7 +119,7 @@ class Made(Part, ABC):
 
     @staticmethod
     @abstractmethod
-    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+    def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         """Writes the bytes of a spec; see `Builder`.
 
         Raises:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
-from scripts.launch.launch import VARIABLE
 from scripts.store.fingerprint import file_sha256
 
 TOKENIZER_FILES = (
@@ -130,7 +130,7 @@ class Repository:
     @contextmanager
     def _plainly(self, revision: str = "", path: str = "") -> Iterator[None]:
         """Lets the client reach the hub; its errors become sentences."""
-        if VARIABLE in os.environ:
+        if LAUNCH in os.environ:
             # A launch keeps its jobs from waiting for a hub (scripts.launch.launch.begin). This one is here to ask it.
             # The client reads the variable when it is imported.
             os.environ["HF_HUB_OFFLINE"] = "0"

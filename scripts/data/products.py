@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError, run
-from scripts.components.making import Builder, Job, Made
+from scripts.components.making import BuildContext, Builder, Made
 from scripts.components.models import MODELS
 from scripts.components.sources import SOURCES
 from scripts.data import rows, train_tokenizer
@@ -38,9 +38,9 @@ def builder(spec: Mapping[str, Any]) -> Builder:
     raise UserError(f"a product of the kind {spec['kind']!r} is none of the data stage")
 
 
-def job_of(launch: Launch, product: Product) -> Job:
-    """The job that makes a product; what its builder reads of the inputs must be data."""
-    return Job(
+def context_of(launch: Launch, product: Product) -> BuildContext:
+    """What the builder of a product is told; what it reads of the inputs must be data."""
+    return BuildContext(
         key=product.key,
         study=launch.name,
         scratch=launch.store.scratch(product.key),
@@ -56,8 +56,8 @@ def make_data(launch: Launch, name: str) -> None:
         UserError: there is no such product, or it cannot be made.
     """
     product = find(launch, name)
-    build, job = builder(product.spec), job_of(launch, product)
-    make(launch, product, lambda out: build(product.spec, job, out))
+    build, context = builder(product.spec), context_of(launch, product)
+    make(launch, product, lambda out: build(product.spec, context, out))
     print(f"{product.key}: complete")
 
 

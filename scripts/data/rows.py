@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.components.templates import PLAIN, prompt_text, response_text
 from scripts.data.records import read_records
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 _RECORDS_AT_ONCE = 1000
 
 
-def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
     """Writes what `scripts.data.batches.Batches` reads."""
     from tokenizers import Tokenizer
 
     from scripts.data import batches
     from scripts.data.tokenizer import EOS, PAD
 
-    records, tokenizer_directory = job.inputs()
+    records, tokenizer_directory = context.inputs()
     tokenizer = Tokenizer.from_file(str(tokenizer_directory / "tokenizer.json"))
     tokenizer.encode_special_tokens = True  # a text that contains "</s>" is text
     eos, pad = tokenizer.token_to_id(EOS), tokenizer.token_to_id(PAD)

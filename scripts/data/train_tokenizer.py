@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.components.templates import prompt_text, response_text
 from scripts.data.records import read_records
 
 
-def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
     """Writes an HF tokenizer directory."""
     from scripts.data.tokenizer import train_tokenizer
 
-    train_tokenizer(_texts(job.inputs()), spec["vocabulary"], out)
+    train_tokenizer(_texts(context.inputs()), spec["vocabulary"], out)
     return {}
 
 

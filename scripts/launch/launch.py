@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
 from scripts.common.files import project, read_yaml
 from scripts.components.making import not_locked
@@ -29,7 +30,6 @@ from scripts.study import datalock
 from scripts.study.load import load_study
 from scripts.study.schema import Study
 
-VARIABLE = "FORGETTING_LAUNCH"
 CONFIG = project("config/config.yaml")
 STORE = "results/store"
 
@@ -65,7 +65,7 @@ class Launch:
 
     def freeze(self) -> None:
         """Puts the launch where this process's children find it."""
-        os.environ[VARIABLE] = canonical(asdict(self))
+        os.environ[LAUNCH] = canonical(asdict(self))
 
     def require_locked(self, keys: Iterable[str]) -> None:
         """Ends a launch that would need what nobody has said the identity of.
@@ -142,7 +142,7 @@ def new_launch(study: str, store: str | None, grain: str | None = None) -> Launc
 
 def frozen_launch() -> Launch | None:
     """The launch that this process runs under, or None when a person runs it by hand."""
-    text = os.environ.get(VARIABLE)
+    text = os.environ.get(LAUNCH)
     return Launch(**json.loads(text)) if text else None
 
 

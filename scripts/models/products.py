@@ -9,7 +9,7 @@ from typing import Any
 from scripts.common.errors import UserError, run
 from scripts.components import models
 from scripts.components.making import Builder
-from scripts.data.products import job_of
+from scripts.data.products import context_of
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
 from scripts.models import published
@@ -36,8 +36,8 @@ def make_model(launch: Launch, name: str) -> None:
         UserError: there is no such product, or it cannot be made.
     """
     product = find(launch, name)
-    build, job = builder(product.spec), job_of(launch, product)
-    make(launch, product, lambda out: build(product.spec, job, out))
+    build, context = builder(product.spec), context_of(launch, product)
+    make(launch, product, lambda out: build(product.spec, context, out))
     print(f"{product.key}: complete")
 
 

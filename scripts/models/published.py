@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.components.methods import METHODS
 from scripts.components.models.hub import ModelEntry
 from scripts.data.hub import Repository
@@ -19,20 +19,20 @@ from scripts.models.fetch import CONFIG, take_model
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 
 
-def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
     """Writes what a run of the method would have written: a peft adapter, or a transformers model directory."""
     repository = Repository("model", spec["repository"])
-    revision = job.locked(spec["revision"], ModelEntry.key(repository.name))
+    revision = context.locked(spec["revision"], ModelEntry.key(repository.name))
     where = f"{repository}, branch {spec['branch']}"
     files = repository.files(revision)
     if not METHODS[spec["method"]["kind"]].is_adapter:
         if ADAPTER_CONFIG in files:
             raise UserError(f"{where}: holds an adapter ({ADAPTER_CONFIG}); a fully finetuned model is expected")
-        take_model(repository, revision, files, [CONFIG], spec.get("architecture"), out, job.scratch)
+        take_model(repository, revision, files, [CONFIG], spec.get("architecture"), out, context.scratch)
     else:
         if lost := [name for name in (ADAPTER_CONFIG, ADAPTER) if name not in files]:
             raise UserError(f"{where}: has no {lost[0]}; a LoRA adapter in safetensors is expected")
-        repository.take({name: files[name] for name in (ADAPTER_CONFIG, ADAPTER)}, revision, out, job.scratch)
+        repository.take({name: files[name] for name in (ADAPTER_CONFIG, ADAPTER)}, revision, out, context.scratch)
         check_adapter(out, spec["method"], where)
     return {"repository": repository.name, "branch": spec["branch"], "revision": revision}
 

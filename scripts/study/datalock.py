@@ -5,7 +5,7 @@
     dataset:meta-math/MetaMathQA: {revision: ...}                 a commit of the hub
     model:OWNER/NAME: {revision: ..., branches: {BRANCH: ...}}    branches: of published checkpoints alone
 
-What an entry looks like, its source says: see `scripts.components.making.Entry`.
+What an entry looks like, its source says: see `scripts.components.making.LockEntry`.
 ``python -m scripts.data.lock`` writes it, a person commits it, and the job that fetches a source verifies it. A source
 without an entry is planned as not locked; nothing is ever guessed.
 """

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from scripts.common.errors import UserError
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.components.models import MODELS, BaseModel, Model, maker
 from scripts.components.models.pretrained import SHIPPED
 
@@ -81,10 +81,10 @@ def test_it_is_made_with_a_tokenizer_or_comes_with_one(name: str) -> None:
 @pytest.mark.parametrize("name", LOCKED)
 def test_unlocked_is_refused(name: str, tmp_path: Path) -> None:
     chosen = model(name)
-    job = Job("models/net-0123456789ab", "mine", tmp_path / "scratch", {}, lambda: [])
+    context = BuildContext("models/net-0123456789ab", "mine", tmp_path / "scratch", {}, lambda: [])
     for build, spec in ((chosen.build, chosen.spec({})), (chosen.build_tokenizer, chosen.tokenizer_spec({}))):
         with pytest.raises(UserError, match=f": {chosen.identity} is not locked; run .* --study mine"):
-            build(spec, job, tmp_path)
+            build(spec, context, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from scripts.common.errors import UserError
 from scripts.components.discovery import classes
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.components.sources import SOURCES, Dataset, Source
 
 SHA, COMMIT = "0123456789abcdef" * 4, "01234567" * 5
@@ -35,8 +35,8 @@ def source(name: str) -> Source:
     return chosen
 
 
-def job(tmp_path: Path, **lock: Any) -> Job:
-    return Job("data/records/set-0123456789ab", "mine", tmp_path / "scratch", lock, lambda: [])
+def job(tmp_path: Path, **lock: Any) -> BuildContext:
+    return BuildContext("data/records/set-0123456789ab", "mine", tmp_path / "scratch", lock, lambda: [])
 
 
 def test_these_are_all() -> None:

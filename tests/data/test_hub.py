@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.data import products
 from scripts.data.hub import Repository
-from scripts.launch.launch import VARIABLE
 from tests.standins.hub import Hub, use
 
 LARGE = bytes(range(256)) * 8
@@ -212,20 +212,20 @@ def test_a_launch_keeps_jobs_offline_and_downloads_lift_it(hub: Hub) -> None:
             check=False,
         )
 
-    assert ask(**{VARIABLE: "{}"}).stdout.strip() == commit
+    assert ask(**{LAUNCH: "{}"}).stdout.strip() == commit
     assert "HF_HUB_OFFLINE" in ask().stderr  # set by a person, it counts
 
 
 def test_a_tokenizer_is_taken_without_the_model(hub: Hub, tmp_path: Path) -> None:
     files = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}", "model.safetensors": LARGE, "README.md": b""}
     commit = hub.commit("model", NAME, files)
-    job = Job("data/tokenizers/set-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
+    context = BuildContext("data/tokenizers/set-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
     spec = {"kind": "tokenizer", "source": "hub", "repository": NAME, "revision": commit}
     out = tmp_path / "out"
     out.mkdir()
     build = products.builder(spec)
-    build(spec, job, out)
+    build(spec, context, out)
     assert sorted(path.name for path in out.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     assert "model.safetensors" not in hub.downloads()
     with pytest.raises(UserError, match=r"python -m scripts\.data\.lock --study paper"):
-        build({**spec, "revision": None}, job, out)
+        build({**spec, "revision": None}, context, out)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.common.errors import UserError
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.data import products, records
 from scripts.launch.launch import Launch, launch_by_hand
 from tests.conftest import House, copy_checkout
@@ -58,11 +58,11 @@ def launch_of(house: House) -> Launch:
 
 def built(tmp_path: Path, spec: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The records that a spec stands for, and what the manifest would say of them."""
-    job = Job("data/records/set-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
+    context = BuildContext("data/records/set-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     spec = {"kind": "records", "seed": 0, "versions": {}, **spec}
-    results = products.builder(spec)(spec, job, out)
+    results = products.builder(spec)(spec, context, out)
     return list(records.read_records(out)), results
 
 

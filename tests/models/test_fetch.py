@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save
 
 from scripts.common.errors import UserError
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.launch.launch import launch_by_hand
 from scripts.models.products import builder
 from tests.conftest import House, copy_checkout
@@ -44,12 +44,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 def take(tmp_path: Path, revision: str | None, **changes: int) -> Path:
-    job = Job("models/hub/net-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
+    context = BuildContext("models/hub/net-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
     architecture = {**SHAPE, **changes}
     spec = {"kind": "model", "source": "hub", "repository": NAME, "revision": revision, "architecture": architecture}
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    builder(spec)(spec, job, out)
+    builder(spec)(spec, context, out)
     return out
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from scripts.common.errors import UserError
 from scripts.components.models import pretrained
 from scripts.components.models.pretrained import SHIPPED
-from scripts.data.products import job_of, make_data
+from scripts.data.products import context_of, make_data
 from scripts.launch.launch import Launch, launch_by_hand
 from scripts.models.products import builder
 from scripts.store.fingerprint import file_sha256
@@ -29,7 +29,7 @@ def demo(tmp_path: Path) -> Launch:
 def built(launch: Launch, out: Path) -> dict[str, Any]:
     """Makes the base model of a launch's study; its results."""
     model = launch.grid.model
-    return builder(model.spec)(model.spec, job_of(launch, model), out)
+    return builder(model.spec)(model.spec, context_of(launch, model), out)
 
 
 def test_the_shipped_weights_are_those_of_the_demo_study(demo: Launch) -> None:

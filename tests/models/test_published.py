@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from scripts.common.errors import UserError
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.models.products import builder
 from scripts.study.datalock import resolve_branches
 from tests.standins.hub import Hub, use
@@ -111,11 +111,13 @@ def adapter(rank: int = 64, modules: list[str] = MODULES, **config: Any) -> dict
 
 def take(hub: Hub, tmp_path: Path, files: dict[str, bytes], method: dict[str, Any], **spec: Any) -> Path:
     revision = hub.commit("model", NAME, files, branch="8B")
-    job = Job("published/code-cpt/lora-r64/8B-0123456789ab", "released", tmp_path / "scratch", {}, lambda: [])
+    context = BuildContext(
+        "published/code-cpt/lora-r64/8B-0123456789ab", "released", tmp_path / "scratch", {}, lambda: []
+    )
     spec = {"kind": "published", "repository": NAME, "revision": revision, "branch": "8B", "method": method, **spec}
     out = tmp_path / "out"
     out.mkdir()
-    builder(spec)(spec, job, out)
+    builder(spec)(spec, context, out)
     return out
 
 

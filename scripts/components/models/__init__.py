@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from scripts.components.discovery import classes, union
-from scripts.components.making import Job, Made
+from scripts.components.making import BuildContext, Made
 from scripts.components.part import Count, Name, Part, Rate, Seed, Tokens, field
 
 
@@ -110,7 +110,7 @@ class BaseModel(Made):
         raise NotImplementedError(f"{type(self).__name__} comes without a tokenizer")
 
     @staticmethod
-    def build_tokenizer(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+    def build_tokenizer(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         """Writes the tokenizer that such a model comes with; see `scripts.components.making.Builder`."""
         raise NotImplementedError("the model comes without a tokenizer")
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from scripts.components.making import Commit, Entry, Job
+from scripts.components.making import BuildContext, Commit, LockEntry
 from scripts.components.models import Architecture, BaseModel, parameters
 from scripts.components.part import Count, Repository, field, slug
 
 
-class ModelEntry(Entry):
+class ModelEntry(LockEntry):
     """A model repository of the hub: a base model, a tokenizer, or published checkpoints."""
 
     kind: ClassVar[str] = "model"
@@ -46,7 +46,7 @@ class HubModel(BaseModel):
     gated: bool = field("whether its licence must be accepted on the hub before it can be downloaded", default=False)
     architecture: HubArchitecture = field("the shape that it must have, by which jobs are planned before it is there")
 
-    entry: ClassVar[type[Entry]] = ModelEntry
+    entry: ClassVar[type[LockEntry]] = ModelEntry
     needs_network: ClassVar[bool] = True
     bytes_of_weight: ClassVar[int] = 2  # as Llama-2 and the paper's checkpoints lie there
 
@@ -81,23 +81,23 @@ class HubModel(BaseModel):
         return parameters(self.architecture, 2 * self.architecture.vocabulary)
 
     @staticmethod
-    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+    def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data import hub
         from scripts.models.fetch import CONFIG, take_model
 
         repository = hub.Repository("model", spec["repository"])
-        revision = job.locked(spec["revision"], ModelEntry.key(repository.name))
+        revision = context.locked(spec["revision"], ModelEntry.key(repository.name))
         files = repository.files(revision)
         hub.require_tokenizer(repository, revision, files)
         wanted = [CONFIG, "generation_config.json", *hub.TOKENIZER_FILES]
-        take_model(repository, revision, files, wanted, spec["architecture"], out, job.scratch)
+        take_model(repository, revision, files, wanted, spec["architecture"], out, context.scratch)
         return {"repository": repository.name, "revision": revision}
 
     @staticmethod
-    def build_tokenizer(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+    def build_tokenizer(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data import hub
 
         repository = hub.Repository("model", spec["repository"])
-        revision = job.locked(spec["revision"], ModelEntry.key(repository.name))
-        hub.take_tokenizer(repository, revision, out, job.scratch)
+        revision = context.locked(spec["revision"], ModelEntry.key(repository.name))
+        hub.take_tokenizer(repository, revision, out, context.scratch)
         return {"repository": repository.name, "revision": revision}

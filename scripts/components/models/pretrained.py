@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.components.models import Architecture, BaseModel, Pretraining, Tokenizer, parameters
 from scripts.components.part import field
 
@@ -57,10 +57,10 @@ class PretrainedModel(BaseModel):
         return 0 if (SHIPPED / f"{key}.json").is_file() else self.pretraining.tokens
 
     @staticmethod
-    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+    def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.models.pretrain import pretrain, take_shipped
 
-        if (SHIPPED / f"{job.key}.json").is_file():
-            return take_shipped(SHIPPED, job.key, out)
-        tokenizer, rows = job.inputs()
+        if (SHIPPED / f"{context.key}.json").is_file():
+            return take_shipped(SHIPPED, context.key, out)
+        tokenizer, rows = context.inputs()
         return pretrain(spec, tokenizer, rows, out)

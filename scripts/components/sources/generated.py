@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from scripts.common.errors import UserError
-from scripts.components.making import Job
+from scripts.components.making import BuildContext
 from scripts.components.part import Count, field
 from scripts.components.sources import Source
 
@@ -54,7 +54,7 @@ class GeneratedDataset(Source):
         return self.generator
 
     @staticmethod
-    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+    def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data.generators import GENERATORS
         from scripts.data.records import FILE
 
@@ -64,5 +64,7 @@ class GeneratedDataset(Source):
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 count += 1
         if count != spec["records"]:
-            raise UserError(f"{job.key}: the generator has {count} different records, {spec['records']} are asked for")
+            raise UserError(
+                f"{context.key}: the generator has {count} different records, {spec['records']} are asked for"
+            )
         return {"records": count}

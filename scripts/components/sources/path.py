@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from scripts.common.errors import UserError
-from scripts.components.making import DATA_LOCK, Entry, Job, Sha256
+from scripts.components.making import DATA_LOCK, BuildContext, LockEntry, Sha256
 from scripts.components.part import field
 from scripts.components.sources import Source
 from scripts.store.fingerprint import file_sha256
 
 
-class FileEntry(Entry):
+class FileEntry(LockEntry):
     """A file of one's own."""
 
     kind: ClassVar[str] = "path"
@@ -30,7 +30,7 @@ class PathDataset(Source):
         min_length=1,
     )
 
-    entry: ClassVar[type[Entry]] = FileEntry
+    entry: ClassVar[type[LockEntry]] = FileEntry
     needs_network: ClassVar[bool] = False
 
     @property
@@ -56,20 +56,20 @@ class PathDataset(Source):
         return {"sha256": file_sha256(Path(self.path))}
 
     @staticmethod
-    def build(spec: Mapping[str, Any], job: Job, out: Path) -> dict[str, Any]:
+    def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data.records import FILE, read_records
 
-        sha256 = job.locked(spec["sha256"], FileEntry.key(spec.get("path", "")))
-        shutil.copyfile(_file_of(sha256, job), out / FILE)
+        sha256 = context.locked(spec["sha256"], FileEntry.key(spec.get("path", "")))
+        shutil.copyfile(_file_of(sha256, context), out / FILE)
         return {"records": sum(1 for _ in read_records(out))}
 
 
-def _file_of(sha256: str, job: Job) -> Path:
+def _file_of(sha256: str, context: BuildContext) -> Path:
     """The file that the lock has under this hash; a spec has no path, as records are the same wherever they lay."""
     prefix = FileEntry.key("")
-    paths = [key for key, entry in job.data_lock.items() if key.startswith(prefix) and entry["sha256"] == sha256]
+    paths = [key for key, entry in context.data_lock.items() if key.startswith(prefix) and entry["sha256"] == sha256]
     if not paths:
-        raise UserError(f"{job.key}: no file of {DATA_LOCK} has the SHA-256 {sha256[:12]}...")
+        raise UserError(f"{context.key}: no file of {DATA_LOCK} has the SHA-256 {sha256[:12]}...")
     path = Path(paths[0].removeprefix(prefix))
     if not path.is_file():
         raise UserError(f"{path}: is not there, where {DATA_LOCK} says that it is")
