@@ -6,12 +6,14 @@ PYTHON ?= python3
 bin := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo status test test-arithmetic lint lock
+.PHONY: help setup demo status test test-all test-arithmetic lint lock
+pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo    set everything up, then build results/figures/fig2.pdf (the demo study)"
 	@echo "make status  say what is made, runs, waits, failed, and what the rest costs (STUDY=paper for another study)"
-	@echo "make test    set everything up, then run the tests (ARGS=\"-m slow\" for the slow ones)"
+	@echo "make test    set everything up, then run the tests of minutes: every part, and one figure made for real"
+	@echo "make test-all  all tests but the slow ones (ARGS=\"-m slow\" for those)"
 	@echo "make test-arithmetic  the tests that round as the CPU does, with the kernels that any CPU can run"
 	@echo "make lint    set everything up, then check style, types and the workflow"
 	@echo "make setup   only set everything up, in .venv (PYTHON=python3.12 for another interpreter)"
@@ -29,14 +31,16 @@ status:
 
 # Two processes, a file at a time, in order: with reordering, the files of a few long tests would come last.
 test: setup
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(pytest) $(ARGS)
+
+test-all: setup
+	$(pytest) -m "not slow and not gpu" $(ARGS)
 
 # torch, MKL, oneDNN, numpy and OpenBLAS each take the kernels of an old CPU: sums come in another order.
 test-arithmetic: setup
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
 	    NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Nehalem \
-	    OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	    -m "arithmetic and not slow" $(ARGS)
+	    $(pytest) -m "arithmetic and not slow" $(ARGS)
 
 lint: setup
 	$(bin)/ruff check

@@ -7,6 +7,8 @@ import pytest
 
 from tests.conftest import House
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def house(prepared: House, tmp_path_factory: pytest.TempPathFactory) -> House:

@@ -7,8 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import House
 from tests.end_to_end.truth import check_truth
+
+pytestmark = pytest.mark.thorough
 
 
 def test_learning_rate_changed_and_back(house: House, tmp_path: Path) -> None:

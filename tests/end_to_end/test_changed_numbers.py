@@ -7,6 +7,8 @@ import pytest
 
 from tests.conftest import House, once
 
+pytestmark = pytest.mark.thorough
+
 SCORES, COLLECT = "scripts/evaluation/scores.py", "scripts/artifacts/collect.py"
 PAGES = ("results/claims.md", "results/comparison.md")
 

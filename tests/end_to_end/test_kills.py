@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import House
 from tests.forks import interruptible
 
+pytestmark = pytest.mark.thorough
+
 FIG2 = "results/figures/fig2.pdf"
 
 

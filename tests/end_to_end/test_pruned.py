@@ -4,8 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import House
 from tests.end_to_end.truth import FIG2
+
+pytestmark = pytest.mark.thorough
 
 
 def smaller(study: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import House
 from tests.end_to_end.truth import FIG2, check_truth, condition_grain
 
+pytestmark = pytest.mark.thorough
+
 
 def test_every_file_touched(house: House) -> None:
     files = [path for path in house.root.rglob("*") if path.is_file() and ".snakemake" not in path.parts]

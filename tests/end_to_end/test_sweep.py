@@ -9,6 +9,8 @@ import yaml
 
 from tests.conftest import House
 
+pytestmark = pytest.mark.thorough
+
 RATES = "results/learning_rates.yaml"
 ACCEPT = ["-m", "scripts.artifacts.accept_rates", "--study", "smoke"]
 FIG2 = "results/figures/fig2.pdf"

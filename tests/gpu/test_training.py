@@ -1,4 +1,4 @@
-"""Training on a GPU against the plain path: `make test ARGS='-m gpu'` on a machine that has one (about 5 minutes).
+"""Training on a GPU against the plain path: `make test-all ARGS='-m gpu'` on a machine that has one (about 5 minutes).
 
 Compiled layers, varlen attention, the kernel of LoRA's dropout and checkpointing by need are only there.
 """

@@ -73,7 +73,7 @@ def test_changed_shipped_weights_are_refused(demo: Launch, tmp_path: Path, monke
 
 @pytest.mark.slow
 def test_remade_weights_are_the_shipped_ones(demo: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretrains the demo's base model (minutes on one core): `make test ARGS="-m slow tests/models"`.
+    """Pretrains the demo's base model (minutes on one core): `make test-all ARGS="-m slow tests/models"`.
 
     Bit-equality holds for the same processor, thread count and versions; elsewhere the losses agree.
     """

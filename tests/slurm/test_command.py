@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.conftest import counts
 from tests.slurm.conftest import ClusterHouse, snakemake
+
+pytestmark = pytest.mark.thorough
 
 
 def test_smoke_through_sbatch(settle: Callable[[str], ClusterHouse]) -> None:

@@ -11,6 +11,8 @@ from safetensors.numpy import load_file
 from tests.conftest import House
 from tests.slurm.conftest import Cluster, ClusterHouse, Head, files, held, trainers
 
+pytestmark = pytest.mark.thorough
+
 LOSS_TOLERANCE = 1e-3
 """Nats, between processes that share a batch and one that does not; as the tests of parallel training have it."""
 

@@ -4,7 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.slurm.conftest import Cluster, ClusterHouse, Head, files
+
+pytestmark = pytest.mark.thorough
 
 
 def test_a_launch_is_frozen(

@@ -5,7 +5,11 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.slurm.conftest import Cluster, ClusterHouse, Head, held, trainers
+
+pytestmark = pytest.mark.thorough
 
 
 def two_runs(study: dict[str, Any]) -> None:

@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.slurm.conftest import Cluster, ClusterHouse, Head
+
+pytestmark = pytest.mark.thorough
 
 
 def test_sixty_jobs_none_lost_none_twice(

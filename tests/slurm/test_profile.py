@@ -9,6 +9,8 @@ import yaml
 from tests.conftest import ROOT, counts
 from tests.slurm.conftest import snakemake
 
+pytestmark = pytest.mark.thorough
+
 
 def asked(said: str, message: str) -> list[str]:
     """What each planned job asks for whose message begins so."""
