@@ -32,7 +32,8 @@ rule card:
 
 rule learning_rates:
     input:
-        lambda wildcards: manifests(asked(plan.validations, GRID)),
+        manifests=lambda wildcards: manifests(asked(plan.validations, GRID)),
+        modules=lambda wildcards: imports.of_command("learning_rates"),
     output:
         "results/learning_rates.yaml",
     log:
