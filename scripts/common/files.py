@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def project(name: str) -> Path:
-    """A file of the project: as people write it where that is the working directory, else from the root."""
+    """A file that is named relative to the project's root: as it is written where that is the working directory.
+
+    An absolute name stays as it is.
+    """
     return Path(name) if Path.cwd() == ROOT else ROOT / name
 
 

@@ -1,5 +1,6 @@
 """Every source of records has all that a study, the lock and a job ask of it; a module more is a source more."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from scripts.common.errors import UserError
 from scripts.components.discovery import classes
 from scripts.components.making import BuildContext
 from scripts.components.sources import SOURCES, Dataset, Source
+from tests.conftest import ROOT
 
 SHA, COMMIT = "0123456789abcdef" * 4, "01234567" * 5
 SAID: dict[str, dict[str, Any]] = {
@@ -92,16 +94,17 @@ def test_only_what_is_made_here_knows_its_part() -> None:
     }
 
 
-def test_a_file_is_found_by_its_hash_among_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_found_by_its_hash_among_files_alone(tmp_path: Path) -> None:
     """A spec has no path; a package of the same hash is no file."""
-    monkeypatch.chdir(tmp_path)
-    Path("mine.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
-    entry = source("path").lock({})
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"text": "a"}\n{"text": "b"}\n')
+    chosen = SOURCES["path"].model_validate({"source": "path", "path": str(mine)})
+    entry = chosen.lock({})
     (tmp_path / "out").mkdir()
-    lock = {"package:a==1": {"file": "a.whl", **entry}, "path:other.jsonl": {"sha256": SHA}, "path:mine.jsonl": entry}
-    results = source("path").build(source("path").spec(entry, 0), job(tmp_path, **lock), tmp_path / "out")
+    lock = {"package:a==1": {"file": "a.whl", **entry}, "path:other.jsonl": {"sha256": SHA}, f"path:{mine}": entry}
+    results = chosen.build(chosen.spec(entry, 0), job(tmp_path, **lock), tmp_path / "out")
     assert results == {"records": 2}
-    assert (tmp_path / "out/records.jsonl").read_text() == Path("mine.jsonl").read_text()
+    assert (tmp_path / "out/records.jsonl").read_text() == mine.read_text()
 
 
 # -- one more ---------------------------------------------------------------------------------
@@ -172,3 +175,12 @@ def test_a_source_that_lacks_something_is_refused(family: Path, line: str, lacki
     (family / "counted.py").write_text(COUNTED.replace(line, ""))
     with pytest.raises(TypeError, match=rf"CountedDataset lacks {lacking}; see Source"):
         classes("invented", [str(family)], Source, "source")  # type: ignore[type-abstract]
+
+
+def test_a_relative_path_is_one_from_the_project_wherever_a_command_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = SOURCES["path"].model_validate({"source": "path", "path": "config/config.yaml"})
+    expected = hashlib.sha256((ROOT / "config/config.yaml").read_bytes()).hexdigest()
+    monkeypatch.chdir(tmp_path)
+    assert file.lock({}) == {"sha256": expected}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from scripts.common.errors import UserError
+from scripts.common.files import project
 from scripts.components.making import DATA_LOCK, BuildContext, LockEntry, Sha256
 from scripts.components.part import field
 from scripts.components.sources import Source
@@ -51,9 +52,10 @@ class PathDataset(Source):
         return 0
 
     def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        if not Path(self.path).is_file():
-            raise UserError(f"{self.path} is not a file")
-        return {"sha256": file_sha256(Path(self.path))}
+        path = project(self.path)
+        if not path.is_file():
+            raise UserError(f"{path} is not a file")
+        return {"sha256": file_sha256(path)}
 
     @staticmethod
     def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def _file_of(sha256: str, context: BuildContext) -> Path:
     paths = [key for key, entry in context.data_lock.items() if key.startswith(prefix) and entry["sha256"] == sha256]
     if not paths:
         raise UserError(f"{context.key}: no file of {DATA_LOCK} has the SHA-256 {sha256[:12]}...")
-    path = Path(paths[0].removeprefix(prefix))
+    path = project(paths[0].removeprefix(prefix))
     if not path.is_file():
         raise UserError(f"{path}: is not there, where {DATA_LOCK} says that it is")
     if (found := file_sha256(path)) != sha256:
