@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.artifacts.frames import condition_cells
+from scripts.artifacts.imports import collects
 from scripts.artifacts.points import COLUMNS, DIVERGED
 from scripts.artifacts.provenance import write_note
 from scripts.artifacts.published import load_published
@@ -35,9 +36,9 @@ def main(launch: Launch, name: str, path: Path) -> None:
     """
     artifact = find_artifact(name)
     artifact.require(launch.grid)
-    kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
-    # a kind whose numbers are no scores collects them itself
-    if hasattr(kind, "collect"):
+    # a kind whose numbers are no scores collects them itself; others are not loaded, as that takes seconds
+    if collects(artifact.kind):
+        kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
         study = launch.grid.study
         own = {"study": launch.name, "study_title": study.title, "scale": study.scale, "model": study.model.label}
         columns = tuple(dict.fromkeys([*own, *kind.COLUMNS]))

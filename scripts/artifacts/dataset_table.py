@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.artifacts import printed, style
-from scripts.artifacts.points import artifact_fingerprint, setting_order
+from scripts.artifacts.points import amount, artifact_fingerprint, setting_order
 from scripts.artifacts.provenance import collected
 from scripts.artifacts.tables import MISSING, Entry, Row, Table, read_cells
 from scripts.common.quantities import format_tokens
@@ -55,14 +55,14 @@ def rows(launch: Launch) -> list[dict[str, Any]]:
         source = PREPARED if results else NOT_PREPARED
         if not results and study.scale == "paper" and name in PASSES:
             one_pass, source = PASSES[name], PRINTED
-        for amount in setting.durations:
+        for length in setting.durations:
             tokens: int | None
             if isinstance(setting, ContinuedPretraining):
-                tokens = setting.batches(amount) * setting.batch_tokens
+                tokens = setting.batches(length) * setting.batch_tokens
             elif results:
-                tokens = sum(epoch["trained_tokens"] for epoch in results["per_epoch"][:amount])
+                tokens = sum(epoch["trained_tokens"] for epoch in results["per_epoch"][:length])
             else:
-                tokens = None if one_pass is None else amount * one_pass
+                tokens = None if one_pass is None else length * one_pass
             made.append({
                 "study": launch.name,
                 "study_title": study.title,
@@ -73,7 +73,7 @@ def rows(launch: Launch) -> list[dict[str, Any]]:
                 "regime": setting.regime,
                 "dataset": setting.dataset,
                 "pass_tokens": "" if one_pass is None else one_pass,
-                "duration": format_tokens(amount) if is_cpt else str(amount),
+                "duration": format_tokens(length) if is_cpt else str(length),
                 "duration_tokens": "" if tokens is None else tokens,
                 "source": source,
                 "rows": key.fingerprint,
@@ -161,7 +161,7 @@ def _line(cells: list[dict[str, str]]) -> Row:
             Entry(first["regime"].upper()),
             Entry(first["dataset"]),
             Entry(_tokens(one_pass), mark) if one_pass else None,
-            Entry(style.amount(durations, unit)),
+            Entry(amount(durations, unit)),
             Entry(_range(map(_tokens, trained)), "" if is_cpt else mark) if trained else None,
             Entry(_range(f"{number:.3g}" for number in passes), mark) if passes else None,
         ),

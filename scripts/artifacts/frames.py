@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas
 
-from scripts.artifacts import style
-from scripts.artifacts.points import DIVERGED, Origin, ShownMethod, read_origin, read_text, to_numbers
+from scripts.artifacts.points import DIVERGED, Origin, ShownMethod, amount, read_origin, read_text, to_numbers
 from scripts.common.errors import UserError
 from scripts.launch.launch import Launch
 from scripts.plan.conditions import Condition
@@ -116,4 +115,4 @@ def drawn_for(rows: pandas.DataFrame) -> list[tuple[str, str, pandas.DataFrame]]
 
 def length_of(rows: pandas.DataFrame) -> str:
     """The training duration of the first row: `4 epochs`, `1 epoch`, `20B tokens`."""
-    return style.amount(*rows.iloc[0][["duration", "duration_unit"]])
+    return amount(*rows.iloc[0][["duration", "duration_unit"]])

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Panel, Point, Points
+from scripts.artifacts.points import Panel, Point, Points, amount
 from scripts.plan.registry import Artifact
 
 SHADE = "#ececec"
@@ -102,9 +102,7 @@ def _rates_note(points: Points) -> str:
     """How long the models of a sweep were trained, and the span of every method's rates."""
     looks = style.looks(points.methods)
     trained = ", ".join(
-        f"{panel.label} {style.amount(duration.label, panel.unit)}"
-        for panel in points.panels
-        for duration in panel.durations
+        f"{panel.label} {amount(duration.label, panel.unit)}" for panel in points.panels for duration in panel.durations
     )
     spans = []
     for method in points.methods:

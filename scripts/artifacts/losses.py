@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Duration, Panel, Points
+from scripts.artifacts.points import Duration, Panel, Points, amount
 from scripts.common.quantities import format_tokens
 from scripts.components.measures import SOURCE_LOSS, TARGET_LOSS
 from scripts.plan.registry import Artifact
@@ -84,7 +84,7 @@ def _token_axis(ax: Axes, panel: Panel) -> None:
     if not is_tokens:
         *others, last = [duration.label for duration in panel.durations]
         before = f"{', '.join(others)} and " if others else ""
-        ax.set_xlabel(f"{ax.get_xlabel()} ({before}{style.amount(last, panel.unit)})")
+        ax.set_xlabel(f"{ax.get_xlabel()} ({before}{amount(last, panel.unit)})")
 
 
 def _short(tokens: float) -> str:

@@ -406,3 +406,8 @@ def setting_order(domain: str, regime: str, setting: str) -> tuple[int, str, int
     """The paper's order: code before math, in each CPT before IFT; what it lacks comes last."""
     known = DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS)
     return (known, domain, REGIMES.index(regime) if regime in REGIMES else len(REGIMES), setting)
+
+
+def amount(label: str, unit: str) -> str:
+    """`128K tokens`, `1 epoch`."""
+    return f"{label} {unit.removesuffix('s') if label == '1' else unit}"

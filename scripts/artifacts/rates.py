@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from scripts.artifacts import style
-from scripts.artifacts.points import Panel, Point, Points
+from scripts.artifacts.points import Panel, Point, Points, amount
 from scripts.common.errors import UserError
 from scripts.plan.registry import Artifact
 
@@ -63,7 +63,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
                 height = LOWEST_CROSS + NEXT_CROSS * at[point.rate]
                 style.cross(ax, point.rate, height, looks[method.name].colour, ax.get_xaxis_transform())
                 at[point.rate] += 1
-        ax.set_xlabel(f"Learning rate (trained for {style.amount(duration.label, panel.unit)})")
+        ax.set_xlabel(f"Learning rate (trained for {amount(duration.label, panel.unit)})")
 
     marks = [Line2D([], [], color=style.QUIET, label="a method's best rate", **RING)]
     notes = style.meanings(artifact.needs)

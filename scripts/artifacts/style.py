@@ -229,11 +229,6 @@ def meanings(needs: Sequence[str]) -> list[str]:
     return [SHOWN[need].note for need in needs if need in SHOWN and SHOWN[need].note]
 
 
-def amount(label: str, unit: str) -> str:
-    """`128K tokens`, `1 epoch`."""
-    return f"{label} {unit.removesuffix('s') if label == '1' else unit}"
-
-
 def limits(estimates: Sequence[Estimate], shown: Shown) -> tuple[float, float]:
     """Axis limits for what is shown: all values and bars, room around them, nothing far beyond what it can be."""
     low = min(min(e.low, e.value - e.reach) for e in estimates)

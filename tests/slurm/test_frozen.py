@@ -66,8 +66,7 @@ def test_other_code_than_the_launch_had_is_not_run(
     finally:
         cluster("scontrol", "update", "nodename=c1,c2", "state=resume")
     said = head.wait(status=1)
-    assert (
-        "the code behind 'trainer' changed after this launch started; nothing was made, start Snakemake again" in said
-    )
+    changed = "the code behind 'trainer' changed after this launch started (scripts/training/schedules.py)"
+    assert f"{changed}; nothing was made, start Snakemake again" in said
     assert not house.manifests("legs") | house.manifests("runs")
     assert "Traceback" not in said
