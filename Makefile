@@ -7,7 +7,7 @@ bin := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo status test test-all test-arithmetic lint lock
-pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo    set everything up, then build results/figures/fig2.pdf (the demo study)"
@@ -31,16 +31,17 @@ status:
 
 # Two processes, a file at a time, in order: with reordering, the files of a few long tests would come last.
 test: setup
-	$(pytest) $(ARGS)
+	$(pytest) -n 2 $(ARGS)
 
+# A third, since clusters and Snakemakes wait more than a third of their time.
 test-all: setup
-	$(pytest) -m "not slow and not gpu" $(ARGS)
+	$(pytest) -n 3 -m "not slow and not gpu" $(ARGS)
 
 # torch, MKL, oneDNN, numpy and OpenBLAS each take the kernels of an old CPU: sums come in another order.
 test-arithmetic: setup
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
 	    NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Nehalem \
-	    $(pytest) -m "arithmetic and not slow" $(ARGS)
+	    $(pytest) -n 2 -m "arithmetic and not slow" $(ARGS)
 
 lint: setup
 	$(bin)/ruff check

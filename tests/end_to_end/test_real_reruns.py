@@ -44,7 +44,6 @@ def test_fresh_clone(house: House, tmp_path: Path) -> None:
     assert clone.plan() == {}
 
 
-@pytest.mark.thorough
 def test_learning_rate_changed_and_back(house: House) -> None:
     before, trained = house.csv(), weights(house)
     house.edit(lambda study: study["settings"]["math-ift"]["learning_rates"].update(full=1.0e-3))
@@ -62,7 +61,6 @@ def test_learning_rate_changed_and_back(house: House) -> None:
     assert house.csv() == before
 
 
-@pytest.mark.thorough
 def test_duration_added_between(house: House) -> None:
     """The new branch starts at a leg end that is there: only its own steps are trained."""
     legs = house.manifests("legs")
@@ -75,7 +73,6 @@ def test_duration_added_between(house: House) -> None:
     assert sum("3.072K" in row and "forgetting" in row for row in rows) == 2
 
 
-@pytest.mark.thorough
 def test_bytes_deleted_and_made_again(house: House) -> None:
     hashes = {key: manifest["files"] for key, manifest in house.manifests("data/rows").items()}
     for key in hashes:
@@ -86,7 +83,6 @@ def test_bytes_deleted_and_made_again(house: House) -> None:
     assert {key: manifest["files"] for key, manifest in house.manifests("data/rows").items()} == hashes
 
 
-@pytest.mark.thorough
 def test_condition_grain_finds_and_adds(house: House) -> None:
     before = house.csv()
     house.edit(lambda study: study.update(grain="condition"))
