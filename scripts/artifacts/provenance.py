@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.common.errors import UserError
-from scripts.common.files import write_json
+from scripts.common.files import ROOT, write_json
 from scripts.store.fingerprint import file_sha256
 
-ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"
 
 

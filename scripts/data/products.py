@@ -4,7 +4,7 @@ python -m scripts.data.products KEY
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,13 @@ def make_data(launch: Launch, name: str) -> None:
     Raises:
         UserError: there is no such product, or it cannot be made.
     """
+    make_with(builder, launch, name)
+
+
+def make_with(builder_of: Callable[[Mapping[str, Any]], Builder], launch: Launch, name: str) -> None:
+    """Makes what is missing of a product, by the builder of its spec; see `make_data`."""
     product = find(launch, name)
-    build, context = builder(product.spec), context_of(launch, product)
+    build, context = builder_of(product.spec), context_of(launch, product)
     make(launch, product, lambda out: build(product.spec, context, out))
     print(f"{product.key}: complete")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
 from scripts.common.errors import UserError
+from scripts.common.files import ROOT
 from scripts.components.asking.answers import TURNS, Conversations, Programs, Scored
 from scripts.components.asking.items import read
 from scripts.components.tasks import TASKS, Given
@@ -28,7 +29,7 @@ from scripts.evaluation.scores import mean_and_stderr, pass_at_k, ratio_and_stde
 # Everything is a local file; the libraries read this when they are imported.
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
-TASK_FILES = Path(__file__).parents[2] / "config" / "evaluations"
+TASK_FILES = ROOT / "config" / "evaluations"
 
 BATCH_SIZE = 128
 """Sequences in one forward pass. A constant, because sampled programs depend on it."""

@@ -9,8 +9,8 @@ from typing import Any
 from scripts.common.errors import UserError, run
 from scripts.components import models
 from scripts.components.making import Builder
-from scripts.data.products import context_of
-from scripts.launch.command import current_launch, find, make, product_parser
+from scripts.data.products import make_with
+from scripts.launch.command import current_launch, product_parser
 from scripts.launch.launch import Launch
 from scripts.models import published
 
@@ -35,10 +35,7 @@ def make_model(launch: Launch, name: str) -> None:
     Raises:
         UserError: there is no such product, or it cannot be made.
     """
-    product = find(launch, name)
-    build, context = builder(product.spec), context_of(launch, product)
-    make(launch, product, lambda out: build(product.spec, context, out))
-    print(f"{product.key}: complete")
+    make_with(builder, launch, name)
 
 
 if __name__ == "__main__":
