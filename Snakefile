@@ -31,17 +31,18 @@ localrules:
 rule all_figures:
     default_target: True
     input:
-        [file for name, files in TARGETS.items() if not ARTIFACTS[name].is_table for file in files],
+        ALL_FIGURES,
 
 
 rule all_tables:
     input:
-        [file for name, files in TARGETS.items() if ARTIFACTS[name].is_table for file in files],
+        ALL_TABLES,
 
 
 rule all:
     input:
-        [file for files in TARGETS.values() for file in files],
+        ALL_FIGURES,
+        ALL_TABLES,
         PAGES,
 
 
@@ -51,10 +52,8 @@ rule all_published:
 
 
 rule list_artifacts:
-    input:
-        REGISTRY,
     log:
-        "results/logs/list_artifacts.log",
+        f"{RESULTS}/logs/list_artifacts.log",
     conda:
         "envs/artifacts.yaml"
     message:

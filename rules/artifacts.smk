@@ -1,10 +1,10 @@
 # Figures and tables: their data first, their drawing second. What the numbers say of the paper's claims; and which
-# learning rates a sweep chooses. What they are made from is products, and the modules that compute with these.
+# learning rates a sweep chooses. What they are made from is products, and the modules that compute with these. Each
+# leaves a record beside what it makes, by which the next launch knows whether that is what its study wants.
 
 
 # what is quick runs where Snakemake does, on a cluster too
 localrules:
-    card,
     learning_rates,
     collect,
     printed,
@@ -13,49 +13,33 @@ localrules:
     claims,
     comparison,
     contact_sheet,
-
-
-rule card:
-    input:
-        ancient(inputs_of("studies")),
-    output:
-        f"{STORE}/studies/{{key}}.json",
-    log:
-        "results/logs/studies/{key}.log",
-    conda:
-        "../envs/artifacts.yaml"
-    message:
-        "Write the card {wildcards.key}"
-    shell:
-        "python -m scripts.artifacts.card studies/{wildcards.key} > {log} 2>&1"
+    unknown,
 
 
 rule learning_rates:
     input:
-        manifests=lambda wildcards: manifests(asked(plan.validations, GRID)),
-        modules=lambda wildcards: imports.of_command("learning_rates"),
+        lambda wildcards: asked(WANTED.rates),
     output:
-        "results/learning_rates.yaml",
+        yaml=f"{RESULTS}/learning_rates.yaml",
+        record=f"{RESULTS}/learning_rates.made.json",
     log:
-        "results/logs/learning_rates.log",
+        f"{RESULTS}/logs/learning_rates.log",
     conda:
         "../envs/artifacts.yaml"
     message:
         "Choose learning rates from the sweep"
     shell:
-        "python -m scripts.artifacts.learning_rates --out {output} > {log} 2>&1"
+        "python -m scripts.artifacts.learning_rates --out {output.yaml} > {log} 2>&1"
 
 
 rule collect:
     input:
-        overlay=lambda wildcards: PUBLISHED if GRID.study.overlay else [],
-        manifests=lambda wildcards: manifests(asked(artifact(wildcards).products, GRID, LAUNCH.store.is_made)),
-        modules=lambda wildcards: imports.of_csv(artifact(wildcards).kind),
+        lambda wildcards: asked(WANTED.csv, artifact(wildcards)),
     output:
-        csv="results/{place}/{name}.csv",
-        note="results/{place}/{name}.collected.json",
+        csv=f"{RESULTS}/{{place}}/{{name}}.csv",
+        record=f"{RESULTS}/{{place}}/{{name}}.collected.json",
     log:
-        "results/logs/collect/{place}/{name}.log",
+        f"{RESULTS}/logs/collect/{{place}}/{{name}}.log",
     conda:
         "../envs/artifacts.yaml"
     params:
@@ -68,14 +52,12 @@ rule collect:
 
 rule printed:
     input:
-        published=PUBLISHED,
-        registry=REGISTRY,
-        modules=lambda wildcards: imports.of_printed(),
+        lambda wildcards: asked(WANTED.printed, artifact(wildcards)),
     output:
-        csv="results/published/{place}/{name}.csv",
-        note="results/published/{place}/{name}.collected.json",
+        csv=f"{RESULTS}/{PUBLISHED}/{{place}}/{{name}}.csv",
+        record=f"{RESULTS}/{PUBLISHED}/{{place}}/{{name}}.collected.json",
     log:
-        "results/logs/printed/{place}/{name}.log",
+        f"{RESULTS}/logs/printed/{{place}}/{{name}}.log",
     conda:
         "../envs/artifacts.yaml"
     params:
@@ -88,15 +70,13 @@ rule printed:
 
 rule draw:
     input:
-        csv="{root}/figures/{name}.csv",
-        note="{root}/figures/{name}.collected.json",
-        registry=REGISTRY,
-        modules=lambda wildcards: imports.of_drawing("draw", artifact(wildcards).kind),
+        drawing("figures"),
     output:
         pdf="{root}/figures/{name}.pdf",
         png="{root}/figures/{name}.png",
+        record="{root}/figures/{name}.made.json",
     log:
-        "results/logs/draw/{root}/{name}.log",
+        f"{RESULTS}/logs/draw/{{root}}/{{name}}.log",
     conda:
         "../envs/artifacts.yaml"
     params:
@@ -104,21 +84,19 @@ rule draw:
     message:
         "Draw {params.artifact}"
     shell:
-        "python -m scripts.artifacts.draw {params.artifact} --csv {input.csv} "
+        "python -m scripts.artifacts.draw {params.artifact} --csv {wildcards.root}/figures/{wildcards.name}.csv "
         "--pdf {output.pdf} --png {output.png} > {log} 2>&1"
 
 
 rule tabulate:
     input:
-        csv="{root}/tables/{name}.csv",
-        note="{root}/tables/{name}.collected.json",
-        registry=REGISTRY,
-        modules=lambda wildcards: imports.of_drawing("tabulate", artifact(wildcards).kind),
+        drawing("tables"),
     output:
         md="{root}/tables/{name}.md",
         tex="{root}/tables/{name}.tex",
+        record="{root}/tables/{name}.made.json",
     log:
-        "results/logs/tabulate/{root}/{name}.log",
+        f"{RESULTS}/logs/tabulate/{{root}}/{{name}}.log",
     conda:
         "../envs/artifacts.yaml"
     params:
@@ -126,19 +104,19 @@ rule tabulate:
     message:
         "Write {params.artifact}"
     shell:
-        "python -m scripts.artifacts.tabulate {params.artifact} --csv {input.csv} "
+        "python -m scripts.artifacts.tabulate {params.artifact} --csv {wildcards.root}/tables/{wildcards.name}.csv "
         "--md {output.md} --tex {output.tex} > {log} 2>&1"
 
 
 rule claims:
     input:
-        manifests=lambda wildcards: manifests(asked(plan.products, GRID, ("learning", "forgetting"), "grid")),
-        modules=lambda wildcards: imports.of_command("claims"),
+        lambda wildcards: asked(WANTED.claims),
     output:
-        csv="results/claims.csv",
-        md="results/claims.md",
+        csv=f"{RESULTS}/claims.csv",
+        record=f"{RESULTS}/claims.collected.json",
+        md=f"{RESULTS}/claims.md",
     log:
-        "results/logs/claims.log",
+        f"{RESULTS}/logs/claims.log",
     conda:
         "../envs/artifacts.yaml"
     message:
@@ -149,15 +127,14 @@ rule claims:
 
 rule comparison:
     input:
-        manifests=ancient(evaluated_so_far),
-        published=PUBLISHED,
-        modules=lambda wildcards: imports.of_command("comparison"),
+        lambda wildcards: asked(WANTED.comparison),
     output:
-        csv="results/comparison.csv",
-        md="results/comparison.md",
-        pdf="results/comparison.pdf",
+        csv=f"{RESULTS}/comparison.csv",
+        record=f"{RESULTS}/comparison.collected.json",
+        md=f"{RESULTS}/comparison.md",
+        pdf=f"{RESULTS}/comparison.pdf",
     log:
-        "results/logs/comparison.log",
+        f"{RESULTS}/logs/comparison.log",
     conda:
         "../envs/artifacts.yaml"
     message:
@@ -168,14 +145,25 @@ rule comparison:
 
 rule contact_sheet:
     input:
-        [file for files in TARGETS.values() for file in files if file.endswith(".png")],
+        lambda wildcards: asked(WANTED.contact_sheet, [ARTIFACTS[name] for name in FIGURES]),
     output:
-        "results/contact_sheet.png",
+        png=f"{RESULTS}/contact_sheet.png",
+        record=f"{RESULTS}/contact_sheet.made.json",
     log:
-        "results/logs/contact_sheet.log",
+        f"{RESULTS}/logs/contact_sheet.log",
     conda:
         "../envs/artifacts.yaml"
+    params:
+        pictures=[file for name in FIGURES for file in TARGETS[name] if file.endswith(".png")],
     message:
         "Put all figures on one sheet"
     shell:
-        "python -m scripts.artifacts.contact_sheet --png {output} {input} > {log} 2>&1"
+        "python -m scripts.artifacts.contact_sheet --png {output.png} {params.pictures} > {log} 2>&1"
+
+
+# of whatever no other rule makes it says so, with the names that are most like it
+rule unknown:
+    input:
+        lambda wildcards: asked(WANTED.unknown, wildcards.unknown),
+    output:
+        "{unknown}",

@@ -1,11 +1,11 @@
 # The launch: the study, frozen for every job, and what the rules ask of it.
 
 import os
+import re
 import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from scripts.plan import artifacts as plan
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
@@ -14,57 +14,86 @@ from scripts.planning.failures import Failures
 from scripts.planning.guard import Requeuer, by_fingerprint, settle
 from scripts.planning.progress import ProgressLines
 from scripts.common.errors import UserError
+from scripts.launch.inputs import require_bytes
 from scripts.launch.launch import begin
-from scripts.artifacts import imports
-from scripts.artifacts.published import PUBLISHED, load_published, values_of
 from scripts.artifacts.learning_rates import note as rates_note
+from scripts.artifacts.published import load_published, values_of
+from scripts.artifacts.wanted import PUBLISHED, Request, Wanted
 
+IS_HEAD = workflow.exec_mode.name == "DEFAULT"
 try:
-    LAUNCH = begin(config, workflow.basedir, is_head=workflow.exec_mode.name == "DEFAULT")
+    LAUNCH = begin(config, workflow.basedir, sys.argv[1:], is_head=IS_HEAD)
     ARTIFACTS = load_registry(REGISTRY)
 except UserError as error:
     sys.exit(f"error: {error}")
 
 GRID = LAUNCH.grid
-STORE = LAUNCH.store_root
+STORE = LAUNCH.seen_store
+RESULTS = LAUNCH.results
 # whether this is the Snakemake of a job of the cluster
 IN_JOB = workflow.remote_exec and "SLURM_JOB_ID" in os.environ
 if IN_JOB and LAUNCH.site.get("setup"):
     shell.prefix(f"set -euo pipefail; {LAUNCH.site['setup']}; ")
 # what this study has; an artifact that it does not have is no part of "all"
-TARGETS = {name: artifact.files for name, artifact in ARTIFACTS.items() if artifact.lack(GRID) is None}
+TARGETS = {name: artifact.files(RESULTS) for name, artifact in ARTIFACTS.items() if artifact.lack(GRID) is None}
+FIGURES = [name for name in TARGETS if not ARTIFACTS[name].is_table]
+ALL_FIGURES = [file for name in FIGURES for file in TARGETS[name]]
+ALL_TABLES = [file for name, files in TARGETS.items() if name not in FIGURES for file in files]
 # claims are judged on the conditions of figures 1 to 3; only a study of the paper's scale has numbers to compare
-PAGES = ["results/claims.md"] if GRID.blocks["grid"] else []
+PAGES = [f"{RESULTS}/claims.md"] if GRID.blocks["grid"] else []
 if GRID.study.scale == "paper":
-    PAGES.append("results/comparison.md")
-PROGRESS = ProgressLines(
-    GRID,
-    LAUNCH.store,
-    {
-        "card": "studies",
-        "records": "data/records",
-        "tokenizer": "data/tokenizers",
-        "rows": "data/rows",
-        "pretrain": "models",
-        "train_leg": "legs",
-        "train_run": "runs",
-        "train_family": "families/trained",
-        "evaluate": "evaluations",
-        "evaluate_family": "families/evaluated",
-        "fetch_model": "models",
-        "fetch_published": "published",
-        "spectra": "spectra",
-        "spectra_family": "families/decomposed",
-        "throughput": "throughput",
-    },
+    PAGES.append(f"{RESULTS}/comparison.md")
+# rule to the place of the store that it fills
+PLACES = {
+    "records": "data/records",
+    "tokenizer": "data/tokenizers",
+    "rows": "data/rows",
+    "pretrain": "models",
+    "train_leg": "legs",
+    "train_run": "runs",
+    "train_family": "families/trained",
+    "evaluate": "evaluations",
+    "evaluate_family": "families/evaluated",
+    "fetch_model": "models",
+    "fetch_published": "published",
+    "spectra": "spectra",
+    "spectra_family": "families/decomposed",
+    "throughput": "throughput",
+}
+PROGRESS = ProgressLines(GRID, LAUNCH.store, PLACES)
+
+
+def request_of_snakemake():
+    """What was asked for, which Snakemake knows when it asks for inputs, and not yet while it reads the rules."""
+    settings = workflow.dag_settings
+    targets = settings.targets or [workflow.default_target]
+    forced = {*settings.forcerun, *(targets if settings.forcetargets else ())}
+    return Request(targets, forced if IS_HEAD else (), settings.forceall)
+
+
+WANTED = Wanted(
+    LAUNCH,
+    ARTIFACTS,
+    {"all": ALL_FIGURES + ALL_TABLES + PAGES, "all_figures": ALL_FIGURES, "all_tables": ALL_TABLES},
+    PLACES,
+    request_of_snakemake,
+    is_head=IS_HEAD,
 )
+
+
+NAMES = "|".join({name.removeprefix("v1/"): None for name in ARTIFACTS})
 
 
 wildcard_constraints:
     key=r"[\w./-]+-[0-9a-f]{12}",
-    name="|".join({name.removeprefix("v1/"): None for name in ARTIFACTS}),
+    name=NAMES,
     place="(v1/)?(figures|tables)",
-    root="results(/published)?(/v1)?",
+    root=rf"{re.escape(RESULTS)}(/{PUBLISHED})?(/v1)?",
+    # what no other rule makes
+    unknown=(
+        rf"(?!{re.escape(RESULTS)}/((published/)?(v1/)?(figures|tables)/({NAMES})\.|store/|\.stale/|logs/"
+        r"|(claims|comparison|learning_rates|contact_sheet)\.))(results/.+|[^/]+|(v1|figures|tables)/.+)"
+    ),
 
 
 def artifact_name(wildcards):
@@ -73,22 +102,20 @@ def artifact_name(wildcards):
     return f"v1/{wildcards.name}" if "v1/" in place else wildcards.name
 
 
-def artifact(wildcards):
-    if artifact_name(wildcards) not in ARTIFACTS:
-        sys.exit(
-            f"error: {REGISTRY}: has no artifact {artifact_name(wildcards)!r}; `snakemake list_artifacts` lists them"
-        )
-    return ARTIFACTS[artifact_name(wildcards)]
+def artifact(wildcards, folder=""):
+    """The artifact that a file is of; where none is made there the launch ends with a sentence."""
+    found = ARTIFACTS.get(artifact_name(wildcards))
+    place = wildcards.get("place") or f"{wildcards.root}/{folder}"
+    if found is None or found.place.rpartition("/")[2] != place.rpartition("/")[2]:
+        asked(WANTED.unknown, f"{place}/{wildcards.name}")
+    return found
 
 
-def manifests(keys):
-    """The files of products."""
-    return [f"{STORE}/{key}.json" for key in keys]
-
-
-def inputs_of(place):
-    """The input function of whatever fills a place of the store: the manifests that the job of a `key` reads."""
-    return lambda wildcards: manifests(GRID.find(f"{place}/{wildcards.key}").inputs)
+def drawing(folder):
+    """The input function of what is made from a CSV in a folder."""
+    return lambda wildcards: asked(
+        lambda: WANTED.drawing(artifact(wildcards, folder), printed=f"/{PUBLISHED}" in wildcards.root)
+    )
 
 
 def asked(inputs, *arguments):
@@ -99,9 +126,9 @@ def asked(inputs, *arguments):
         sys.exit(f"error: {error}")
 
 
-def evaluated_so_far(wildcards):
-    """What a page reads that shows whatever there is, and has nothing made for its sake."""
-    return manifests([GRID.card.key, *LAUNCH.evaluated()])
+def inputs_of(place):
+    """The input function of whatever fills a place of the store."""
+    return lambda wildcards: asked(WANTED.product, f"{place}/{wildcards.key}")
 
 
 def length_of(place):
@@ -137,7 +164,7 @@ def printed_files():
     """All that can be made from the paper's printed numbers; read only when asked for, as no other job needs them."""
     published = load_published()
     shown = [artifact for name, artifact in ARTIFACTS.items() if values_of(name, published)]
-    return [file.replace("results/", "results/published/", 1) for artifact in shown for file in artifact.files]
+    return [file for artifact in shown for file in artifact.files(f"{RESULTS}/{PUBLISHED}")]
 
 
 onstart:
@@ -146,6 +173,7 @@ onstart:
         fingerprints = {Key(job.wildcards.get("key", "")).fingerprint for job in jobs}
         products = [product for product in GRID if product.fingerprint in fingerprints]
         LAUNCH.require_locked(product.key for product in products)
+        require_bytes(LAUNCH, products)
         if not workflow.local_exec:
             cluster.require_ready(LAUNCH, products)
             wanted, place, unlock = by_fingerprint(products), workflow.workdir_init, workflow.persistence.unlock

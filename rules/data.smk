@@ -9,11 +9,11 @@ localrules:
 
 rule records:
     input:
-        ancient(inputs_of("data/records")),
+        inputs_of("data/records"),
     output:
         f"{STORE}/data/records/{{key}}.json",
     log:
-        "results/logs/data/records/{key}.log",
+        f"{RESULTS}/logs/data/records/{{key}}.log",
     conda:
         "../envs/data.yaml"
     message:
@@ -24,11 +24,11 @@ rule records:
 
 rule tokenizer:
     input:
-        ancient(inputs_of("data/tokenizers")),
+        inputs_of("data/tokenizers"),
     output:
         f"{STORE}/data/tokenizers/{{key}}.json",
     log:
-        "results/logs/data/tokenizers/{key}.log",
+        f"{RESULTS}/logs/data/tokenizers/{{key}}.log",
     conda:
         "../envs/data.yaml"
     message:
@@ -39,11 +39,11 @@ rule tokenizer:
 
 rule rows:
     input:
-        ancient(inputs_of("data/rows")),
+        inputs_of("data/rows"),
     output:
         f"{STORE}/data/rows/{{key}}.json",
     log:
-        "results/logs/data/rows/{key}.log",
+        f"{RESULTS}/logs/data/rows/{{key}}.log",
     conda:
         "../envs/data.yaml"
     resources:

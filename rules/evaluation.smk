@@ -3,11 +3,11 @@
 
 rule evaluate:
     input:
-        ancient(inputs_of("evaluations")),
+        inputs_of("evaluations"),
     output:
         f"{STORE}/evaluations/{{key}}.json",
     log:
-        "results/logs/evaluations/{key}.log",
+        f"{RESULTS}/logs/evaluations/{{key}}.log",
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -23,11 +23,11 @@ rule evaluate:
 
 rule evaluate_family:
     input:
-        ancient(inputs_of("families/evaluated")),
+        inputs_of("families/evaluated"),
     output:
         f"{STORE}/families/evaluated/{{key}}.json",
     log:
-        "results/logs/families/evaluated/{key}.log",
+        f"{RESULTS}/logs/families/evaluated/{{key}}.log",
     conda:
         "../envs/evaluation.yaml"
     resources:

@@ -9,11 +9,11 @@ localrules:
 
 rule pretrain:
     input:
-        ancient(inputs_of("models")),
+        inputs_of("models"),
     output:
         f"{STORE}/models/{{key}}.json",
     log:
-        "results/logs/models/{key}.log",
+        f"{RESULTS}/logs/models/{{key}}.log",
     wildcard_constraints:
         key=r"[\w.-]+-[0-9a-f]{12}",
     conda:
@@ -32,11 +32,11 @@ rule pretrain:
 # of any source from outside: each has a directory of its own
 rule fetch_model:
     input:
-        ancient(inputs_of("models")),
+        inputs_of("models"),
     output:
         f"{STORE}/models/{{key}}.json",
     log:
-        "results/logs/models/{key}.log",
+        f"{RESULTS}/logs/models/{{key}}.log",
     wildcard_constraints:
         key=r"[\w-]+/[\w.-]+-[0-9a-f]{12}",
     conda:
@@ -49,11 +49,11 @@ rule fetch_model:
 
 rule fetch_published:
     input:
-        ancient(inputs_of("published")),
+        inputs_of("published"),
     output:
         f"{STORE}/published/{{key}}.json",
     log:
-        "results/logs/published/{key}.log",
+        f"{RESULTS}/logs/published/{{key}}.log",
     conda:
         "../envs/models.yaml"
     message:

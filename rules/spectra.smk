@@ -3,11 +3,11 @@
 
 rule spectra:
     input:
-        ancient(inputs_of("spectra")),
+        inputs_of("spectra"),
     output:
         f"{STORE}/spectra/{{key}}.json",
     log:
-        "results/logs/spectra/{key}.log",
+        f"{RESULTS}/logs/spectra/{{key}}.log",
     conda:
         "../envs/spectra.yaml"
     resources:
@@ -23,11 +23,11 @@ rule spectra:
 
 rule spectra_family:
     input:
-        ancient(inputs_of("families/decomposed")),
+        inputs_of("families/decomposed"),
     output:
         f"{STORE}/families/decomposed/{{key}}.json",
     log:
-        "results/logs/families/decomposed/{key}.log",
+        f"{RESULTS}/logs/families/decomposed/{{key}}.log",
     conda:
         "../envs/spectra.yaml"
     resources:

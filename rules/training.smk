@@ -3,11 +3,11 @@
 
 rule train_leg:
     input:
-        ancient(inputs_of("legs")),
+        inputs_of("legs"),
     output:
         f"{STORE}/legs/{{key}}.json",
     log:
-        "results/logs/legs/{key}.log",
+        f"{RESULTS}/logs/legs/{{key}}.log",
     conda:
         "../envs/training.yaml"
     resources:
@@ -25,11 +25,11 @@ rule train_leg:
 
 rule train_run:
     input:
-        ancient(inputs_of("runs")),
+        inputs_of("runs"),
     output:
         f"{STORE}/runs/{{key}}.json",
     log:
-        "results/logs/runs/{key}.log",
+        f"{RESULTS}/logs/runs/{{key}}.log",
     conda:
         "../envs/training.yaml"
     resources:
@@ -47,11 +47,11 @@ rule train_run:
 
 rule train_family:
     input:
-        ancient(inputs_of("families/trained")),
+        inputs_of("families/trained"),
     output:
         f"{STORE}/families/trained/{{key}}.json",
     log:
-        "results/logs/families/trained/{key}.log",
+        f"{RESULTS}/logs/families/trained/{{key}}.log",
     conda:
         "../envs/training.yaml"
     resources:
@@ -68,11 +68,11 @@ rule train_family:
 
 rule throughput:
     input:
-        ancient(inputs_of("throughput")),
+        inputs_of("throughput"),
     output:
         f"{STORE}/throughput/{{key}}.json",
     log:
-        "results/logs/throughput/{key}.log",
+        f"{RESULTS}/logs/throughput/{{key}}.log",
     conda:
         "../envs/training.yaml"
     threads: workflow.cores  # alone on the machine: what runs beside it would be measured too

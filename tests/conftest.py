@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,12 +19,14 @@ import yaml
 from hypothesis import settings
 
 from scripts.launch.launch import launch_by_hand
+from tests.warm import Warm
 
 # no test fails because the machine was slow
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parents[1]
+WARM = Warm()
 PARTS = ["Snakefile", "rules", "scripts", "config", "envs", "profiles"]
 
 
@@ -56,7 +59,12 @@ class House:
 
     def snakemake(self, *arguments: str, ok: bool = True) -> str:
         """Runs Snakemake and returns all that it said."""
-        return self.python(*self.command(*arguments)[1:], ok=ok)
+        words = self.command(*arguments)[3:]  # without `python -m snakemake`
+        with tempfile.NamedTemporaryFile(mode="r", prefix="said-") as file:
+            status = WARM.snakemake(words, self.root, self.environment(), Path(file.name))
+            said = file.read()
+        assert (status == 0) == ok, said
+        return said
 
     def python(self, *arguments: str, ok: bool = True) -> str:
         """Runs a command line of the project by hand and returns all that it said."""

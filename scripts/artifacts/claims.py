@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy
 
+from scripts.artifacts import recipes
 from scripts.artifacts.contrasts import EQUAL, MARGIN, FloatArray, Model, Verdict
 from scripts.artifacts.paper_claims import PLUS_MINUS, Comparison, Judged, hundredths, interval, judge, signed, unsigned
 from scripts.artifacts.points import artifact_fingerprint
-from scripts.artifacts.provenance import commit
+from scripts.artifacts.provenance import commit, write_record
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
 from scripts.evaluation.scores import SAMPLES
@@ -27,7 +28,6 @@ from scripts.plan.conditions import GRID
 from scripts.plan.evaluation import BASE
 from scripts.study.schema import ContinuedPretraining
 
-NEEDS = ("learning", "forgetting")
 COLUMNS = (
     "study", "model", "scale", "claim", "title", "comparison", "what", "rule", "estimate", "stderr", "stderr_items",
     "stderr_seeds", "df", "lower", "upper", "margin", "level", "detectable", "seeds", "items", "models", "fingerprint",
@@ -54,11 +54,12 @@ class JudgedStudy:
 
 
 def main(launch: Launch, table: Path, text: Path) -> None:
-    """Writes the CSV and the page.
+    """Writes the CSV and the page, and the record of how they were made.
 
     Raises:
         UserError: see `read_models`.
     """
+    recipe = recipes.of_claims(launch)
     models = read_models(launch)
     source = source_of(launch, models)
     judged = judge(models, source.forgetting)
@@ -68,6 +69,7 @@ def main(launch: Launch, table: Path, text: Path) -> None:
             writer.writeheader()
             writer.writerows(rows(judged, source))
         new_text.write_text(page(judged, source), encoding="utf-8")
+    write_record(recipe, table, text)
 
 
 # -- from the store -------------------------------------------------------------------------------
@@ -80,7 +82,7 @@ def read_models(launch: Launch) -> list[Model]:
         UserError: a learning rate has still to be chosen, or an evaluation or its bytes are missing.
     """
     study = launch.grid.study
-    plan.require(launch.grid, NEEDS, GRID)
+    plan.require(launch.grid, recipes.CLAIMED, GRID)
     models = []
     for condition in launch.grid.conditions(GRID):
         kind, rank, learning, duration = BASE, 0, "", ""
@@ -89,7 +91,7 @@ def read_models(launch: Launch) -> list[Model]:
             kind, rank = method.kind, method.cells().get("rank", 0)
             unit = "tokens" if isinstance(setting, ContinuedPretraining) else "epoch" + "s" * (condition.amount > 1)
             learning, duration = setting.learning, f"{condition.duration} {unit}"
-        tasks = plan.tasks(launch.grid, condition, NEEDS)
+        tasks = plan.tasks(launch.grid, condition, recipes.CLAIMED)
         results = [launch.store.require(condition.evaluations[task])["results"] for task in tasks]
         diverged = any("diverged" in result for result in results)
         models.append(

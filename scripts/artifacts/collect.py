@@ -9,10 +9,11 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from scripts.artifacts import recipes
 from scripts.artifacts.frames import condition_cells
 from scripts.artifacts.imports import collects
 from scripts.artifacts.points import COLUMNS, DIVERGED
-from scripts.artifacts.provenance import write_note
+from scripts.artifacts.provenance import write_record
 from scripts.artifacts.published import load_published
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
@@ -29,13 +30,13 @@ from scripts.study.schema import ContinuedPretraining
 
 
 def main(launch: Launch, name: str, path: Path) -> None:
-    """Writes the CSV of an artifact, for every condition that it shows, and beside it the note of how it was made.
+    """Writes the CSV of an artifact, for every condition that it shows, and beside it the record of how it was made.
 
     Raises:
         UserError: no such artifact, the study cannot have it, or an evaluation is missing.
     """
     artifact = find_artifact(name)
-    artifact.require(launch.grid)
+    recipe = recipes.of_csv(launch, artifact, launch.store.is_made)
     # a kind whose numbers are no scores collects them itself; others are not loaded, as that takes seconds
     if collects(artifact.kind):
         kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
@@ -52,7 +53,7 @@ def main(launch: Launch, name: str, path: Path) -> None:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_note(path)
+    write_record(recipe, path)
 
 
 def _rows(launch: Launch, condition: Condition, artifact: Artifact) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from scripts.artifacts import style
+from scripts.artifacts import recipes, style
 from scripts.artifacts.counterparts import (
     FALSE,
     MODEL,
@@ -34,7 +34,7 @@ from scripts.artifacts.counterparts import (
 )
 from scripts.artifacts.points import ShownMethod, artifact_fingerprint
 from scripts.artifacts.printed import FORGETTING_ITEMS, ITEMS
-from scripts.artifacts.provenance import commit
+from scripts.artifacts.provenance import commit, write_record
 from scripts.artifacts.published import SCORES, load_published
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
@@ -69,11 +69,12 @@ class ComparedStudy:
 
 
 def main(launch: Launch, table: Path, text: Path, picture: Path) -> None:
-    """Writes the CSV, the page and the picture.
+    """Writes the CSV, the page and the picture, and the record of how they were made.
 
     Raises:
         UserError: the published values or a manifest are malformed.
     """
+    recipe = recipes.of_comparison(launch, launch.store.is_made)
     compared = compare(launch, load_published())
     source = source_of(launch, compared)
     with atomic_path(table) as new_table, atomic_path(text) as new_text, atomic_path(picture) as new_picture:
@@ -85,6 +86,7 @@ def main(launch: Launch, table: Path, text: Path, picture: Path) -> None:
         with style.whitegrid():
             facts = {"Title": f"The paper's scores beside this study's ({source.title})", "CreationDate": None}
             drawn(compared, source).savefig(new_picture, format="pdf", metadata=facts)
+    write_record(recipe, table, text, picture)
 
 
 def source_of(launch: Launch, compared: Iterable[Compared]) -> ComparedStudy:

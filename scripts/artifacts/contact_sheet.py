@@ -7,6 +7,8 @@ import argparse
 import math
 from pathlib import Path
 
+from scripts.artifacts import recipes
+from scripts.artifacts.provenance import write_record
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 
@@ -22,6 +24,7 @@ def sheet(pictures: list[Path], png: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
+    recipe = recipes.of_contact_sheet(pictures)
     if not pictures:
         raise UserError("a contact sheet needs at least one picture")
     images = []
@@ -47,6 +50,7 @@ def sheet(pictures: list[Path], png: Path) -> None:
         top -= height
     with atomic_path(png) as new:
         figure.savefig(new, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    write_record(recipe, png)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m scripts.artifacts.draw fig2 --csv results/figures/fig2.csv --pdf results/figures/fig2.pdf \\
     --png results/figures/fig2.png
 
-The same CSV and note at the same commit give the same bytes: no file holds a date or a path.
+The same CSV and record at the same commit give the same bytes: no file holds a date or a path.
 """
 
 import argparse
@@ -11,9 +11,9 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from scripts.artifacts import style
+from scripts.artifacts import recipes, style
 from scripts.artifacts.points import Origin, read_points
-from scripts.artifacts.provenance import commit
+from scripts.artifacts.provenance import commit, write_record
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.plan.registry import Artifact, find_artifact
@@ -32,10 +32,11 @@ def metadata(artifact: Artifact, points: Origin, drawn_at: str) -> dict[str, str
 
 
 def draw(artifact: Artifact, csv: Path, pdf: Path, png: Path) -> None:
-    """Draws `csv` into both files, each written under a temporary name and then renamed.
+    """Draws `csv` into both files, each written under a temporary name and then renamed; and records it beside them.
 
     Raises UserError where the CSV cannot be drawn, or not with the artifact's options; then nothing is written.
     """
+    recipe = recipes.of_drawing(artifact, csv)
     kind = importlib.import_module(f"scripts.artifacts.{artifact.kind}")
     artifact.check_options(getattr(kind, "OPTIONS", {}))
     # a kind whose numbers are no scores reads its own CSV
@@ -49,6 +50,7 @@ def draw(artifact: Artifact, csv: Path, pdf: Path, png: Path) -> None:
             # matplotlib dates a PDF unless told not to
             figure.savefig(new_pdf, format="pdf", metadata={**facts, "CreationDate": None})
             figure.savefig(new_png, format="png", metadata=facts, dpi=DOTS_PER_INCH)
+    write_record(recipe, pdf, png)
 
 
 def main(name: str, csv: Path, pdf: Path, png: Path) -> None:

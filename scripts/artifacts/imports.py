@@ -8,6 +8,7 @@ stage to compute with (`scripts.evaluation.scores`, `scripts.spectra.ranks`). No
 * what a component imports inside a function: that is how it reaches the stage that makes a product (the trainer, the
   harness), and products are named by the version of that code. An edit of the trainer recollects nothing.
 * for a CSV, `LOOKS`: how a page looks. A restyle draws anew and collects nothing.
+* `RECIPES`: it says what files are made of, and computes nothing that is in them.
 
 A package that finds its modules by itself (`scripts.components.discovery`) imports all of them.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from scripts.common.files import ROOT, project
 
 LOOKS = ("scripts.artifacts.style", "scripts.artifacts.tables")
+RECIPES = "scripts.artifacts.recipes"
 COMPONENTS, DISCOVERY = "scripts.components.", "scripts.components.discovery"
 
 
@@ -64,7 +66,7 @@ def behind(*modules: str, but: tuple[str, ...] = ()) -> tuple[str, ...]:
     while left:
         module = left.pop()
         path = _file(module)
-        if path and module not in found and module not in but:
+        if path and module not in found and module not in (RECIPES, *but):
             found[module] = path
             left += [module.rpartition(".")[0], *_imported(module)]
     return tuple(sorted(str(project(path.relative_to(ROOT).as_posix())) for path in found.values()))

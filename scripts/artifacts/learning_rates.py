@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
+from scripts.artifacts import recipes
+from scripts.artifacts.provenance import write_record
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
-from scripts.plan import artifacts as plan
 from scripts.plan.conditions import SWEEP, VALIDATION, Condition
 from scripts.plan.grid import Grid
 from scripts.study.load import STUDIES, accepted_path, read_accepted
@@ -61,13 +62,13 @@ def swept(grid: Grid) -> dict[tuple[str, str], dict[float, list[Condition]]]:
 
 
 def main(launch: Launch, out: Path) -> None:
-    """Writes what the sweep chose, with the curve behind every choice.
+    """Writes what the sweep chose, with the curve behind every choice, and the record of how it was made.
 
     Raises:
         UserError: the study has no sweep, one of its evaluations is not there, or training diverged at every rate of a
             method.
     """
-    plan.require(launch.grid, (), SWEEP)
+    recipe = recipes.of_rates(launch)
     settings: dict[str, dict[str, Any]] = {}
     for (setting, method), rates in swept(launch.grid).items():
         curve = [_point(launch, rate, conditions) for rate, conditions in rates.items()]
@@ -86,6 +87,7 @@ def main(launch: Launch, out: Path) -> None:
     sweep = launch.grid.study.sweep
     assert sweep is not None
     write(out, {"study": launch.name, "rule": sweep.rule, "seeds": list(sweep.seeds), "settings": settings})
+    write_record(recipe, out)
 
 
 def _point(launch: Launch, rate: float, conditions: Sequence[Condition]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def listing(grid: Grid) -> str:
     for artifact in load_registry(REGISTRY).values():
         lack = artifact.lack(grid)
         lines.append(f"{artifact.name:<11} {artifact.title}")
-        lines.append(f"{'':<11} {f'not here: {lack}' if lack else artifact.files[0]}")
+        lines.append(f"{'':<11} {f'not here: {lack}' if lack else artifact.files()[0]}")
     return "\n".join(lines)
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.artifacts import memory_table
+from scripts.artifacts import memory_table, recipes
 from scripts.artifacts.points import COLUMNS
-from scripts.artifacts.provenance import write_note
+from scripts.artifacts.provenance import write_record
 from scripts.artifacts.published import MEMORY, PUBLISHED, PublishedValue, load_published, values_of
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
@@ -58,7 +58,7 @@ SETTINGS = {
 
 
 def main(name: str, path: Path, published: Path = PUBLISHED) -> None:
-    """Writes the CSV of the artifact called `name`, and beside it the note of how it was made.
+    """Writes the CSV of the artifact called `name`, and beside it the record of how it was made.
 
     Raises:
         UserError: there is no such artifact, the paper prints no numbers of it, or `published` is malformed.
@@ -74,7 +74,7 @@ def main(name: str, path: Path, published: Path = PUBLISHED) -> None:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_note(path)
+    write_record(recipes.of_printed(artifact), path)
 
 
 def printed_rows(name: str, values: list[PublishedValue]) -> list[dict[str, Any]]:

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError, run
-from scripts.components.making import BuildContext, Builder, Made
+from scripts.components.making import BuildContext, Builder
 from scripts.components.models import MODELS
 from scripts.components.sources import SOURCES
 from scripts.data import rows, train_tokenizer
 from scripts.launch.command import current_launch, find, make, product_parser
+from scripts.launch.inputs import is_remade
 from scripts.launch.launch import Launch
 from scripts.plan.product import Product
 from scripts.store.store import has_bytes
-
-_CHOICES: dict[str, Mapping[str, type[Made]]] = {"records": SOURCES, "tokenizer": MODELS}
-"""Kind to the choices, by `source`, that its products can be taken from; tokenizers and rows are made here too."""
 
 
 def builder(spec: Mapping[str, Any]) -> Builder:
@@ -69,16 +67,13 @@ def make_with(builder_of: Callable[[Mapping[str, Any]], Builder], launch: Launch
 def data_bytes(launch: Launch, key: str) -> Path:
     """The directory of a data product's bytes. Bytes that were deleted are made again, and proven the same.
 
-    Data are the only bytes that another job remakes: that costs seconds, and needs nothing that this machine lacks.
-    What was downloaded is the exception, because jobs often run where no network is.
+    See `scripts.launch.inputs.is_remade` for those of which this is true.
 
     Raises:
         UserError: the product is not complete, or its bytes cannot be made again.
     """
     manifest = launch.store.require(key)
-    spec = manifest["spec"]
-    chosen = _CHOICES.get(spec["kind"], {}).get(spec.get("source"))
-    if not (chosen and chosen.needs_network) and not has_bytes(manifest, launch.store.directory(key)):
+    if is_remade(manifest) and not has_bytes(manifest, launch.store.directory(key)):
         print(f"{key}: its bytes are gone; making them again from the manifest", file=sys.stderr, flush=True)
         make_data(launch, key)
     return launch.store.bytes_of(key)

@@ -14,6 +14,7 @@ from scripts.components.tasks import TASKS
 from scripts.evaluation.scores import SAMPLES
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
+from scripts.launch.missing import Missing
 from scripts.plan.product import Key, Product
 from scripts.plan.specs import Evaluated, Trained
 from scripts.store.fingerprint import fingerprint
@@ -32,7 +33,9 @@ def main(launch: Launch, name: str) -> None:
     product = find(launch, name)
     if product.kind not in ("evaluation", "evaluated"):
         raise UserError(f"{product.key}: is of the kind {product.kind!r}, which is no evaluation")
-    evaluations = [launch.grid.products[key] for key in product.members] or [product]
+    evaluations = [product]
+    if product.members:
+        evaluations = [launch.grid.products[key] for key in Missing(launch.grid, launch.store).members(product.key)]
     harness = _Once(launch, evaluations)
     for evaluation in evaluations:
         make(launch, evaluation, _builder(launch, evaluation, harness))

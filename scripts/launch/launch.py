@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
-from scripts.common.files import project, read_yaml
+from scripts.common.files import atomic_path, project, read_yaml
 from scripts.components.making import not_locked
 from scripts.launch.arithmetic import make_strict
 from scripts.launch.site import load_site
@@ -31,7 +31,10 @@ from scripts.study.load import load_study
 from scripts.study.schema import Study
 
 CONFIG = project("config/config.yaml")
-STORE = "results/store"
+RESULTS = "results"
+STORE = f"{RESULTS}/store"
+STUDIES = f"{RESULTS}/studies"
+"""Where each study has results of its own, whichever study was asked for last."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Launch:
     """Process id of the head; a job that runs below it ends with it."""
     site: dict[str, Any] = field(default_factory=dict)
     """Of the cluster; see `scripts.launch.site`."""
+    results: str = RESULTS
+    """Directory of the files with plain names: that of whichever study is asked for, or one of this study alone."""
 
     @cached_property
     def grid(self) -> Grid:
@@ -62,6 +67,15 @@ class Launch:
     @property
     def store(self) -> Store:
         return Store(Path(self.store_root))
+
+    @property
+    def seen_store(self) -> str:
+        """The store as Snakemake sees it: under a name of the study's own where results are the study's own.
+
+        Snakemake locks the names of all that it is about to make, so two launches that need one missing product would
+        lock each other out. Our own lock lets one make it, and the other find it.
+        """
+        return self.store_root if self.results == RESULTS else f"{self.results}/store"
 
     def freeze(self) -> None:
         """Puts the launch where this process's children find it."""
@@ -81,12 +95,11 @@ class Launch:
         if names:
             raise not_locked(names, self.name)
 
-    def evaluated(self) -> list[str]:
-        """Keys of the evaluations of every block that are in the store already."""
+    def evaluated(self, made: Callable[[Key], bool]) -> list[Key]:
+        """Keys of the evaluations of every block that are made."""
         conditions = [condition for block in self.grid.blocks.values() for condition in block]
         keys = dict.fromkeys(key for condition in conditions for key in condition.evaluations.values())
-        made = self.store.made(keys)
-        return [key for key in keys if key in made]
+        return list(filter(made, keys))
 
     def code_of(self, product: Product) -> dict[str, Any]:
         """The code versions behind a product with their hashes, after checking the code as it is now.
@@ -112,13 +125,14 @@ def _hashes_now(modules: tuple[str, ...]) -> dict[str, str]:
     return module_hashes(modules)
 
 
-def new_launch(study: str, store: str | None, grain: str | None = None) -> Launch:
+def new_launch(study: str, store: str | None, grain: str | None = None, results: str = RESULTS) -> Launch:
     """A launch of a study as its files are now, its names all computed (so every mistake shows here).
 
     Args:
         study: its name.
         store: the store's directory, or None for that of the site, or else the one in the checkout.
         grain: instead of the study's; see `Study.grain`.
+        results: see `Launch.results`.
 
     Raises:
         UserError: one sentence: file, key, what is wrong, what is allowed.
@@ -135,8 +149,9 @@ def new_launch(study: str, store: str | None, grain: str | None = None) -> Launc
         store_root=store or site.store or STORE,
         head=os.getpid(),
         site=asdict(site),
+        results=results,
     )
-    launch.grid.card  # noqa: B018  (computing it validates what the grid alone can see)
+    launch.grid  # noqa: B018  (computing it validates what the grid alone can see)
     return launch
 
 
@@ -152,13 +167,20 @@ def launch_by_hand(study: str | None, store: str | None) -> Launch:
     return new_launch(study or config["study"], store or config.get("store"))
 
 
-def begin(config: Mapping[str, Any], root: str, *, is_head: bool) -> Launch:
+def begin(config: Mapping[str, Any], root: str, command: Sequence[str], *, is_head: bool) -> Launch:
     """The launch of a Snakemake process: the head makes it from the files and freezes it, a job's own reads it.
 
     Also prepares the environment that rules' commands inherit.
 
+    Args:
+        config: what `config/config.yaml`, profile and `--config` say.
+        root: the checkout.
+        command: the words of the command line. Snakemake tells its targets only after the launch has begun, and a
+            target below `results/studies/NAME` says which study it is of.
+        is_head: whether this is the process that a person started.
+
     Raises:
-        UserError: see `new_launch`.
+        UserError: see `new_launch`; targets of two studies are asked for.
     """
     # `python` in a rule is the interpreter that runs Snakemake, and finds `scripts` from wherever it is started
     _put_first("PATH", os.path.dirname(sys.executable))
@@ -171,11 +193,31 @@ def begin(config: Mapping[str, Any], root: str, *, is_head: bool) -> Launch:
     if launch is None or (is_head and launch.head != os.getpid()):
         _check(config)
         store = config.get("store")
-        launch = new_launch(str(config["study"]), None if store is None else str(store), config.get("grain"))
+        name, results = _named(command) or (str(config["study"]), RESULTS)
+        launch = new_launch(name, None if store is None else str(store), config.get("grain"), results)
         launch.freeze()
+        if launch.results != RESULTS:
+            _link(Path(launch.seen_store), Path(launch.store_root))
     if launch.strict_arithmetic:
         make_strict()
     return launch
+
+
+def _named(command: Iterable[str]) -> tuple[str, str] | None:
+    """The study that targets are of by their paths, and the directory of its results; None where they do not say."""
+    names = {word.split("/")[2] for word in command if word.startswith(f"{STUDIES}/") and word.count("/") > 2}
+    if len(names) > 1:
+        raise UserError(f"{STUDIES}: one command makes the files of one study, not of {' and '.join(sorted(names))}")
+    return next(((name, f"{STUDIES}/{name}") for name in names), None)
+
+
+def _link(link: Path, store: Path) -> None:
+    """Makes `link` lead to a store, whatever it led to before."""
+    target = os.path.relpath(store, link.parent) if not store.is_absolute() else str(store)
+    store.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink() or os.readlink(link) != target:
+        with atomic_path(link) as new:
+            new.symlink_to(target)
 
 
 def _check(config: Mapping[str, Any]) -> None:

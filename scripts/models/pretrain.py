@@ -86,7 +86,7 @@ def pretrain(spec: Mapping[str, Any], tokenizer_directory: Path, rows: Path, out
     trainer.train()
     shutil.rmtree(out / "trainer", ignore_errors=True)
     model.save_pretrained(out)
-    for file in sorted(tokenizer_directory.iterdir()):
+    for file in sorted(tokenizer_directory.glob("[!.]*")):  # the store's own file there is hidden
         shutil.copyfile(file, out / file.name)
     curve = [(entry["step"], round(entry["loss"], 4)) for entry in trainer.state.log_history if "loss" in entry]
     return {"batches": spec["batches"], "losses": curve}

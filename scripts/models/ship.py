@@ -11,6 +11,7 @@ from scripts.common.files import write_json
 from scripts.components.models.pretrained import SHIPPED
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
+from scripts.store.store import COPY
 
 
 def main(launch: Launch) -> None:
@@ -18,7 +19,7 @@ def main(launch: Launch) -> None:
     model = launch.grid.model
     directory = launch.store.bytes_of(model.key)
     shutil.rmtree(SHIPPED, ignore_errors=True)
-    shutil.copytree(directory, SHIPPED / model.key)
+    shutil.copytree(directory, SHIPPED / model.key, ignore=shutil.ignore_patterns(COPY))
     write_json(SHIPPED / f"{model.key}.json", launch.store.require(model.key))
     print(f"{model.key}: shipped, {sum(path.stat().st_size for path in (SHIPPED / model.key).iterdir()):,} bytes")
 

@@ -78,28 +78,27 @@ def require(grid: "Grid", needs: Sequence[str], block: str, setting: str | None 
         )
 
 
-def products(grid: "Grid", needs: Sequence[str], block: str, setting: str | None = None) -> list[Key]:
-    """The products that an artifact's CSV is made from, at the study's grain.
+def measurements(grid: "Grid", needs: Sequence[str], block: str, setting: str | None = None) -> list[Key]:
+    """The products that an artifact's CSV is made from, whatever the study's grain.
 
     Raises:
         UserError: see `require`.
     """
     require(grid, needs, block, setting)
     if THROUGHPUT in needs:
-        return [grid.card.key, *grid.throughput.values()]
+        return list(grid.throughput.values())
     shown = grid.conditions(block, setting)
-    made = [(c, c.evaluations[task]) for c in shown for task in tasks(grid, c, needs, block, setting)]
-    return [grid.card.key, *grid.makers(block, made)]
+    return [c.evaluations[task] for c in shown for task in tasks(grid, c, needs, block, setting)]
 
 
 def validations(grid: "Grid") -> list[Key]:
-    """The products that learning rates are chosen from, at the study's grain.
+    """The evaluations that learning rates are chosen from.
 
     Raises:
         UserError: the study has no sweep.
     """
     require(grid, (), SWEEP)
-    return grid.makers(SWEEP, [(condition, condition.evaluations[VALIDATION]) for condition in grid.blocks[SWEEP]])
+    return [condition.evaluations[VALIDATION] for condition in grid.blocks[SWEEP]]
 
 
 def _settings(grid: "Grid", block: str, setting: str | None) -> list[str]:

@@ -80,12 +80,13 @@ class Conditions:
                         points = [(rate, setting.sweep.duration) for rate in rates]
                         self._swept(MethodFamily(name, method, seed), points)
 
-    def makers(self, block: str, made: Iterable[tuple[Condition, Key]]) -> list[Key]:
-        """The keys that the jobs of a study write for these measurements of a block's conditions, at its grain."""
+    def makers(self, block: str, keys: Iterable[Key]) -> list[Key]:
+        """What the jobs of a study write so that these products of a block's conditions are there, at its grain."""
         if self._study.grain == "condition":
-            return sorted({key for _, key in made})
+            return sorted(set(keys))
         where = SWEEP if block == SWEEP else ""
-        return sorted({self._made_by.get(("" if c.is_base else where, key), key) for c, key in made})
+        # the base model's are made for all blocks together
+        return sorted({self._made_by.get((where, key)) or self._made_by.get(("", key), key) for key in keys})
 
     def _base(self) -> None:
         blocks = self._study.blocks.values()

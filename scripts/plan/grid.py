@@ -1,4 +1,4 @@
-"""Everything that a study names: its products, its conditions, its card.
+"""Everything that a study names: its products and its conditions.
 
 A product's key ends in the fingerprint of its spec. Inputs are keys too, and a function of the product's own key and
 spec alone (which is why what a study calls its datasets stands in no key: renaming one must not move what is made of
@@ -6,14 +6,13 @@ it).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.plan.conditions import GRID, Condition, Conditions
 from scripts.plan.data import Data
 from scripts.plan.evaluation import BASE
-from scripts.plan.product import PLACES, Catalogue, Key, Product
+from scripts.plan.product import Catalogue, Key, Product
 from scripts.plan.training import Training
 from scripts.study.schema import Study
 
@@ -73,30 +72,6 @@ class Grid:
         """The tokenized rows of a setting, and the composition of every batch."""
         return self._data.rows(setting, seed)
 
-    @cached_property
-    def card(self) -> Product:
-        """What artifacts say of the study itself. An input of every CSV, so that a new title redraws."""
-        study = self.study
-        settings = {
-            name: {"label": setting.label, "regime": setting.regime, "learning": setting.learning}
-            for name, setting in study.settings.items()
-        }
-        for name, setting in study.settings.items():
-            # it was read off the name before it was a key of its own, and cards of that time keep their keys
-            if setting.domain != name.removesuffix(f"-{setting.regime}"):
-                settings[name]["domain"] = setting.domain
-        spec: dict[str, Any] = {
-            "kind": "card",
-            "study": self.name,
-            "title": study.title,
-            "scale": study.scale,
-            "model": study.model.label,
-            "settings": settings,
-        }
-        if study.overlay:
-            spec["overlay"] = True  # so that every CSV is collected anew
-        return self._catalogue.add(f"{PLACES['card']}/{self.name}", spec)
-
     def conditions(self, block: str, setting: str | None = None) -> list[Condition]:
         """The base model and the conditions of a block; in one setting where it is given.
 
@@ -106,9 +81,9 @@ class Grid:
         """
         return [*self.blocks[BASE], *(c for c in self.blocks[block] if setting in (None, c.setting))]
 
-    def makers(self, block: str, made: Iterable[tuple[Condition, Key]]) -> list[Key]:
-        """The keys that the study's jobs write for measurements of a block's conditions, at its grain."""
-        return self._conditions.makers(block, made)
+    def makers(self, block: str, keys: Iterable[Key]) -> list[Key]:
+        """What the study's jobs write so that these products of a block's conditions are there, at its grain."""
+        return self._conditions.makers(block, keys)
 
     def find(self, name: str) -> Product:
         """The product called `name`: a key, or a key without its fingerprint or its leading ``runs/``.

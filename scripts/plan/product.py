@@ -7,7 +7,6 @@ from typing import Any
 from scripts.store.fingerprint import fingerprint
 
 PLACES = {
-    "card": "studies",
     "records": "data/records",
     "tokenizer": "data/tokenizers",
     "rows": "data/rows",

@@ -77,11 +77,16 @@ class Artifact(BaseModel):
         """The endings of its files, but for the CSV that they are made from."""
         return ("md", "tex") if self.is_table else ("pdf", "png")
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The files that are asked for."""
-        name = self.name.removeprefix("v1/")
-        return tuple(f"results/{self.place}/{name}.{form}" for form in self.forms)
+    def files(self, results: str = "results") -> list[str]:
+        """The files that are asked for, below a directory of results."""
+        return [f"{self._path(results)}.{form}" for form in self.forms]
+
+    def csv(self, results: str = "results") -> str:
+        """The file that those are made from."""
+        return f"{self._path(results)}.csv"
+
+    def _path(self, results: str) -> str:
+        return f"{results}/{self.place}/{self.name.removeprefix('v1/')}"
 
     def check_options(self, known: Mapping[str, Sequence[str]]) -> None:
         """Raises UserError where an option is none of `known`, which has the values of each, or has another value."""
@@ -108,16 +113,16 @@ class Artifact(BaseModel):
         if self.needs:
             artifacts.require(grid, self.needs, self.block, self.setting)
 
-    def products(self, grid: Grid, made: Callable[[Key], bool]) -> list[Key]:
-        """The products that its CSV is made from; raises UserError as `require` does.
+    def measurements(self, grid: Grid, made: Callable[[Key], bool]) -> list[Key]:
+        """The products that its CSV is made from, whatever the study's grain; raises UserError as `require` does.
 
         Args:
             made: whether a product is complete; what table 1 counts of data from outside depends on it.
         """
         self.require(grid)
         if not self.needs:
-            return [grid.card.key, *self._counted(grid, made)]
-        return artifacts.products(grid, self.needs, self.block, self.setting)
+            return self._counted(grid, made)
+        return artifacts.measurements(grid, self.needs, self.block, self.setting)
 
     def _counted(self, grid: Grid, made: Callable[[Key], bool]) -> list[Key]:
         """What table 1 counts: data that are made here, and of those from outside what is prepared already."""

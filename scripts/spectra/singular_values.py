@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from scripts.common.errors import UserError, run
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
+from scripts.launch.missing import Missing
 from scripts.plan.product import Product
 from scripts.spectra.ranks import FILE, LINEAR, place
 from scripts.store.store import Build
@@ -37,7 +38,10 @@ def main(launch: Launch, name: str) -> None:
     product = find(launch, name)
     if product.kind not in ("spectra", "decomposed"):
         raise UserError(f"{product.key}: is of the kind {product.kind!r}, not 'spectra'")
-    for member in [launch.grid.products[key] for key in product.members] or [product]:
+    members = [product]
+    if product.members:
+        members = [launch.grid.products[key] for key in Missing(launch.grid, launch.store).members(product.key)]
+    for member in members:
         make(launch, member, builder(launch, member))
     if product.kind == "decomposed":
         make(launch, product, lambda out: {})

@@ -3,8 +3,13 @@
 A product is complete when its manifest exists. Bytes and manifest are written under temporary names and
 renamed, the manifest last, so nothing half-written has a product's name. Manifests are never deleted; bytes
 may be, and are made again from the manifest, which then proves that they are the same.
+
+A manifest has a hash of itself, and a copy of it lies with the bytes. Snakemake deletes the file that it sees before a
+job starts and after one fails, another launch's too; readers take the copy where the manifest is gone or was changed,
+and whoever makes the product puts it back.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -33,6 +38,10 @@ What the results have under `provenance` (times, devices) joins the manifest's o
 """
 
 
+COPY = ".manifest.json"
+"""Name of a manifest's copy in the directory of the product's bytes."""
+
+
 class Specified(Protocol):
     """As much of a product as the store asks for; see `scripts.plan.grid.Product`."""
 
@@ -59,34 +68,28 @@ class Store:
         """Where the bytes of a product lie (whether or not they do)."""
         return self.root / key
 
+    def copy_path(self, key: str) -> Path:
+        """Where the copy of a manifest lies, with the bytes."""
+        return self.directory(key) / COPY
+
     def scratch(self, key: str) -> Path:
         """Where a job keeps what it wants to find again if it is interrupted. No product is ever named so."""
         return self.root / f"{key}.unfinished"
 
     def read(self, key: str) -> dict[str, Any] | None:
-        """The manifest of a product, or None when it is not complete.
+        """The manifest of a product, or its copy; None when the product is not complete.
 
-        Raises:
-            UserError: the file is there and is not the manifest of `key`.
+        A file that is cut off, was changed, or is another product's manifest is none.
         """
-        path = self.manifest_path(key)
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise UserError(f"{path}: is not valid JSON; delete it and it is made again") from error
-        if not isinstance(manifest, dict) or manifest.get("key") != key:
-            raise UserError(f"{path}: is not the manifest of {key}; delete it and it is made again")
-        return manifest
+        return _load(self.manifest_path(key), key) or _load(self.copy_path(key), key)
 
     def made(self, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` whose products are complete, by their manifests being there."""
+        """Those of `keys` whose products are complete."""
         return {key for key in keys if self.is_made(key)}
 
     def is_made(self, key: str) -> bool:
         """Whether a product is complete."""
-        return self.manifest_path(key).exists()
+        return self.read(key) is not None
 
     def require(self, key: str) -> dict[str, Any]:
         """The manifest of a complete product.
@@ -96,7 +99,9 @@ class Store:
         """
         manifest = self.read(key)
         if manifest is None:
-            raise UserError(f"{self.manifest_path(key)} does not exist: {key} has to be made first")
+            path = self.manifest_path(key)
+            why = "is not what was written" if path.exists() else "does not exist"
+            raise UserError(f"{path} {why}: {key} has to be made first")
         return manifest
 
     def bytes_of(self, key: str) -> Path:
@@ -153,8 +158,10 @@ class Store:
             UserError: bytes made again for an existing manifest differ from what it says.
         """
         with self.lock(product.key, until):
-            manifest = self.read(product.key)
             directory = self.directory(product.key)
+            manifest = _load(self.manifest_path(product.key), product.key)
+            if manifest is None:
+                manifest = self._restored(product)
             if manifest is not None and has_bytes(manifest, directory):
                 return manifest
             directory.parent.mkdir(parents=True, exist_ok=True)
@@ -178,34 +185,69 @@ class Store:
                         f"{product.key}: the bytes made again differ from the manifest's hashes; "
                         "they were not kept (another machine, thread count or library version?)"
                     )
+                is_new = manifest is None
+                if manifest is None:
+                    manifest = {
+                        "key": product.key,
+                        "fingerprint": fingerprint(product.spec),
+                        "spec": product.spec,
+                        "inputs": list(product.inputs),
+                        "files": files,
+                        "results": results,
+                        "provenance": {
+                            "code": code,
+                            "python": platform.python_version(),
+                            "machine": platform.machine(),
+                            "arithmetic": arithmetic(),
+                            "packages": _installed(),
+                            "started": round(started, 3),
+                            "seconds": round(time.time() - started, 3),
+                            **provenance,
+                        },
+                    }
+                    manifest["sha256"] = _own_hash(manifest)
                 if directory.exists():
                     shutil.rmtree(directory)
-                if files:
+                if files or manifest["results"]:  # else there is nothing that a copy would save
+                    write_json(new / COPY, manifest)
                     os.replace(new, directory)
             finally:
                 shutil.rmtree(new, ignore_errors=True)
-            if manifest is None:
-                manifest = {
-                    "key": product.key,
-                    "fingerprint": fingerprint(product.spec),
-                    "spec": product.spec,
-                    "inputs": list(product.inputs),
-                    "files": files,
-                    "results": results,
-                    "provenance": {
-                        "code": code,
-                        "python": platform.python_version(),
-                        "machine": platform.machine(),
-                        "arithmetic": arithmetic(),
-                        "packages": _installed(),
-                        "started": round(started, 3),
-                        "seconds": round(time.time() - started, 3),
-                        **provenance,
-                    },
-                }
+            if is_new:
                 write_json(self.manifest_path(product.key), manifest)
             shutil.rmtree(self.scratch(product.key), ignore_errors=True)
             return manifest
+
+    def _restored(self, product: Specified) -> dict[str, Any] | None:
+        """The manifest put back from its copy, where that is of this very product and of the bytes beside it."""
+        manifest = _load(self.copy_path(product.key), product.key)
+        directory = self.directory(product.key)
+        if manifest is None or manifest["spec"] != json.loads(json.dumps(product.spec)):
+            return None
+        if not has_bytes(manifest, directory) or any(
+            file_sha256(directory / name) != file["sha256"] for name, file in manifest["files"].items()
+        ):
+            return None
+        write_json(self.manifest_path(product.key), manifest)
+        return manifest
+
+
+def _load(path: Path, key: str) -> dict[str, Any] | None:
+    """What a file says, if it is the whole manifest of `key` as it was written; those of before had no hash."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    if not isinstance(manifest, dict) or manifest.get("key") != key:
+        return None
+    return manifest if "sha256" not in manifest or manifest["sha256"] == _own_hash(manifest) else None
+
+
+def _own_hash(manifest: dict[str, Any]) -> str:
+    """The SHA-256 of a manifest without its hash, in hexadecimal digits."""
+    said = {name: value for name, value in manifest.items() if name != "sha256"}
+    # written and read once: what Python tells apart and JSON does not, such as keys that are numbers, must be the same
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(said)), sort_keys=True).encode()).hexdigest()
 
 
 def _installed() -> dict[str, str]:

@@ -30,6 +30,7 @@ from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
+from scripts.launch.missing import Missing
 from scripts.plan.product import Key, Product
 from scripts.plan.specs import Trained, Trapezoid
 from scripts.store.store import Build
@@ -69,10 +70,9 @@ def _lead(launch: Launch, name: str, deadline: float | None, lock_wait: float, g
         # once, at the first training: CUDA stays on the devices that a process began with
         claim = cache(lambda: held.enter_context(devices.claimed(launch.store.root, deadline=deadline)))
         if product.kind == "trained":
-            for key in product.members:
-                # one that is complete is not made again, also where its bytes were deleted to save room
-                if launch.store.read(key) is None:
-                    train(launch, launch.grid.products[key], deadline, claim, lock_wait, group)
+            # what is complete is not made again, also where its bytes were deleted to save room
+            for key in Missing(launch.grid, launch.store).members(product.key):
+                train(launch, launch.grid.products[key], deadline, claim, lock_wait, group)
             make(launch, product, lambda out: {})
         elif product.kind in ("leg", "run"):
             train(launch, product, deadline, claim, lock_wait, group)

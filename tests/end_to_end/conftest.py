@@ -16,7 +16,6 @@ def finished(prepared: House, tmp_path_factory: pytest.TempPathFactory) -> House
         house = prepared.copy(where)
         house.edit(condition_grain)
         assert house.plan() == {
-            "card": 1,
             "train_leg": LEGS,
             "train_run": RUNS,
             "evaluate": EVALUATIONS,

@@ -83,7 +83,7 @@ def main(path: Path) -> None:
         plan = planned(study)
         grid = launch_by_hand(study, STORE).grid
         asked = {
-            artifact.name: artifact.files[0]
+            artifact.name: artifact.files()[0]
             for artifact in load_registry(REGISTRY).values()
             if artifact.lack(grid) is None
         }

@@ -14,7 +14,7 @@ class Harness:
         self.tasks, self.records, self.base, self.seed = tasks, records, base, seed
 
     def score(self, run: Path | None, method_kind: str | None, labels: list[str]) -> dict[str, Any]:
-        weights = {path.name: file_sha256(path) for path in sorted(run.iterdir())} if run else "base"
+        weights = {path.name: file_sha256(path) for path in sorted(run.glob("[!.]*"))} if run else "base"
         results = {}
         for label in labels:
             settings, records = self.tasks[label], self.records[label]

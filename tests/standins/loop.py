@@ -39,7 +39,7 @@ def fit(job: Fit, report: Any, group: Any) -> dict[str, Any]:
     decides = {key: value for key, value in asdict(job).items() if key not in running}
     for key in ("base", "rows", "start"):
         if decides[key] is not None:
-            decides[key] = {path.name: file_sha256(path) for path in sorted(decides[key].iterdir())}
+            decides[key] = {path.name: file_sha256(path) for path in sorted(decides[key].glob("[!.]*"))}
     weights = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     (job.out / "weights").write_text(weights)
     with open(os.environ["STANDIN_LOG"], "a") as log:

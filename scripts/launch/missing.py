@@ -1,0 +1,66 @@
+"""What has to be made for what, in a store as it is at one moment.
+
+The only reason to make a product is that it is missing. So a job waits for those of its inputs alone that are missing
+too: what is there is no input, nothing above it can have it made again, and its timestamp never counts.
+"""
+
+from collections.abc import Iterable
+
+from scripts.plan.grid import Grid
+from scripts.plan.product import Key
+from scripts.store.store import Store
+
+
+class Missing:
+    """Asks the store once for each product: a plan must not change while it is made.
+
+    Args:
+        grid: the study.
+        store: where its products are.
+    """
+
+    def __init__(self, grid: Grid, store: Store) -> None:
+        self._grid = grid
+        self._store = store
+        self._made: dict[str, bool] = {}
+
+    def is_made(self, key: Key) -> bool:
+        """Whether a product is complete. A family is, if all that it is for is there: its runs, whatever its legs."""
+        if key not in self._made:
+            product = self._grid.products.get(key)
+            self._made[key] = (
+                all(self.is_made(Key(member)) for member in product.spec["members"])
+                if product and product.members
+                else self._store.is_made(key)
+            )
+        return self._made[key]
+
+    def members(self, family: Key) -> list[Key]:
+        """Those members of a family that its job makes, in order: what is missing, and legs only if that needs them."""
+        product = self._grid.products[family]
+        needed = {Key(member) for member in product.spec["members"] if not self.is_made(Key(member))}
+        for member in reversed(product.members):  # a leg stands before what starts from it
+            if member in needed:
+                needed.update(self._missing(self._grid.products[member].inputs))
+        return [member for member in product.members if member in needed]
+
+    def before(self, key: Key) -> list[Key]:
+        """The products that have to be made before this one; none if it is made."""
+        if self.is_made(key):
+            return []
+        product = self._grid.products[key]
+        if not product.members:
+            return self._missing(product.inputs)
+        waits_for = {read for member in self.members(key) for read in self._missing(self._grid.products[member].inputs)}
+        # at family grain a run is made by its family
+        return [read for read in product.inputs if waits_for & {read, *self._grid.products[read].members}]
+
+    def jobs(self, block: str, keys: Iterable[Key]) -> list[Key]:
+        """What the study's jobs have to write so that these products of a block's conditions are there.
+
+        At condition grain these are the missing products, at family grain their families.
+        """
+        return self._grid.makers(block, self._missing(keys))
+
+    def _missing(self, keys: Iterable[Key]) -> list[Key]:
+        return [key for key in keys if not self.is_made(key)]
