@@ -173,6 +173,8 @@ onstart:
         fingerprints = {Key(job.wildcards.get("key", "")).fingerprint for job in jobs}
         products = [product for product in GRID if product.fingerprint in fingerprints]
         LAUNCH.require_locked(product.key for product in products)
+        for key, other in WANTED.renamed.items():
+            LAUNCH.store.link(GRID.products[key], other)
         require_bytes(LAUNCH, products)
         if not workflow.local_exec:
             cluster.require_ready(LAUNCH, products)
@@ -183,6 +185,9 @@ onstart:
         cluster.require_budget(hours, config.get("budget_gpu_hours"))
     except UserError as error:
         sys.exit(f"error: {error}")
+    if WANTED.renamed:
+        key, other = next(iter(WANTED.renamed.items()))
+        logger.info(f"{len(WANTED.renamed)} products are made under other names, and linked: {key} was {other}.")
     if note := rates_note(GRID):
         logger.info(f"Note: {note}.")
     if workflow.local_exec:

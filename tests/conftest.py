@@ -54,12 +54,15 @@ class House:
         return environment | quick | {"STANDINS": self.standins}
 
     def command(self, *targets: str) -> list[str]:
+        return [sys.executable, "-m", "snakemake", *self._words(*targets)]
+
+    def _words(self, *targets: str) -> list[str]:
         config = ["--config", f"study={self.study}", f"store={self.store_root}"]
-        return [sys.executable, "-m", "snakemake", *(targets or ["results/figures/fig2.pdf"]), *config]
+        return [*(targets or ["results/figures/fig2.pdf"]), *config]
 
     def snakemake(self, *arguments: str, ok: bool = True) -> str:
         """Runs Snakemake and returns all that it said."""
-        words = self.command(*arguments)[3:]  # without `python -m snakemake`
+        words = self._words(*arguments)
         with tempfile.NamedTemporaryFile(mode="r", prefix="said-") as file:
             status = WARM.snakemake(words, self.root, self.environment(), Path(file.name))
             said = file.read()

@@ -163,9 +163,12 @@ def _tokens(launch: Launch, condition: Condition) -> int | str:
     keys = [condition.product]
     while legs := launch.grid.products[keys[-1]].inputs_of("leg"):
         keys += legs
-    results = [launch.store.require(key)["results"] for key in keys]
-    # the authors do not say how many positions their checkpoints saw
-    return sum(int(result["tokens"]) for result in results) if "tokens" in results[0] else ""
+    manifests = [launch.store.read(key) for key in keys]
+    # the authors do not say how many positions their checkpoints saw; and where a run is lost that was evaluated, it is
+    # not trained again to say so
+    if not all(manifest and "tokens" in manifest["results"] for manifest in manifests):
+        return ""
+    return sum(int(manifest["results"]["tokens"]) for manifest in manifests if manifest)
 
 
 if __name__ == "__main__":

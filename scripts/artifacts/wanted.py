@@ -75,6 +75,11 @@ class Wanted:
         self._missing = Missing(launch.grid, launch.store)
         self._right: dict[tuple[str, ...], bool] = {}
 
+    @property
+    def renamed(self) -> Mapping[Key, str]:
+        """Products that are there under another name; see `Missing.renamed`."""
+        return self._missing.renamed
+
     # -- paths ------------------------------------------------------------------------------------------------------
 
     def manifests(self, keys: Iterable[Key]) -> list[str]:

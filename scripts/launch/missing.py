@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key
+from scripts.store.fingerprint import canonical
 from scripts.store.store import Store
 
 
@@ -23,17 +24,35 @@ class Missing:
         self._grid = grid
         self._store = store
         self._made: dict[str, bool] = {}
+        self._named: dict[str, dict[str, str]] = {}
+        self.renamed: dict[Key, str] = {}
+        """Products that are made under another name, to that; `Store.link` gives them theirs."""
 
     def is_made(self, key: Key) -> bool:
-        """Whether a product is complete. A family is, if all that it is for is there: its runs, whatever its legs."""
+        """Whether a product is complete, be it under another name: of a setting or a method that was renamed.
+
+        A family is complete if all that it is for is there: its runs, whatever its legs.
+        """
         if key not in self._made:
-            product = self._grid.products.get(key)
+            members = self._grid.products[key].members and self._grid.products[key].spec["members"]
             self._made[key] = (
-                all(self.is_made(Key(member)) for member in product.spec["members"])
-                if product and product.members
-                else self._store.is_made(key)
+                all(self.is_made(Key(member)) for member in members)
+                if members
+                else self._store.is_made(key) or self._is_renamed(key)
             )
         return self._made[key]
+
+    def _is_renamed(self, key: Key) -> bool:
+        place = key.partition("/")[0]
+        if place not in self._named:
+            self._named[place] = self._store.by_fingerprint(key)
+        other = self._named[place].get(key.fingerprint, key)
+        if other == key or (manifest := self._store.read(other)) is None:
+            return False
+        if canonical(manifest["spec"]) != canonical(self._grid.products[key].spec):
+            return False
+        self.renamed[key] = other
+        return True
 
     def members(self, family: Key) -> list[Key]:
         """Those members of a family that its job makes, in order: what is missing, and legs only if that needs them."""

@@ -133,6 +133,21 @@ class Store:
                 )
         return directory
 
+    def by_fingerprint(self, key: str) -> dict[str, str]:
+        """Fingerprint to key of the products that lie in the same first directory of the store as `key`."""
+        place = key.partition("/")[0]
+        keys = (str(path.relative_to(self.root))[:-5] for path in (self.root / place).rglob("*-????????????.json"))
+        return {other[-12:]: other for other in keys}
+
+    def link(self, product: Specified, other: str) -> None:
+        """Gives a product that is complete under another name, as settings and methods may be renamed, its name now.
+
+        The bytes are linked and take no more room. Nothing happens where `other` has another spec.
+        """
+        with self.lock(product.key):
+            if not self.is_made(product.key):
+                self._link(product, other)
+
     def lock(self, key: str, until: float = math.inf) -> AbstractContextManager[None]:
         """Exclusive right to make a product or to delete its bytes, in this process and on this and other hosts.
 
@@ -161,7 +176,7 @@ class Store:
             directory = self.directory(product.key)
             manifest = _load(self.manifest_path(product.key), product.key)
             if manifest is None:
-                manifest = self._restored(product)
+                manifest = self._restored(product) or self._linked(product)
             if manifest is not None and has_bytes(manifest, directory):
                 return manifest
             directory.parent.mkdir(parents=True, exist_ok=True)
@@ -218,11 +233,39 @@ class Store:
             shutil.rmtree(self.scratch(product.key), ignore_errors=True)
             return manifest
 
+    def _linked(self, product: Specified) -> dict[str, Any] | None:
+        """See `link`; None where the product has no other name."""
+        other = self.by_fingerprint(product.key).get(product.key[-12:])
+        return self._link(product, other) if other else None
+
+    def _link(self, product: Specified, other: str) -> dict[str, Any] | None:
+        manifest = self.read(other)
+        if manifest is None or manifest["spec"] != _plain(product.spec):
+            return None
+        provenance = {**manifest["provenance"], "made_as": manifest["key"]}
+        manifest |= {"key": product.key, "inputs": list(product.inputs), "provenance": provenance}
+        manifest["sha256"] = _own_hash(manifest)
+        directory, source = self.directory(product.key), self.directory(other)
+        if manifest["files"] and has_bytes(manifest, source):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            new = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+            try:
+                for name in manifest["files"]:
+                    (new / name).parent.mkdir(parents=True, exist_ok=True)
+                    _link_file(source / name, new / name)
+                write_json(new / COPY, manifest)
+                shutil.rmtree(directory, ignore_errors=True)
+                os.replace(new, directory)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+        write_json(self.manifest_path(product.key), manifest)
+        return manifest
+
     def _restored(self, product: Specified) -> dict[str, Any] | None:
         """The manifest put back from its copy, where that is of this very product and of the bytes beside it."""
         manifest = _load(self.copy_path(product.key), product.key)
         directory = self.directory(product.key)
-        if manifest is None or manifest["spec"] != json.loads(json.dumps(product.spec)):
+        if manifest is None or manifest["spec"] != _plain(product.spec):
             return None
         if not has_bytes(manifest, directory) or any(
             file_sha256(directory / name) != file["sha256"] for name, file in manifest["files"].items()
@@ -243,11 +286,23 @@ def _load(path: Path, key: str) -> dict[str, Any] | None:
     return manifest if "sha256" not in manifest or manifest["sha256"] == _own_hash(manifest) else None
 
 
+def _plain(spec: Any) -> Any:
+    """A spec as a manifest has it."""
+    return json.loads(json.dumps(spec))
+
+
+def _link_file(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # not every file system has hard links
+        shutil.copyfile(source, target)
+
+
 def _own_hash(manifest: dict[str, Any]) -> str:
     """The SHA-256 of a manifest without its hash, in hexadecimal digits."""
     said = {name: value for name, value in manifest.items() if name != "sha256"}
     # written and read once: what Python tells apart and JSON does not, such as keys that are numbers, must be the same
-    return hashlib.sha256(json.dumps(json.loads(json.dumps(said)), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_plain(said), sort_keys=True).encode()).hexdigest()
 
 
 def _installed() -> dict[str, str]:

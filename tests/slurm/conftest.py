@@ -114,6 +114,9 @@ class ClusterHouse(House):
         config = ["--config", f"study={self.study}", f"store={self.store_root}", *options]
         return [sys.executable, str(HERE / "head.py"), *fig2, *others, "--profile", "slurm", *config]
 
+    def snakemake(self, *arguments: str, ok: bool = True) -> str:
+        return self.python(*self.command(*arguments)[1:], ok=ok)
+
     def locally(self) -> House:
         """The same house, its jobs run by Snakemake itself."""
         return House(self.root, self.store_root, self.study, self.standins)
