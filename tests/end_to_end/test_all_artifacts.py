@@ -23,13 +23,13 @@ def names(directory: Path) -> set[str]:
 
 
 def test_all_that_the_study_has(house: House) -> None:
-    forms = ("csv", "collected.json", "pdf", "png")
+    forms = ("csv", "collected.json", "pdf", "png", "made.json")
     figures = ("fig1", "fig2", "fig3", "figS8", "frontier", "losses")
     assert names(house.root / "results/figures") == {f"{name}.{form}" for name in figures for form in forms}
     # the smoke study has code CPT (tables S1 and S2) and math IFT (S7 and S8); what needs no model every study has
     tables = ("table1", "tableS1", "tableS2", "tableS7", "tableS8", "tableS14", "tableS15", "tableS16")
     assert names(house.root / "results/tables") == {
-        f"{t}.{form}" for t in tables for form in ("csv", "collected.json", "md", "tex")
+        f"{t}.{form}" for t in tables for form in ("csv", "collected.json", "md", "tex", "made.json")
     }
     assert "# The paper's claims" in (house.root / "results/claims.md").read_text()
     assert house.plan("all") == {}
@@ -75,7 +75,7 @@ def test_the_papers_own_numbers_need_no_model(prepared: House, tmp_path: Path) -
     assert house.plan("all_published") == {"printed": 24, "draw": 8, "tabulate": 16, "all_published": 1}
     house.snakemake("results/published/figures/fig1.pdf", "results/published/tables/tableS1.md")
     where = house.root / "results/published"
-    assert names(where / "figures") == {f"fig1.{form}" for form in ("csv", "collected.json", "pdf", "png")}
+    assert names(where / "figures") == {f"fig1.{form}" for form in ("csv", "collected.json", "pdf", "png", "made.json")}
     table = (where / "tables/tableS1.md").read_text()
     # 20 B tokens of code: full finetuning .263, rank 256 .224
     assert "0.263" in table

@@ -1,74 +1,15 @@
-"""What did not change does not run: events that leave every model as it is, and a figure that is true to the study.
+"""Launches: edited under way, from another environment, by hand. What runs again after what: see test_identity_*."""
 
-A figure is true when its CSV equals the one that a fresh checkout makes of the same study with nothing trained.
-"""
-
-import os
-import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import House
-from tests.end_to_end.truth import FIG2, check_truth, condition_grain
+from tests.end_to_end.truth import FIG2, check_truth
 
 pytestmark = pytest.mark.thorough
-
-
-def test_every_file_touched(house: House) -> None:
-    files = [path for path in house.root.rglob("*") if path.is_file() and ".snakemake" not in path.parts]
-    random.Random(0).shuffle(files)
-    for path in files:
-        os.utime(path)
-    assert house.plan() == {}
-
-
-def test_keys_reordered_and_comments_added(house: House) -> None:
-    def reverse(value: Any) -> Any:
-        return {key: reverse(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
-
-    house.edit(lambda study: (reversed_ := reverse(dict(study)), study.clear(), study.update(reversed_)))
-    house.study_file.write_text("# a comment\n" + house.study_file.read_text())
-    assert house.plan() == {}
-
-
-def test_fresh_clone_with_the_same_store(house: House, tmp_path: Path) -> None:
-    clone = house.clone(tmp_path, keep_store=True)
-    assert clone.plan() == {"collect": 1, "draw": 1}
-    assert not clone.run()
-    check_truth(clone, tmp_path)
-
-
-def test_restyled_figure(house: House) -> None:
-    before = (house.root / FIG2).read_bytes(), house.csv()
-    style = house.root / "scripts/artifacts/style.py"
-    text = style.read_text()
-    assert text.count('"slateblue"') == 1  # of the only LoRA rank in this study
-    style.write_text(text.replace('"slateblue"', '"seagreen"'))
-    assert house.plan() == {"draw": 1}
-    assert not house.run()
-    assert (house.root / FIG2).read_bytes() != before[0]
-    assert house.csv() == before[1]
-    assert house.plan() == {}
-
-
-def test_another_study_in_between(house: House, tmp_path: Path) -> None:
-    other = house.root / "config/studies/other.yaml"
-    shutil.copyfile(house.study_file, other)
-    house.study = "other"
-    house.edit(lambda study: study["settings"].pop("math-ift"))
-    # the other study has the same conditions, less one setting: everything it needs is there
-    assert house.plan() == {"card": 1, "collect": 1, "draw": 1}
-    house.run()
-    assert "other" in house.csv()
-    house.study = "smoke"
-    assert house.plan() == {"collect": 1, "draw": 1}
-    assert not house.run()
-    check_truth(house, tmp_path)
 
 
 def test_environment_made_anew_elsewhere(house: House, tmp_path: Path) -> None:
@@ -87,23 +28,6 @@ def test_environment_made_anew_elsewhere(house: House, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Nothing to be done" in done.stdout + done.stderr
-
-
-def test_grain_switched(house: House, tmp_path: Path) -> None:
-    before, steps = house.csv(), house.steps()
-    house.edit(lambda study: study.update(grain="family"))
-    assert house.plan() == {"train_family": 4, "evaluate_family": 5, "collect": 1, "draw": 1}
-    evaluated = house.run()
-    # the families find every trained model; what fig2 did not need is new: the learning tasks
-    assert house.steps() == steps
-    assert sorted(evaluated.values()) == [1] * len(evaluated)
-    assert {name.split()[-1] for name in evaluated} == {"humaneval", "gsm8k"}
-    assert house.csv() == before
-    check_truth(house, tmp_path)
-    house.edit(condition_grain)
-    assert house.plan() == {"collect": 1, "draw": 1}
-    assert not house.run()
-    assert house.csv() == before
 
 
 def launch(house: House) -> tuple[subprocess.Popen[str], list[str]]:
@@ -152,7 +76,7 @@ def test_study_edited_between_launch_and_job(prepared: House, tmp_path: Path, ed
     }
     assert rates == {4e-4, 2e-3}
     house.study_file.write_text(original)
-    check_truth(house, tmp_path)
+    check_truth(house, prepared, tmp_path)
 
 
 def test_code_changed_between_launch_and_job(prepared: House, tmp_path: Path) -> None:
@@ -167,7 +91,7 @@ def test_code_changed_between_launch_and_job(prepared: House, tmp_path: Path) ->
     assert not house.manifests("runs")
     module.write_text(original)
     house.run()
-    check_truth(house, tmp_path)
+    check_truth(house, prepared, tmp_path)
 
 
 def test_a_condition_by_hand(prepared: House, tmp_path: Path) -> None:
@@ -189,3 +113,17 @@ def test_a_condition_by_hand(prepared: House, tmp_path: Path) -> None:
     house.run()
     assert len({line.split()[1] for line in house.log.read_text().splitlines() if line.startswith("trained")}) == 12
     assert sum(line.startswith("trained") for line in house.log.read_text().splitlines()) == 12
+
+
+def test_family_grain_trains_only_what_is_new(prepared: House, tmp_path: Path) -> None:
+    house = prepared.copy(tmp_path)
+    house.run()
+    # code-cpt, each method: legs to 8 and 16 batches, branches 8->10 and 16->20; math-ift: epochs 1 and 2
+    steps = house.steps()
+    house.edit(lambda study: study["settings"]["code-cpt"].update(durations=[2560, 3840, 5120]))
+    assert house.plan() == {"train_family": 2, "evaluate_family": 2, "collect": 1, "draw": 1}
+    done = house.run()
+    # 3840 tokens are 15 batches: from the leg end at 8 (the cooldown starts at 12), so 7 steps for each method
+    assert house.steps() - steps == 2 * 7
+    assert sum(name.startswith("evaluated") for name in done) == 2 * 4
+    assert house.plan() == {}

@@ -19,7 +19,7 @@ def errors(said: str) -> list[str]:
 def test_what_is_not_locked_is_planned_and_not_launched(checkout: Path) -> None:
     house = House(checkout, study="paper")
     assert house.plan("results/figures/figS10.pdf") == {
-        "card": 1, "fetch_model": 1, "throughput": 5, "collect": 1, "draw": 1,
+        "fetch_model": 1, "throughput": 5, "collect": 1, "draw": 1,
     }  # fmt: skip
     assert "llama-2-7b-hf.not-locked-" in house.snakemake("results/figures/figS10.pdf", "-n")
     (said,) = errors(house.snakemake("results/figures/figS10.pdf", "--cores", "1", ok=False))

@@ -161,7 +161,7 @@ def test_a_study_without_a_sweep(house: House) -> None:
 def test_the_frontier_adds_only_the_test_items(accepted: House) -> None:
     plan = accepted.plan("results/figures/frontier.pdf")
     # 8 models of the sweep and the base model (which has both learning tasks), 3 tasks of forgetting
-    assert plan == {"card": 1, "evaluate": 8 * 4 + 5, "collect": 1, "draw": 1}
+    assert plan == {"evaluate": 8 * 4 + 5, "collect": 1, "draw": 1}
     at_family_grain(accepted)
     accepted.run("results/figures/frontier.pdf")
     rows = list(csv.DictReader(accepted.csv("frontier").splitlines()))
