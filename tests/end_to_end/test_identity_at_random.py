@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from tests.conftest import House
@@ -174,7 +174,13 @@ cases = given(
     losses=st.lists(st.integers(0, len(LOSSES) - 1), max_size=3),
     seed=st.integers(0, 2**32 - 1),
 )
-unhurried = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+# an example takes seconds: a smaller one of the same kind would take minutes to find
+unhurried: dict[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+    "phases": [Phase.generate],
+}
 
 
 @pytest.mark.thorough
