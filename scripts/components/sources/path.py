@@ -51,6 +51,9 @@ class PathDataset(Source):
     def expected_records(self) -> int:
         return 0
 
+    def overlaps(self, other: Source) -> bool:
+        return isinstance(other, PathDataset) and project(self.path).resolve() == project(other.path).resolve()
+
     def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
         path = project(self.path)
         if not path.is_file():
