@@ -15,6 +15,8 @@ from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
 from scripts.artifacts.points import COLUMNS, read_points
+from scripts.components.measures import FORGETTING
+from scripts.components.tasks import AVERAGE
 from scripts.plan.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +88,8 @@ def pick(rows: list[Row], **wanted: Any) -> float:
 
 
 def write(path: Path, rows: list[Row]) -> Path:
+    """The CSV of rows; what a value is of, if a row does not say, is what it is in the paper."""
+    rows = [{"tasks": ";".join(AVERAGE) if row["metric"] == FORGETTING else row["metric"], **row} for row in rows]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
