@@ -17,6 +17,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
+from scripts.common import commands
 from scripts.launch.launch import launch_by_hand
 
 # no test fails because the machine was slow
@@ -178,6 +179,12 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Hous
             done.write_text(json.dumps(asdict(make(where)), default=str))
         fields = json.loads(done.read_text())
     return House(**fields | {"root": Path(fields["root"])})
+
+
+@pytest.fixture(autouse=True)
+def _of_no_launch() -> None:
+    """What a test has made this process's commands be for ends with it."""
+    commands.belong_to()
 
 
 @pytest.fixture(scope="session")

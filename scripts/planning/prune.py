@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from scripts.common import commands
 from scripts.common.errors import UserError, run
 from scripts.launch.launch import launch_by_hand
 from scripts.plan.grid import Grid
@@ -177,7 +178,9 @@ if __name__ == "__main__":
     parser.add_argument("--store", help="the store's directory (default: where launches have it)")
     parser.add_argument("--delete", action="store_true", help="delete, instead of only saying what would be deleted")
     parser.add_argument("--unnamed", action="store_true", help="the bytes of products that no study names, too")
-    run(
-        lambda given: main(given.study, given.store, really=given.delete, unnamed=given.unnamed),
-        parser,
-    )
+
+    def begin(given: argparse.Namespace) -> None:
+        commands.belong_to(store=given.store)
+        main(given.study, given.store, really=given.delete, unnamed=given.unnamed)
+
+    run(begin, parser)
