@@ -13,6 +13,7 @@ from scripts.planning import cluster
 from scripts.planning.failures import Failures
 from scripts.planning.guard import Requeuer, by_fingerprint, settle
 from scripts.planning.progress import ProgressLines
+from scripts.common.commands import snakemake_command
 from scripts.common.errors import UserError
 from scripts.launch.launch import begin
 from scripts.artifacts import imports
@@ -76,7 +77,8 @@ def artifact_name(wildcards):
 def artifact(wildcards):
     if artifact_name(wildcards) not in ARTIFACTS:
         sys.exit(
-            f"error: {REGISTRY}: has no artifact {artifact_name(wildcards)!r}; `snakemake list_artifacts` lists them"
+            f"error: {REGISTRY}: has no artifact {artifact_name(wildcards)!r}; "
+            f"`{snakemake_command('list_artifacts')}` lists them"
         )
     return ARTIFACTS[artifact_name(wildcards)]
 
@@ -146,6 +148,8 @@ onstart:
         fingerprints = {Key(job.wildcards.get("key", "")).fingerprint for job in jobs}
         products = [product for product in GRID if product.fingerprint in fingerprints]
         LAUNCH.require_locked(product.key for product in products)
+        if products:
+            LAUNCH.store.require_writable()
         if not workflow.local_exec:
             cluster.require_ready(LAUNCH, products)
             wanted, place, unlock = by_fingerprint(products), workflow.workdir_init, workflow.persistence.unlock
