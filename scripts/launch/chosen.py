@@ -80,7 +80,7 @@ def say_if_new(store: str) -> None:
         print(f"store {store} is new: nothing is in it yet", file=sys.stderr, flush=True)
 
 
-def belong_to(study: str, store: str) -> None:
+def belong_to(study: str | None, store: str) -> None:
     """From now on the commands that messages print are for this study and store; see `scripts.common.commands`."""
     try:
         meant = store_of(store_in(configured()))

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from scripts.common import commands
 from scripts.common.errors import UserError, run
+from scripts.launch.chosen import belong_to
 from scripts.launch.launch import launch_by_hand
 from scripts.plan.grid import Grid
 from scripts.plan.product import Product
@@ -143,6 +143,7 @@ def main(names: Sequence[str], root: str | None, *, really: bool, unnamed: bool)
     """
     names = names or _studies()
     store = launch_by_hand(names[0], root).store
+    belong_to(None, str(store.root))
     if not store.root.is_dir():
         raise UserError(f"the store {store.root} does not exist; --store names another")
     versions = {name: entry["version"] for name, entry in read_code_lock().items()}
@@ -178,9 +179,7 @@ if __name__ == "__main__":
     parser.add_argument("--store", help="the store's directory (default: where launches have it)")
     parser.add_argument("--delete", action="store_true", help="delete, instead of only saying what would be deleted")
     parser.add_argument("--unnamed", action="store_true", help="the bytes of products that no study names, too")
-
-    def begin(given: argparse.Namespace) -> None:
-        commands.belong_to(store=given.store)
-        main(given.study, given.store, really=given.delete, unnamed=given.unnamed)
-
-    run(begin, parser)
+    run(
+        lambda given: main(given.study, given.store, really=given.delete, unnamed=given.unnamed),
+        parser,
+    )

@@ -49,7 +49,7 @@ def test_a_pruned_store(prepared: House, tmp_path: Path) -> None:
     (error,) = re.findall(r"^error: .*$", "".join(logs), re.MULTILINE)
     (leg,) = (key for key in made if "/2.048K-" in key)
     assert f"the bytes of {leg} are gone" in error
-    command = re.search(r"`python (.+?)`", error)
+    command = re.search(r"`\S+python (.+?)`", error)
     assert command
     house.python(*command[1].split())
     house.run()
