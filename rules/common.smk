@@ -148,8 +148,6 @@ onstart:
         fingerprints = {Key(job.wildcards.get("key", "")).fingerprint for job in jobs}
         products = [product for product in GRID if product.fingerprint in fingerprints]
         LAUNCH.require_locked(product.key for product in products)
-        if products:
-            LAUNCH.store.require_writable()
         if not workflow.local_exec:
             cluster.require_ready(LAUNCH, products)
             wanted, place, unlock = by_fingerprint(products), workflow.workdir_init, workflow.persistence.unlock
@@ -157,6 +155,8 @@ onstart:
             Requeuer(wanted, place, logger).start()
         hours = cluster.gpu_hours(GRID, products, LAUNCH.store)
         cluster.require_budget(hours, config.get("budget_gpu_hours"))
+        if products:
+            LAUNCH.store.require_writable()  # the one that makes a directory, so after all that can end the launch
     except UserError as error:
         sys.exit(f"error: {error}")
     if note := rates_note(GRID):
