@@ -183,6 +183,8 @@ onstart:
             Requeuer(wanted, place, logger).start()
         hours = cluster.gpu_hours(GRID, products, LAUNCH.store)
         cluster.require_budget(hours, config.get("budget_gpu_hours"))
+        if products:
+            LAUNCH.store.require_writable()  # the one that makes a directory, so after all that can end the launch
     except UserError as error:
         sys.exit(f"error: {error}")
     if WANTED.renamed:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
+from scripts.common import commands
 from scripts.launch.launch import launch_by_hand
 from tests.warm import Warm
 
@@ -189,6 +190,12 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Hous
             done.write_text(json.dumps(asdict(make(where)), default=str))
         fields = json.loads(done.read_text())
     return House(**fields | {"root": Path(fields["root"])})
+
+
+@pytest.fixture(autouse=True)
+def _of_no_launch() -> None:
+    """What a test has made this process's commands be for ends with it."""
+    commands.belong_to()
 
 
 @pytest.fixture(scope="session")

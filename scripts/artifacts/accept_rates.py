@@ -8,6 +8,8 @@ import argparse
 from pathlib import Path
 
 from scripts.artifacts.learning_rates import RESULT, outdated, write
+from scripts.common import commands
+from scripts.common.commands import snakemake_command
 from scripts.common.errors import UserError, run
 from scripts.common.files import read_yaml
 from scripts.launch.command import launch_options
@@ -23,7 +25,7 @@ def accept(result: Path, study: str | None) -> None:
         UserError: there is no such result, it is another study's, or it does not follow from the study's sweep.
     """
     if not result.exists():
-        raise UserError(f"{result} does not exist; `snakemake {result}` makes it")
+        raise UserError(f"{result} does not exist; `{snakemake_command(str(result), study=study)}` makes it")
     settings = read_accepted(result)
     choices = read_yaml(result)
     name = str(choices.get("study"))
@@ -31,7 +33,7 @@ def accept(result: Path, study: str | None) -> None:
         raise UserError(f"{result}: holds the choices of study {name!r}, not of {study!r}")
     grid = _grid(name)
     if why := outdated(grid, result):
-        raise UserError(f"{why}; `snakemake {result}` makes it anew")
+        raise UserError(f"{why}; `{snakemake_command(str(result), study=name)}` makes it anew")
     target = accepted_path(name, STUDIES)
     before = read_accepted(target) if target.exists() else {}
     write(target, choices)
@@ -71,4 +73,12 @@ if __name__ == "__main__":
         "--check", action="store_true", help="change nothing, say whether the rates follow from the sweep"
     )
     launch_options(parser)
-    run(lambda arguments: check(arguments.study) if arguments.check else accept(RESULT, arguments.study), parser)
+
+    def main(arguments: argparse.Namespace) -> None:
+        commands.belong_to(arguments.study, arguments.store)
+        if arguments.check:
+            check(arguments.study)
+        else:
+            accept(RESULT, arguments.study)
+
+    run(main, parser)

@@ -44,7 +44,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
             style.overlay(ax, point.duration.value, point.estimates[need].value, colour)
         style.duration_axis(ax, panel.durations, panel.unit)
 
-    shown, notes = list(looks.values()), style.meanings(artifact.needs)
+    shown, notes = list(looks.values()), style.meanings(artifact.needs, points)
     if adapters:
         shown.insert(0, style.Look(PURPLE, "LoRA, mean"))
         notes.append(_configurations(points, adapters, need))

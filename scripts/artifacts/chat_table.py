@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas
 
-from scripts.artifacts import style
+from scripts.artifacts import style, words
 from scripts.artifacts.points import ShownMethod
 from scripts.artifacts.score_table import Scores, absences, items, marks, measure, read_scores, spreads, warning
 from scripts.artifacts.tables import BASE, Row, Table
@@ -29,6 +29,7 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
     ]
     # the metric that the most models have says where the models come from
     points = max((part.points for part in parts), key=lambda points: sum(points.sources.values()))
+    artifact = words.of_points(artifact, points)
     panel, labels = parts[0].panel, _durations(parts)
     estimates = [estimate for part in parts for estimate in part.estimates]
     # the base model's one value stands under every duration

@@ -115,6 +115,7 @@ def _row(
         "stderr": "" if stderr is None else repr(stderr),
         "items": "" if value is None else items,
         "state": DIVERGED if value is None else "",
+        "tasks": ";".join(task.partition("@")[0] for task in tasks),
         "evaluations": ";".join(condition.evaluations[task].fingerprint for task in tasks),
     }
     if condition.method != BASE:
@@ -150,7 +151,9 @@ def _overlaid(launch: Launch, artifact: Artifact, rows: list[dict[str, Any]]) ->
 
 
 def _is_counterpart(row: dict[str, Any], printed: dict[str, Any]) -> bool:
-    """Whether both are of one model; what the paper does not say of an adapter may be anything."""
+    """Whether both are the same of one model; what the paper does not say of an adapter may be anything."""
+    if sorted(row["tasks"].split(";")) != sorted(printed["tasks"].split(";")):
+        return False  # another forgetting average than the paper's, say
     said = [key for key in ("setting", "kind", "duration_value", "rank", "alpha", "modules") if printed.get(key)]
     return not row.get("variant") and all(str(row.get(key)) == str(printed[key]) for key in said)
 

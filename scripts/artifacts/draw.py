@@ -11,9 +11,10 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from scripts.artifacts import recipes, style
-from scripts.artifacts.points import Origin, read_points
+from scripts.artifacts import recipes, style, words
+from scripts.artifacts.points import Origin, Points, read_points
 from scripts.artifacts.provenance import commit, write_record
+from scripts.common.commands import snakemake_command
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.plan.registry import Artifact, find_artifact
@@ -42,6 +43,8 @@ def draw(artifact: Artifact, csv: Path, pdf: Path, png: Path) -> None:
     # a kind whose numbers are no scores reads its own CSV
     read = getattr(kind, "read", None)
     points: Origin = read(csv) if read else read_points(csv, artifact.needs, artifact.by_rate)
+    if isinstance(points, Points):
+        artifact = words.of_points(artifact, points)
     drawn_at = commit()
     facts: dict[str, Any] = metadata(artifact, points, drawn_at)
     with style.whitegrid():
@@ -57,7 +60,7 @@ def main(name: str, csv: Path, pdf: Path, png: Path) -> None:
     """Draws the artifact called `name`; raises UserError where there is none, or it is a table."""
     artifact = find_artifact(name)
     if artifact.is_table:
-        raise UserError(f"{name} is a table: `python -m scripts.artifacts.tabulate` writes it")
+        raise UserError(f"{name} is a table: `{snakemake_command(artifact.files()[0])}` writes it")
     draw(artifact, csv, pdf, png)
 
 

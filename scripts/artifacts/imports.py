@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scripts.common.files import ROOT, project
 
-LOOKS = ("scripts.artifacts.style", "scripts.artifacts.tables")
+LOOKS = ("scripts.artifacts.style", "scripts.artifacts.tables", "scripts.artifacts.words")
 RECIPES = "scripts.artifacts.recipes"
 COMPONENTS, DISCOVERY = "scripts.components.", "scripts.components.discovery"
 

@@ -14,6 +14,7 @@ import yaml
 
 from scripts.artifacts import recipes
 from scripts.artifacts.provenance import write_record
+from scripts.common.commands import python_command, snakemake_command
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.launch.command import current_launch, launch_options
@@ -157,11 +158,10 @@ def note(grid: Grid) -> str | None:
     """What a person should know of the study's accepted rates before a launch; None where all is well."""
     path = accepted_path(grid.name, STUDIES)
     why = outdated(grid, path) if path.exists() else None
-    return (
-        f"{why}; `snakemake {RESULT}` runs the sweep, `python -m scripts.artifacts.accept_rates` takes it over"
-        if why
-        else None
-    )
+    if not why:
+        return None
+    sweep, accept = snakemake_command(str(RESULT), study=grid.name), "scripts.artifacts.accept_rates"
+    return f"{why}; `{sweep}` runs the sweep, `{python_command(accept, study=grid.name)}` takes it over"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python -m scripts.artifacts.listing
 
 import argparse
 
+from scripts.artifacts import words
 from scripts.common.errors import run
 from scripts.launch.command import current_launch, launch_options
 from scripts.plan.grid import Grid
@@ -16,7 +17,7 @@ def listing(grid: Grid) -> str:
     lines = []
     for artifact in load_registry(REGISTRY).values():
         lack = artifact.lack(grid)
-        lines.append(f"{artifact.name:<11} {artifact.title}")
+        lines.append(f"{artifact.name:<11} {words.of_study(artifact, grid.study).title}")
         lines.append(f"{'':<11} {f'not here: {lack}' if lack else artifact.files()[0]}")
     return "\n".join(lines)
 

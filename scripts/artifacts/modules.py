@@ -45,7 +45,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     slots = [slot(panel, row, rank) for row, panel in enumerate(points.panels) for rank in ranks]
     based = any(need in panel.base for panel in points.panels)
     legend = style.look_handles(points, looks.values(), style.base_level_handle() if based else None)
-    notes = [style.bars_note(points), *style.meanings(artifact.needs)]
+    notes = [style.bars_note(points), *style.meanings(artifact.needs, points)]
     return style.sheet(artifact, points, commit, slots, [legend], style.below(points), notes)
 
 

@@ -21,7 +21,8 @@ metric, value, stderr        losses are in bits per byte; a cell that is missing
 items                        how many test items
 source                       `trained` here, `published` checkpoint, or `printed` in the paper
 condition                    the fingerprint of the trained condition, or of the base model
-evaluations                  the fingerprints of the evaluations, joined by `;`
+tasks                        what the value is of, joined by `;`: the metric itself, or the tasks that it is made of
+evaluations                  the fingerprints of the evaluations of these tasks, joined by `;`
 state                        `diverged` where training did, so that there is no value and never will be one; else empty
 """
 
@@ -35,14 +36,15 @@ import pandas
 from scripts.artifacts.provenance import Collected, collected
 from scripts.artifacts.repetitions import reach
 from scripts.common.errors import UserError
-from scripts.components.measures import LEARNING
+from scripts.components.measures import FORGETTING, LEARNING
 from scripts.components.methods import METHODS
+from scripts.components.tasks import TASKS
 
 COLUMNS = (
     "study", "study_title", "model", "scale", "setting", "setting_label", "domain", "regime", "learning_task",
     "method", "kind", "rank", "alpha", "modules", "variant", "seed", "duration", "duration_value", "duration_unit",
-    "metric", "value", "stderr", "items", "tokens", "learning_rate", "chosen", "source", "condition", "evaluations",
-    "state",
+    "metric", "value", "stderr", "items", "tokens", "learning_rate", "chosen", "source", "condition", "tasks",
+    "evaluations", "state",
 )  # fmt: skip
 NUMBERS = ("rank", "alpha", "duration_value", "tokens", "learning_rate", "value", "stderr")
 DIVERGED = "diverged"
@@ -160,6 +162,8 @@ class Points(Origin):
 
     methods: tuple[ShownMethod, ...]
     panels: tuple[Panel, ...]
+    averaged: tuple[str, ...] = ()
+    """The tasks of the forgetting average, where it is shown."""
 
 
 def artifact_fingerprint(conditions: Iterable[str]) -> str:
@@ -231,9 +235,21 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         panels=tuple(sorted(panels, key=lambda panel: setting_order(panel.domain, panel.regime, panel.setting))),
         sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
         base_source=None if base.empty else str(base["source"].iloc[0]),
+        averaged=_averaged(drawn, Path(path)),
         missing=_count(tuned[tuned["value"].isna() & (tuned["state"] != DIVERGED)], key),
         diverged=_count(diverged, key),
     )
+
+
+def _averaged(rows: pandas.DataFrame, path: Path) -> tuple[str, ...]:
+    """The tasks of the forgetting average; raises UserError where rows have other ones, or one that there is not."""
+    found = rows.loc[rows["metric"] == FORGETTING, "tasks"].unique()
+    if len(found) > 1:
+        raise UserError(f"{path}: tasks: must be the same for {FORGETTING} in every row, has {' and '.join(found)}")
+    names = tuple(task for text in found for task in text.split(";"))
+    if unknown := [name for name in names if name not in TASKS]:
+        raise UserError(f"{path}: tasks: no task is called {unknown[0]!r}; there are {', '.join(TASKS)}")
+    return names
 
 
 def _count(rows: pandas.DataFrame, key: list[str]) -> int:

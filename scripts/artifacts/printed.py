@@ -118,6 +118,7 @@ def _row(value: PublishedValue) -> dict[str, Any]:
         "metric": value.metric,
         "value": value.value,
         "items": ITEMS.get(value.metric, ""),
+        "tasks": ";".join(AVERAGE) if value.metric == FORGETTING else value.metric,
         "condition": fingerprint(condition),
     }
 

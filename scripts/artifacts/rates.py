@@ -66,7 +66,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         ax.set_xlabel(f"Learning rate (trained for {amount(duration.label, panel.unit)})")
 
     marks = [Line2D([], [], color=style.QUIET, label="a method's best rate", **RING)]
-    notes = style.meanings(artifact.needs)
+    notes = style.meanings(artifact.needs, points)
     if "learning" in artifact.needs:
         marks.append(Line2D([], [], color=style.QUIET, label=f"{VIABLE:.0%} of a method's best", **LEVEL))
         notes.append(_viable_note(points))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas
 
-from scripts.artifacts import style
+from scripts.artifacts import style, words
 from scripts.artifacts.points import Estimate, Panel, Points, ShownMethod, read_points, read_rows
 from scripts.artifacts.tables import MISSING, Entry, Row, Table
 from scripts.common.errors import UserError
@@ -86,6 +86,7 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
     (need,) = artifact.needs
     scores = read_scores(artifact, csv, need)
     points, panel = scores.points, scores.panel
+    artifact = words.of_points(artifact, points)
     base, looks = scores.base(), style.looks(scores.methods)
     grid = [Row(looks[m.name].label, tuple(scores.entry(m, d) for d in scores.durations)) for m in scores.methods]
     return Table(
@@ -138,7 +139,7 @@ def warning(points: Points) -> str:
 def measure(scores: Scores) -> str:
     """What a value is."""
     if scores.need == FORGETTING:
-        return SHOWN[FORGETTING].note
+        return f"{style.average_note(scores.points)}, higher forgets less"
     label = style.need_label(scores.need, scores.panel.learning_task, scores.points.scale)
     return ", ".join(filter(None, (label, SHOWN[scores.metric].scored, SHOWN[scores.metric].averaged)))
 

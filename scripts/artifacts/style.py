@@ -22,8 +22,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from scripts.artifacts.points import Duration, Estimate, Origin, Panel, Point, Points, ShownMethod
+from scripts.artifacts.words import REGIMES
 from scripts.components.asking.shown import Shown
-from scripts.components.measures import FORGETTING, LEARNING, SHOWN
+from scripts.components.measures import FORGETTING, LEARNING, SHOWN, averaged
 from scripts.components.modules import SETS
 from scripts.plan.registry import Artifact
 
@@ -45,8 +46,6 @@ REACH: dict[str, Any] = {"linewidth": 8.0, "alpha": 0.18, "zorder": 1.8, "solid_
 PRINTED: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markeredgewidth": 1.4}
 CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 1.7}
 PLANE = (FORGETTING, LEARNING)
-AVERAGE = f"{SHOWN[FORGETTING].axis}: {SHOWN[FORGETTING].averaged}"
-REGIMES = {"cpt": "continued pretraining", "ift": "instruction finetuning"}
 UNITS = {"tokens": "Training tokens", "epochs": "Epochs"}
 TURNED = ("tokens",)
 SOURCES = {
@@ -224,9 +223,19 @@ def need_title(need: str) -> str:
     return need if need == LEARNING else SHOWN[need].label
 
 
-def meanings(needs: Sequence[str]) -> list[str]:
+def average_note(points: Points) -> str:
+    """`Forgetting average: 1/2 (HellaSwag + WinoGrande)`."""
+    return f"{SHOWN[FORGETTING].axis}: {averaged(points.averaged)}"
+
+
+def meanings(needs: Sequence[str], points: Points) -> list[str]:
     """Notes on those needs that are no accuracy of one task."""
-    return [SHOWN[need].note for need in needs if need in SHOWN and SHOWN[need].note]
+    notes = (f"{average_note(points)}, higher forgets less" if need == FORGETTING else _note(need) for need in needs)
+    return [note for note in notes if note]
+
+
+def _note(need: str) -> str:
+    return SHOWN[need].note if need in SHOWN else ""
 
 
 def limits(estimates: Sequence[Estimate], shown: Shown) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from scripts.artifacts import recipes, tables
 from scripts.artifacts.provenance import commit, write_record
+from scripts.common.commands import snakemake_command
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.plan.registry import Artifact, find_artifact
@@ -36,7 +37,7 @@ def main(name: str, csv: Path, md: Path, tex: Path) -> None:
     """Writes the table called `name`; raises UserError where there is none."""
     artifact = find_artifact(name)
     if not artifact.is_table:
-        raise UserError(f"{name} is no table: `python -m scripts.artifacts.draw` draws it")
+        raise UserError(f"{name} is no table: `{snakemake_command(artifact.files()[0])}` draws it")
     tabulate(artifact, csv, md, tex)
 
 

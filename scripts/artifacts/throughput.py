@@ -124,7 +124,7 @@ def _notes(measurements: Speeds) -> list[str]:
         for method, part in rows[rows["value"].isna()].groupby("method", sort=False)
     ]
     return [
-        f"Measured on {' and '.join(devices)}; not the paper's 8 H100",
+        f"Measured on {' and '.join(devices)}; the paper measured on 8 H100",
         f"{' and '.join(shapes)}, at most {rows['pass_rows'].max():.0f} in one pass",
         f"Peak memory: {' and '.join(rows['memory'].unique())}",
         f"Out of memory: {', '.join(lacking)}" if lacking else "",

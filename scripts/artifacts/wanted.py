@@ -14,6 +14,7 @@ from pathlib import Path
 
 from scripts.artifacts import recipes
 from scripts.artifacts.provenance import is_made
+from scripts.common.commands import snakemake_command
 from scripts.common.errors import UserError
 from scripts.launch.launch import Launch
 from scripts.launch.missing import Missing
@@ -21,7 +22,7 @@ from scripts.launch.stale import note
 from scripts.plan import artifacts as plan
 from scripts.plan.conditions import GRID, SWEEP
 from scripts.plan.product import Key
-from scripts.plan.registry import REGISTRY, Artifact
+from scripts.plan.registry import Artifact
 
 PUBLISHED = "published"
 _SHOWN_NAMES = 3
@@ -178,7 +179,10 @@ class Wanted:
         near.sort(key=lambda path: Path(path).stem != stem)
         by_folded = {path.casefold(): path for path in files}
         names = ", ".join(by_folded[path] for path in near[:_SHOWN_NAMES])
-        raise UserError(f"{target}: no figure or table is made there; the nearest are {names} (all: {REGISTRY})")
+        raise UserError(
+            f"{target}: no figure or table is made there; the nearest are {names}; "
+            f"`{snakemake_command('list_artifacts')}` lists them"
+        )
 
     # -- what is right ----------------------------------------------------------------------------------------------
 

@@ -24,12 +24,15 @@ def project(name: str) -> Path:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML whose repeated keys are errors: the plain loader keeps the last one and says nothing."""
+    """YAML whose keys are texts, and stand once: the plain loader keeps the last of several and says nothing."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                problem = f"the key {key!r} is no text; a name that reads as something else stands in quotes"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
@@ -52,6 +55,8 @@ def read_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})") from error
+    except (ValueError, RecursionError) as error:  # a date in the 13th month, a number of 5000 digits, ten thousand "["
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
 def write_json(path: Path, value: Any) -> None:

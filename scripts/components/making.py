@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError
 
+from scripts.common.commands import python_command, study_meant
 from scripts.common.errors import UserError
 from scripts.common.files import project
 from scripts.components.part import Part
@@ -55,9 +56,14 @@ def not_locked(identities: Sequence[str], study: str) -> UserError:
     """What a launch or a job says that meets sources without an entry."""
     more = f" and {len(identities) - 1} more are" if len(identities) > 1 else " is"
     return UserError(
-        f"{DATA_LOCK}: {identities[0]}{more} not locked; run `python -m scripts.data.lock --study {study}` where the "
-        "network is, and commit the file"
+        f"{DATA_LOCK}: {identities[0]}{more} not locked; run `{lock_command(study)}` where the network is, and commit "
+        "the file"
     )
+
+
+def lock_command(study: str | None = None) -> str:
+    """What locks the sources of a study; None: of the one that this process is for."""
+    return python_command("scripts.data.lock", "--study", study or study_meant() or "demo", options=())
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """What a study can measure that is no task of its own."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scripts.components.asking.shown import Shown
-from scripts.components.tasks import AVERAGE, COMPOSITE, TASKS, humaneval, source_loss, target_loss
+from scripts.components.tasks import COMPOSITE, TASKS, humaneval, source_loss, target_loss
 
 SOURCE_LOSS, TARGET_LOSS = source_loss.TASK.name, target_loss.TASK.name
 LEARNING, FORGETTING = "learning", "forgetting"
@@ -22,11 +23,16 @@ class Measure:
     """How figures and tables show it; None where the task does it, or a kind of artifact by itself."""
 
 
-def _labels(tasks: tuple[str, ...]) -> list[str]:
+def _labels(tasks: Iterable[str]) -> list[str]:
     return [TASKS[task].shown.label for task in tasks]
 
 
-_AVERAGED = f"1/{len(AVERAGE)} ({' + '.join(_labels(AVERAGE))})"
+def averaged(tasks: Sequence[str]) -> str:
+    """What the forgetting average of a study is made of: `1/2 (HellaSwag + WinoGrande)`, `HellaSwag alone`."""
+    labels = _labels(tasks)
+    return f"1/{len(labels)} ({' + '.join(labels)})" if len(labels) > 1 else f"{labels[0]} alone"
+
+
 *_first, _last = _labels(tuple(COMPOSITE))
 MEASURES = {
     measure.name: measure
@@ -39,11 +45,11 @@ MEASURES = {
                 label="forgetting",
                 axis="Forgetting average",
                 scored="",
-                averaged=_AVERAGED,
+                averaged="",
                 least=0.0,
                 most=1.0,
                 lower_is_better=False,
-                note=f"Forgetting average: {_AVERAGED}, higher forgets less",
+                note="",
             ),
         ),
         Measure(

@@ -2,14 +2,21 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 from scripts.common.quantities import format_tokens, parse_tokens
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([-.][a-z0-9]+)*$")]
+LONGEST_NAME = 64
+"""Letters of a name: a file's has at most 255, and some have the names of a method, a block and a task."""
+MOST = 10**15
+"""No number of a study is greater: beyond it, sums and estimates are no longer exact, or do not end."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([-.][a-z0-9]+)*$", max_length=LONGEST_NAME)]
 Tokens = Annotated[int, BeforeValidator(parse_tokens), PlainSerializer(format_tokens, return_type=str)]
-Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", description="OWNER/NAME on the Hugging Face hub")]
-Count = Annotated[int, Field(gt=0)]
+Repository = Annotated[
+    str, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=193, description="OWNER/NAME on the Hugging Face hub")
+]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -32,6 +39,18 @@ class Part(BaseModel):
     """A part of a study: strict, closed to unknown keys, immutable."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_sane(cls, value: Any) -> Any:
+        several = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        if any(isinstance(one, int | float) and one > MOST for one in several):
+            raise ValueError(f"must not be greater than 10^{len(str(MOST)) - 1}")
+        if isinstance(value, list):
+            names = [one for one in value if isinstance(one, str)]
+            if again := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"names must differ from each other ({again!r} stands twice)")
+        return value
 
 
 def unusual(part: Part, *names: str) -> dict[str, Any]:

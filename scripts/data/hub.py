@@ -14,6 +14,7 @@ from typing import Literal
 
 from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
+from scripts.components.making import lock_command
 from scripts.store.fingerprint import file_sha256
 
 TOKENIZER_FILES = (
@@ -142,8 +143,7 @@ class Repository:
             raise UserError(self._gated(error.response.status_code)) from error
         except errors.RevisionNotFoundError as error:
             raise UserError(
-                f"{self}: the hub has no commit {revision[:12] or 'main'} of it; "
-                "lock it anew with `python -m scripts.data.lock`"
+                f"{self}: the hub has no commit {revision[:12] or 'main'} of it; lock it anew with `{lock_command()}`"
             ) from error
         except errors.RemoteEntryNotFoundError as error:
             raise UserError(f"{self}: has no file {path} at the commit {revision[:12]}") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from scripts.common import commands
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.components.making import DATA_LOCK
@@ -48,6 +49,7 @@ class _Checkpoints:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    commands.belong_to(study=arguments.study)
     lock = read(DATA_LOCK)
     problems = []
     sources = outside(load_study(arguments.study))

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+from scripts.launch import chosen
 from scripts.launch.arithmetic import begin_strictly
 from scripts.launch.launch import Launch, frozen_launch, launch_by_hand
 from scripts.plan.product import Product
@@ -35,8 +36,10 @@ def current_launch(arguments: argparse.Namespace) -> Launch:
 
     To be called first: where the study's arithmetic is strict and the process's is not, the process begins anew.
     """
-    frozen = None if arguments.study or arguments.store else frozen_launch()
+    by_hand = arguments.study is not None or arguments.store is not None
+    frozen = None if by_hand else frozen_launch()
     launch = frozen or launch_by_hand(arguments.study, arguments.store)
+    chosen.belong_to(launch.name, launch.store_root)
     if launch.strict_arithmetic:
         begin_strictly()
     if frozen:
@@ -58,6 +61,7 @@ def find(launch: Launch, name: str) -> Product:
 
 def make(launch: Launch, product: Product, build: Build, until: float = math.inf) -> dict[str, Any]:
     """Makes what is missing of a product; see `Store.make`."""
+    launch.store.require_writable()
     return launch.store.make(product, build, launch.code_of(product), until)
 
 

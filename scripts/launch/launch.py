@@ -16,8 +16,9 @@ from typing import Any
 
 from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
-from scripts.common.files import atomic_path, project, read_yaml
+from scripts.common.files import atomic_path
 from scripts.components.making import not_locked
+from scripts.launch import chosen
 from scripts.launch.arithmetic import make_strict
 from scripts.launch.site import load_site
 from scripts.plan.grid import Grid
@@ -30,9 +31,7 @@ from scripts.study import datalock
 from scripts.study.load import load_study
 from scripts.study.schema import Study
 
-CONFIG = project("config/config.yaml")
 RESULTS = "results"
-STORE = f"{RESULTS}/store"
 STUDIES = f"{RESULTS}/studies"
 """Where each study has results of its own, whichever study was asked for last."""
 
@@ -125,12 +124,12 @@ def _hashes_now(modules: tuple[str, ...]) -> dict[str, str]:
     return module_hashes(modules)
 
 
-def new_launch(study: str, store: str | None, grain: str | None = None, results: str = RESULTS) -> Launch:
+def new_launch(study: str, store: object, grain: str | None = None, results: str = RESULTS) -> Launch:
     """A launch of a study as its files are now, its names all computed (so every mistake shows here).
 
     Args:
         study: its name.
-        store: the store's directory, or None for that of the site, or else the one in the checkout.
+        store: the store's directory as it is said, or None for that of the site, or else the one in the checkout.
         grain: instead of the study's; see `Study.grain`.
         results: see `Launch.results`.
 
@@ -146,7 +145,7 @@ def new_launch(study: str, store: str | None, grain: str | None = None, results:
         study=load_study(study).model_dump(mode="json") | ({"grain": grain} if grain else {}),
         code=code,
         data_lock=datalock.read(),
-        store_root=store or site.store or STORE,
+        store_root=chosen.store_of(store, site),
         head=os.getpid(),
         site=asdict(site),
         results=results,
@@ -158,13 +157,26 @@ def new_launch(study: str, store: str | None, grain: str | None = None, results:
 def frozen_launch() -> Launch | None:
     """The launch that this process runs under, or None when a person runs it by hand."""
     text = os.environ.get(LAUNCH)
-    return Launch(**json.loads(text)) if text else None
+    if not text:
+        return None
+    try:
+        launch = Launch(**json.loads(text))
+        Study.model_validate(launch.study)
+        return launch
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"the environment variable {LAUNCH} holds no launch of this version of the code; `unset {LAUNCH}`, which "
+            "only jobs of a launch need"
+        ) from error
 
 
 def launch_by_hand(study: str | None, store: str | None) -> Launch:
     """The launch of a command that a person types: the named study, or the one in ``config/config.yaml``."""
-    config = read_yaml(CONFIG)
-    return new_launch(study or config["study"], store or config.get("store"))
+    config = chosen.configured()
+    name = chosen.study_of(config.get("study") if study is None else study)
+    launch = new_launch(name, chosen.store_in(config) if store is None else store)
+    chosen.say_if_new(launch.store_root)
+    return launch
 
 
 def begin(config: Mapping[str, Any], root: str, command: Sequence[str], *, is_head: bool) -> Launch:
@@ -192,12 +204,13 @@ def begin(config: Mapping[str, Any], root: str, command: Sequence[str], *, is_he
     # a head that waited for an earlier launch's jobs has executed itself again: it is the same process, and launch
     if launch is None or (is_head and launch.head != os.getpid()):
         _check(config)
-        store = config.get("store")
-        name, results = _named(command) or (str(config["study"]), RESULTS)
-        launch = new_launch(name, None if store is None else str(store), config.get("grain"), results)
+        name, results = _named(command) or (chosen.study_of(config.get("study")), RESULTS)
+        launch = new_launch(name, chosen.store_in(config), config.get("grain"), results)
+        chosen.say_if_new(launch.store_root)
         launch.freeze()
         if launch.results != RESULTS:
             _link(Path(launch.seen_store), Path(launch.store_root))
+    chosen.belong_to(launch.name, launch.store_root)
     if launch.strict_arithmetic:
         make_strict()
     return launch
@@ -212,9 +225,8 @@ def _named(command: Iterable[str]) -> tuple[str, str] | None:
 
 
 def _link(link: Path, store: Path) -> None:
-    """Makes `link` lead to a store, whatever it led to before."""
+    """Makes `link` lead to a store, whatever it led to before; the store need not be there yet."""
     target = os.path.relpath(store, link.parent) if not store.is_absolute() else str(store)
-    store.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink() or os.readlink(link) != target:
         with atomic_path(link) as new:
             new.symlink_to(target)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from scripts.common.commands import python_command, snakemake_command
 from scripts.common.errors import UserError
 from scripts.components.asking.answers import Conversations
 from scripts.components.measures import FORGETTING, LEARNING, SOURCE_LOSS, TARGET_LOSS
@@ -71,10 +72,11 @@ def require(grid: "Grid", needs: Sequence[str], block: str, setting: str | None 
     if THROUGHPUT in needs:
         return
     for name, missing in _without_rate(grid, block, setting):
+        sweep = snakemake_command("results/learning_rates.yaml", study=grid.name)
+        accept = python_command("scripts.artifacts.accept_rates", study=grid.name)
         raise UserError(
             f"settings.{name} of study {grid.name!r} has no learning rate for {', '.join(missing)}: "
-            "`snakemake results/learning_rates.yaml` runs the sweep that chooses it, and "
-            "`python -m scripts.artifacts.accept_rates` takes the choice over"
+            f"`{sweep}` runs the sweep that chooses it, and `{accept}` takes the choice over"
         )
 
 

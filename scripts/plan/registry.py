@@ -19,6 +19,8 @@ from scripts.study.schema import Benchmark, Measure
 
 REGISTRY = project("config/artifacts.yaml")
 PACKAGE = "scripts/artifacts"
+OF_THE_STUDY = ("learning", "forgetting", "regimes", "domains")
+"""Words in braces that stand for what a study says; see `scripts.artifacts.words`."""
 
 
 if TYPE_CHECKING:
@@ -52,11 +54,13 @@ class Artifact(BaseModel):
     @field_validator("title", "caption")
     @classmethod
     def _with_labels(cls, text: str) -> str:
-        """With the label of each task that is named in braces."""
+        """With the label of each task that is named in braces; what is known with the study alone stays as it is."""
+        words = {name: f"{{{name}}}" for name in OF_THE_STUDY}
+        words |= {name: task.shown.label for name, task in TASKS.items()}
         try:
-            return text.format_map({name: task.shown.label for name, task in TASKS.items()})
-        except KeyError as error:
-            raise ValueError(f"no task is called {error}; there are {', '.join(TASKS)}") from error
+            return text.format_map(words)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError(f"{error} cannot stand in braces; what can is {', '.join(words)}") from error
 
     @property
     def module(self) -> str:

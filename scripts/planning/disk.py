@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.common.commands import python_command
 from scripts.common.errors import run
 from scripts.components.methods import method_of
 from scripts.components.optimizers import OPTIMIZERS
@@ -24,7 +25,6 @@ _HUB_BYTES = 2
 """Of a weight on the hub, as Llama-2 and the paper's checkpoints lie there: 16 bits."""
 _CHECKPOINTS = 3
 """Of a running job: the last two, and the one that is being written."""
-_PRUNE = "python -m scripts.planning.prune --delete"
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,16 @@ def sentences(coming: Forecast, root: Path) -> list[str]:
     if not coming.total:
         return []
     free = free_bytes(root)
+    # which studies count is all of them, and not the one that is planned
+    prune = python_command("scripts.planning.prune", "--delete", options=("store",))
     said = [
         f"Disk: up to {spoken(coming.total)} for models, leg ends and checkpoints (data and samples are not counted), "
         f"{spoken(coming.pruned)} if one job follows another and each is pruned; {spoken(free)} are free in {root}."
     ]
     if coming.pruned > free:
-        said.append(f"Warning: {root} has too little room, even with `{_PRUNE}` after every job.")
+        said.append(f"Warning: {root} has too little room, even with `{prune}` after every job.")
     elif coming.total > free:
-        said.append(f"Warning: {root} has too little room, unless `{_PRUNE}` is called while the jobs run.")
+        said.append(f"Warning: {root} has too little room, unless `{prune}` is called while the jobs run.")
     return said
 
 

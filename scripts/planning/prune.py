@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from scripts.common.errors import UserError, run
+from scripts.launch.chosen import belong_to
 from scripts.launch.launch import launch_by_hand
 from scripts.plan.grid import Grid
 from scripts.plan.product import Product
@@ -142,6 +143,7 @@ def main(names: Sequence[str], root: str | None, *, really: bool, unnamed: bool)
     """
     names = names or _studies()
     store = launch_by_hand(names[0], root).store
+    belong_to(None, str(store.root))
     if not store.root.is_dir():
         raise UserError(f"the store {store.root} does not exist; --store names another")
     versions = {name: entry["version"] for name, entry in read_code_lock().items()}

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from scripts.common.commands import python_command
 from scripts.common.errors import UserError
 from scripts.common.files import atomic_path, project, read_yaml
 
@@ -39,14 +40,19 @@ def read_code_lock(path: Path = CODE_LOCK) -> dict[str, dict[str, Any]]:
     """
     lock: dict[str, dict[str, Any]] = read_yaml(path)
     ok = isinstance(lock, dict) and all(
-        isinstance(entry, dict)
-        and isinstance(entry.get("version"), int)
-        and isinstance(entry.get("modules"), list)
-        and isinstance(entry.get("hashes"), dict)
+        isinstance(entry, dict) and isinstance(entry.get("modules"), list) and isinstance(entry.get("hashes"), dict)
         for entry in lock.values()
     )
     if not ok:
         raise UserError(f"{path}: every code version must have a version (integer), modules (list) and hashes")
+    for name, entry in lock.items():
+        version, globs = entry.get("version"), entry["modules"]
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise UserError(f"{path}: {name}.version: must be a whole number from 1 up, not {version!r}")
+        for glob in globs:
+            path_of = glob.removeprefix("!") if isinstance(glob, str) else ""
+            if not path_of or path_of.startswith("/"):
+                raise UserError(f"{path}: {name}.modules: must be globs relative to the repository, not {glob!r}")
     return lock
 
 
@@ -136,11 +142,15 @@ def differences(lock: Mapping[str, Mapping[str, Any]], root: Path = _ROOT) -> li
     """One sentence for each code version whose code is not the recorded one; it names the modules that differ."""
     return [
         f"the code behind {name!r} (version {entry['version']}) is not what config/code.lock records "
-        f"({', '.join(modules)}): if results can change, run `python -m scripts.store.codelock --raise {name}` (all "
-        f"that depends on it is made again), else `python -m scripts.store.codelock --keep {name}`"
+        f"({', '.join(modules)}): if results can change, run `{_command('--raise', name)}` (all that depends on it is "
+        f"made again), else `{_command('--keep', name)}`"
         for name, entry in lock.items()
         if (modules := changed(entry["hashes"], module_hashes(entry["modules"], root)))
     ]
+
+
+def _command(*arguments: str) -> str:
+    return python_command("scripts.store.codelock", *arguments, options=())
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from scripts.common.commands import python_command
 from scripts.common.errors import UserError
 from scripts.common.files import write_json
 from scripts.store.fingerprint import file_sha256, fingerprint
@@ -103,6 +104,15 @@ class Store:
             why = "is not what was written" if path.exists() else "does not exist"
             raise UserError(f"{path} {why}: {key} has to be made first")
         return manifest
+
+    def require_writable(self) -> None:
+        """Raises UserError where nothing can be made in the store."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise UserError(f"store {self.root}: nothing can be made there ({error.strerror})") from error
 
     def bytes_of(self, key: str) -> Path:
         """The directory of a complete product's bytes, for those who read them: they are what the manifest says.
@@ -345,4 +355,4 @@ _MAKERS = {
 
 def maker(manifest: dict[str, Any]) -> str:
     """The command that makes a product, or its bytes again."""
-    return f"python -m {_MAKERS[manifest['spec']['kind']]} {manifest['key']}"
+    return python_command(_MAKERS[manifest["spec"]["kind"]], manifest["key"])

@@ -18,7 +18,7 @@ from typing import Any
 from scripts.common.errors import UserError
 from scripts.common.files import read_yaml
 from scripts.common.quantities import format_tokens
-from scripts.components.making import DATA_LOCK
+from scripts.components.making import DATA_LOCK, lock_command
 from scripts.components.models import MODELS
 from scripts.components.sources import SOURCES
 
@@ -43,7 +43,7 @@ def read(path: Path = DATA_LOCK) -> dict[str, dict[str, Any]]:
             *others, last = (one.key(one.named) for one in _FORMS.values())
             raise UserError(
                 f"{path}: {key!r} is no identity; allowed are {', '.join(others)} and {last}, "
-                "as `python -m scripts.data.lock` writes them"
+                f"as `{lock_command()}` writes them"
             )
         if not form.has_form(entry):
             raise UserError(f"{path}: {key} must be {form.form()}")

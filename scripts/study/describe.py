@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import BeforeValidator, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
+from scripts.common.commands import python_command
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path, project
 from scripts.components.part import Name, Repository, Tokens
@@ -23,7 +24,8 @@ from scripts.study.schema import CellDuration, Study
 
 README = project("config/README.md")
 SCHEMA = project("config/schema.json")
-COMMAND = "python -m scripts.study.describe"
+MODULE = "scripts.study.describe"
+COMMAND = f"python -m {MODULE}"
 EXTENDS = "extends"
 EXTENDS_MEANING = "another study, by its name: everything is as there but for what stands here"
 EXTENDING = "-extending"
@@ -420,7 +422,8 @@ def main(arguments: argparse.Namespace) -> None:
                 new.write_text(written[path], encoding="utf-8")
     elif stale:
         names, verb = " and ".join(map(str, stale)), "is" if len(stale) == 1 else "are"
-        raise UserError(f"{names} {verb} not what scripts/study/schema.py says; `{COMMAND}` writes what is")
+        command = python_command(MODULE, options=())
+        raise UserError(f"{names} {verb} not what scripts/study/schema.py says; `{command}` writes what is")
     print(" and ".join(map(str, written)) + " say what scripts/study/schema.py says")
 
 

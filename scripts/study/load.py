@@ -1,5 +1,7 @@
 """Reads a study file and says in one sentence what is wrong with it."""
 
+import math
+import re
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -12,6 +14,8 @@ from scripts.study.schema import Study
 
 STUDIES = project("config/studies")
 ACCEPTED = ".learning_rates.yaml"
+NAME = re.compile(r"[\w.-]{1,100}")
+"""Of a study, which is part of file names."""
 
 
 def load_study(name: str, directory: Path = STUDIES) -> Study:
@@ -42,13 +46,15 @@ def _study_path(name: str, directory: Path) -> Path:
 
 def _study_data(name: str, directory: Path, extended_by: tuple[str, ...]) -> dict[str, Any]:
     path = _study_path(name, directory)
+    if not NAME.fullmatch(name):
+        by = f"{_study_path(extended_by[-1], directory)}: extends: " if extended_by else ""
+        said = f"{_short(name)} is no name of a study" if name else "the name of the study is empty"
+        raise UserError(f"{by}{said}, which has 1 to 100 letters, digits, `.`, `_` and `-`; {_known(directory)}")
     if name in extended_by:
         raise UserError(f"{path}: extends: {' extends '.join((*extended_by, name))}, which never ends")
     if not path.is_file() or path.name.endswith(ACCEPTED):
-        files = (file for file in directory.glob("*.yaml") if not file.name.endswith(ACCEPTED))
-        known = ", ".join(sorted(file.stem for file in files)) or "none"
         by = f"{_study_path(extended_by[-1], directory)}: extends: " if extended_by else ""
-        raise UserError(f"{by}study {name!r} is unknown: {path} does not exist; known studies are {known}")
+        raise UserError(f"{by}study {name!r} is unknown: {path} does not exist; {_known(directory)}")
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise UserError(f"{path}: must hold keys and values (title, settings, methods, ...)")
@@ -58,6 +64,11 @@ def _study_data(name: str, directory: Path, extended_by: tuple[str, ...]) -> dic
             raise UserError(f"{path}: extends: must be the name of a study (it says {_short(base)})")
         data = _merged(_study_data(base, directory, (*extended_by, name)), data)
     return _with_accepted_rates(data, accepted_path(name, directory))
+
+
+def _known(directory: Path) -> str:
+    files = (file for file in directory.glob("*.yaml") if not file.name.endswith(ACCEPTED))
+    return f"known studies are {', '.join(sorted(file.stem for file in files)) or 'none'}"
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -124,8 +135,8 @@ def _sentence(error: ValidationError) -> str:
             what += f" (it says {keys_here}: {_short(value)})"
         case "float_type" | "int_type" if isinstance(value, str):
             what = f"must be a number, but {value!r} is text"
-            if _is_number(value):
-                what += f"; YAML reads a number such as {_spelled(value)}"
+            if spelled := _spelled(value, whole=first["type"] == "int_type"):
+                what += f"; YAML reads a number such as {spelled}"
         case "value_error":
             what = message
         case "union_tag_invalid" | "union_tag_not_found":
@@ -173,15 +184,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _is_number(text: str) -> bool:
+def _spelled(text: str, *, whole: bool) -> str | None:
+    """The number that a text means as YAML 1.1 reads one: a whole one plainly, else with a point before the exponent,
+    and a signed exponent; None where it means none, or none that a whole number can be.
+    """
     try:
-        float(text)
+        number = float(text)
     except ValueError:
-        return False
-    return True
-
-
-def _spelled(text: str) -> str:
-    """The number as YAML 1.1 reads one: with a point before the exponent, and a signed exponent."""
-    mantissa, _, exponent = f"{float(text):e}".partition("e")
+        return None
+    if not math.isfinite(number) or (whole and not number.is_integer()):
+        return None
+    if whole:
+        return str(int(number))
+    mantissa, _, exponent = f"{number:e}".partition("e")
     return f"{float(mantissa)}e{int(exponent):+d}"

@@ -4,6 +4,9 @@ Every key is checked strictly (a number written as text is an error, an unknown 
 name that one key uses must be declared by another.
 """
 
+import re
+from collections.abc import Iterator
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
@@ -12,6 +15,7 @@ from scripts.common.quantities import format_tokens, parse_tokens
 from scripts.components.measures import LANGUAGE_UNDERSTANDING, MEASURES, SOURCE_LOSS, SPECTRA
 from scripts.components.methods import AnyMethod
 from scripts.components.models import Model
+from scripts.components.modules import ATTENTION, MLP
 from scripts.components.optimizers import AnyOptimizer
 from scripts.components.part import Count, Name, Part, Rate, Repository, Seed, Tokens, field
 from scripts.components.sources import Dataset
@@ -27,7 +31,10 @@ else:
     LearningTask = Literal[tuple(name for name, task in TASKS.items() if "learning" in task.measures)]
     Measure = Literal[*MEASURES, *(name for name, task in TASKS.items() if not task.always)]
 
-RESERVED_BLOCKS = ("base", "grid", "sweep", "validation", "losses")
+RESERVED = ("base", "grid", "losses", "pretraining", "sweep", "throughput", "validation")
+"""Names that the workflow gives by itself, in CSVs, in the store, and where artifacts are chosen."""
+MATRICES = (*(f"self_attn.{module}" for module in ATTENTION), *(f"mlp.{module}" for module in MLP))
+MATRIX = re.compile(rf"model\.layers\.(?P<layer>[0-9]+)\.({'|'.join(map(re.escape, MATRICES))})")
 
 
 def _duration(value: object) -> object:
@@ -139,7 +146,7 @@ class ContinuedPretraining(_Setting):
         unit="tokens",
         paper="not said",
     )
-    warmup_batches: Annotated[int, Field(ge=0)] = field(
+    warmup_batches: Annotated[int, Field(ge=0, lt=2**31)] = field(
         "how long the learning rate rises from 0 to its peak", unit="batches", paper="appendix A"
     )
     cooldown: Annotated[float, Field(gt=0, lt=1)] = field(
@@ -393,7 +400,7 @@ class TrainingJob(_Asked):
     """What a training job asks a cluster for: a process for each GPU, or for each node. Local runs do not read it."""
 
     nodes: Count = field("how many nodes", default=1)
-    gpus: Annotated[int, Field(ge=0)] = field("GPUs of a node", default=0)
+    gpus: Annotated[int, Field(ge=0, lt=2**31)] = field("GPUs of a node", default=0)
 
     @property
     def processes(self) -> int:
@@ -449,7 +456,10 @@ class Study(Part):
     """One experiment: base model, settings, methods, evaluation, resources."""
 
     title: str = field("how figures and reports call the study", min_length=1)
-    scale: Literal["demo", "paper"] = field("figures of a `demo` say that their numbers are not the paper's")
+    scale: Literal["demo", "paper"] = field(
+        "figures of a `demo` say that their numbers are not the paper's; what is `paper` has neither data nor a base "
+        "model that are made here"
+    )
     edition: Literal["v1", "v2"] = field(
         "whose figures and tables it has: `v2` is the TMLR version, `v1` the first on arXiv", default="v2"
     )
@@ -502,6 +512,70 @@ class Study(Part):
         return list(self.methods) if self.main.methods is None else self.main.methods
 
     @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        names: tuple[tuple[str, Any], ...] = (
+            ("datasets", self.datasets),
+            ("settings", self.settings),
+            ("methods", self.methods),
+            ("blocks", self.blocks),
+        )
+        for key, declared in names:
+            if taken := [name for name in declared if name in RESERVED]:
+                raise ValueError(
+                    f"{key}.{taken[0]}: is a name that the workflow gives by itself; any is allowed but "
+                    f"{_listed(RESERVED)}"
+                )
+        first: dict[str, str] = {}
+        for name, setting in self.settings.items():
+            # as a reader sees it
+            if (same := first.setdefault(" ".join(setting.label.split()), name)) != name:
+                raise ValueError(
+                    f"settings.{name}.label: is that of settings.{same} too; figures tell settings by their labels"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _scale_is_that_of_the_sources(self) -> Self:
+        made = [f"datasets.{name}" for name, dataset in self.datasets.items() if dataset.identity is None]
+        if self.model.identity is None:
+            made.append("model")
+        if self.scale == "paper" and made:
+            more = f" and {len(made) - 1} more are" if len(made) > 1 else " is"
+            raise ValueError(f"scale: {made[0]}{more} made here, so the study is a `demo`")
+        return self
+
+    @model_validator(mode="after")
+    def _model_has_room(self) -> Self:
+        shape = self.model.architecture
+        lengths = {f"settings.{name}.sequence_length": value.sequence_length for name, value in self.settings.items()}
+        if self.throughput:
+            lengths["throughput.sequence_length"] = self.throughput.sequence_length
+        if made := self.model.made_from:
+            lengths["model.pretraining.sequence_length"] = made[1].sequence_length
+        for key, length in lengths.items():
+            if length > shape.context:
+                raise ValueError(f"{key}: must not exceed the model's context ({shape.context})")
+        for name, task in self.evaluation.tasks.present.items():
+            # a token of the prompt needs room too
+            if task.written >= shape.context:
+                raise ValueError(
+                    f"evaluation.tasks.{name}.max_new_tokens: must be less than the model's context ({shape.context})"
+                )
+        for name, method in self.methods.items():
+            try:
+                method.check(self.model)
+            except ValueError as error:
+                raise ValueError(f"methods.{name}.{error}") from error
+        for matrix in self.spectra.whole if self.spectra else ():
+            found = MATRIX.fullmatch(matrix)
+            if found is None or int(found["layer"]) >= shape.layers:
+                raise ValueError(
+                    f"spectra.whole: {matrix!r} is no matrix of the model; it has {shape.layers} layers, from "
+                    f"model.layers.0, each with {', '.join(MATRICES)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _main_and_blocks_are_declared(self) -> Self:
         for key, names, declared in (
             ("main.settings", self.main.settings, self.settings),
@@ -514,10 +588,15 @@ class Study(Part):
             if (same := first.setdefault(repr(method), name)) != name:
                 raise ValueError(f"methods.{name}: is the same as methods.{same}; one of them must go")
         for block_name, block in self.blocks.items():
-            if block_name in RESERVED_BLOCKS:
-                raise ValueError(f"blocks.{block_name}: is the name of a block that every study has")
+            shown: dict[tuple[Any, ...], int] = {}
             for i, cell in enumerate(block.cells):
                 self._check_cell(f"blocks.{block_name}.cells.{i}", cell)
+                for point in self._points(cell):
+                    if shown.setdefault(point, i) != i:
+                        raise ValueError(
+                            f"blocks.{block_name}.cells.{i}: figures would call {point[1]} what they call so in "
+                            f"cells.{shown[point]}; one of them must go, into another block or altogether"
+                        )
             self._check_measures(f"blocks.{block_name}.measures", block)
         if self.throughput and (unknown := set(self.throughput.methods) - set(self.methods)):
             raise ValueError(
@@ -547,6 +626,19 @@ class Study(Part):
         swept = set(setting.sweep.learning_rates) if setting.sweep else set()
         if cell.learning_rates is None and (missing := methods - set(setting.learning_rates) - swept):
             raise ValueError(f"settings.{cell.setting}.learning_rates: no rate for {_listed(missing)}, used by {key}")
+
+    def _points(self, cell: "Cell") -> Iterator[tuple[Any, ...]]:
+        """What figures tell apart of a cell's conditions: setting, method, rate, duration, and what is changed."""
+        setting = self.settings[cell.setting]
+        changes = (
+            f"{setting.weight_decay if cell.weight_decay is None else cell.weight_decay:g}",
+            f"{cell.attention_dropout or 0:g}",
+            None if cell.optimizer in (None, self.optimizer) else cell.optimizer.label,
+        )
+        for method in cell.methods or self.main_methods:
+            own = [setting.learning_rates.get(method)]
+            for rate, amount in product(cell.learning_rates or own, cell.durations or setting.durations):
+                yield cell.setting, method, rate, amount, *changes
 
     @model_validator(mode="after")
     def _durations_differ_in_batches(self) -> Self:
@@ -630,13 +722,6 @@ class Study(Part):
                         f"settings.{name}.{key}: unknown method {_listed(unknown)}; "
                         f"declared are {_listed(self.methods)}"
                     )
-            if setting.sequence_length > self.model.architecture.context:
-                raise ValueError(
-                    f"settings.{name}.sequence_length: must not exceed the model's context "
-                    f"({self.model.architecture.context})"
-                )
-        if len(set(self.evaluation.forgetting)) != len(self.evaluation.forgetting):
-            raise ValueError("evaluation.forgetting: tasks must differ from each other")
         return self
 
     @model_validator(mode="after")
@@ -649,16 +734,51 @@ class Study(Part):
         return self
 
     @model_validator(mode="after")
-    def _held_out_is_held_out(self) -> Self:
-        uses = {f"settings.{name}.held_out": setting.held_out for name, setting in self.settings.items()}
-        trained_on = [self.datasets[setting.dataset] for setting in self.settings.values()]
+    def _nothing_is_asked_that_was_trained_on(self) -> Self:
+        trained = {f"settings.{name}.dataset": setting.dataset for name, setting in self.settings.items()}
         if made := self.model.made_from:
-            trained_on.append(self.datasets[made[1].dataset])
-        for key, name in {**uses, "evaluation.held_out": self.evaluation.held_out}.items():
-            dataset = self.datasets[name] if name else None
-            if dataset and (dataset in trained_on or dataset.part == "train"):
+            trained["model.pretraining.dataset"] = made[1].dataset
+        for key, name in trained.items():
+            if self.datasets[name].part not in (None, "train"):
+                raise ValueError(
+                    f"{key}: dataset {name!r} is what models are asked, not what they are trained on; a generated one "
+                    "needs `split: train`"
+                )
+        tasks = self.evaluation.tasks.present
+        asked = {f"evaluation.tasks.{name}.dataset": task.dataset for name, task in tasks.items()}
+        asked |= {
+            f"settings.{name}.held_out": value.held_out for name, value in self.settings.items() if value.held_out
+        }
+        if self.evaluation.held_out:
+            asked["evaluation.held_out"] = self.evaluation.held_out
+        for key, name in asked.items():
+            dataset = self.datasets[name]
+            if dataset.part == "train" or any(dataset.overlaps(self.datasets[one]) for one in trained.values()):
                 raise ValueError(
                     f"{key}: dataset {name!r} is trained on; a generated one needs `split: validation` or `split: test`"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _shots_are_no_items(self) -> Self:
+        validation: dict[str, str] = dict(self.sweep.validation) if self.sweep else {}
+        for name, task in self.evaluation.tasks.present.items():
+            if not isinstance(task, Shots) or not task.shots_from:
+                continue
+            key, source = f"evaluation.tasks.{name}", self.datasets[task.shots_from]
+            for items in (task.dataset, *([validation[name]] if name in validation else [])):
+                if source.overlaps(self.datasets[items]):
+                    raise ValueError(
+                        f"{key}.shots_from: dataset {task.shots_from!r} has the items of {items!r}, which are asked; a "
+                        "generated one needs another `split`"
+                    )
+            if (wanted := self.datasets[task.dataset].items) and source.items and source.items != wanted:
+                raise ValueError(
+                    f"{key}.shots_from: dataset {task.shots_from!r} holds {source.items} items, not {wanted}"
+                )
+            if 0 < source.expected_records < task.shots:
+                raise ValueError(
+                    f"{key}.shots: must not exceed the {source.expected_records} records of dataset {task.shots_from!r}"
                 )
         return self
 
@@ -680,7 +800,7 @@ class Study(Part):
                 raise ValueError(f"sweep.validation: no items for {task}, the learning task of settings.{name}")
         for task, items in self.sweep.validation.items():
             tested, decides = self.datasets[self.evaluation.tasks.of(task).dataset], self.datasets[items]
-            if decides == tested or decides.part not in (None, "validation"):
+            if decides.overlaps(tested) or decides.part not in (None, "validation"):
                 raise ValueError(
                     f"sweep.validation.{task}: dataset {items!r} must not hold test or training items; "
                     "a generated one needs `split: validation`"

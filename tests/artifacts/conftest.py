@@ -15,6 +15,8 @@ from matplotlib.lines import Line2D
 
 from scripts.artifacts import style
 from scripts.artifacts.points import COLUMNS, read_points
+from scripts.components.measures import FORGETTING
+from scripts.components.tasks import AVERAGE
 from scripts.plan.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,17 @@ def fingerprint(*what: object) -> str:
 
 def learning_task(setting: str) -> str:
     return "humaneval" if setting.startswith("code") else "gsm8k"
+
+
+def take_from_outside(study: dict[str, Any]) -> None:
+    """Makes a study's data and base model come from outside: what is made here is never at the paper's scale."""
+    study["datasets"] = {name: {"source": "path", "path": f"{name}.jsonl"} for name in study["datasets"]}
+    study["model"] = {
+        "label": study["model"]["label"],
+        "source": "hub",
+        "repository": "owner/model",
+        "architecture": {**study["model"]["architecture"], "vocabulary": 400},
+    }
 
 
 def base_row(metric: str, value: float, **common: Any) -> Row:
@@ -75,6 +88,8 @@ def pick(rows: list[Row], **wanted: Any) -> float:
 
 
 def write(path: Path, rows: list[Row]) -> Path:
+    """The CSV of rows; what a value is of, if a row does not say, is what it is in the paper."""
+    rows = [{"tasks": ";".join(AVERAGE) if row["metric"] == FORGETTING else row["metric"], **row} for row in rows]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -14,6 +14,7 @@ from scripts.artifacts import dataset_table, tables
 from scripts.data.batches import write_cpt_rows, write_ift_rows
 from scripts.launch.launch import Launch, launch_by_hand
 from scripts.plan.registry import Artifact
+from tests.artifacts.conftest import take_from_outside
 
 ARTIFACT = Artifact(
     name="table1", title="Datasets", caption="A caption.", edition="v2", kind="dataset_table", needs=("learning",)
@@ -28,6 +29,7 @@ def at_scale_of_the_paper(launch: Launch) -> Launch:
     """The smoke study with the paper's code-cpt and math-ift: 192 rows of 4096 tokens, epochs 1 to 16."""
     study = deepcopy(launch.study)
     study |= {"scale": "paper", "seeds": [3, 4]}
+    take_from_outside(study)
     study["model"]["architecture"]["context"] = 4096
     study["settings"]["code-cpt"] |= {
         "sequence_length": 4096, "batch_rows": 192, "group_rows": 6, "durations": ["0.25B", "20B"],

@@ -167,7 +167,7 @@ def test_a_printed_number_has_the_studys_name_of_its_method(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"scale": "demo"}, "A demo's numbers are of Llama-2-7B on generated data and not comparable"),
+        ({"scale": "demo"}, "A demo's numbers are of Llama-2-7B and not comparable"),
         ({"model": "Pythia-1B"}, "The numbers are of Pythia-1B, and those of the paper of Llama-2-7B"),
     ],
 )

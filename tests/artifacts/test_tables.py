@@ -1,6 +1,5 @@
 """Tables S1 to S8 from hand-made CSVs, read back from the Markdown and the LaTeX as their readers would."""
 
-import csv
 import os
 import re
 import subprocess
@@ -15,9 +14,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from scripts.artifacts import provenance, score_table, tables, tabulate
-from scripts.artifacts.points import COLUMNS, artifact_fingerprint
+from scripts.artifacts.points import artifact_fingerprint
 from scripts.common.errors import UserError
 from scripts.plan.registry import load_registry
+from tests.artifacts.conftest import write
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = load_registry(ROOT / "config" / "artifacts.yaml")
@@ -63,14 +63,6 @@ def study(setting: str = "code-cpt", seeds: tuple[int, ...] = (0,), **common: An
 def without_value(rows: list[Row], **which: Any) -> list[Row]:
     """The rows, with the value of those that `which` names left empty."""
     return [{**row, "value": "", "stderr": ""} if which.items() <= row.items() else row for row in rows]
-
-
-def write(path: Path, rows: list[Row]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def table(tmp_path: Path, rows: list[Row], name: str = "tableS1", commit: str = "abc1234") -> tables.Table:
@@ -400,7 +392,7 @@ def test_a_csv_of_another_setting_stops_the_command_and_leaves_the_old_table(tmp
     ("name", "said"),
     [
         ("tableS99", "no artifact 'tableS99'; it has fig1"),
-        ("fig1", r"fig1 is no table: `python -m scripts\.artifacts\.draw` draws it"),
+        ("fig1", r"fig1 is no table: `.*snakemake results/figures/fig1\.pdf` draws it"),
     ],
 )
 def test_what_is_no_table_is_one_sentence(

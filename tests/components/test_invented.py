@@ -193,14 +193,17 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     for name, text in MODULES.items():
         (root / "scripts/components" / name).write_text(text.lstrip())
     study: dict[str, Any] = yaml.safe_load((root / "config/studies/smoke.yaml").read_text())
-    study["datasets"] |= {"counting": {"source": "counting", "up_to": 40}}
+    study["datasets"] |= {
+        "counting": {"source": "counting", "up_to": 40},
+        "counting-on": {"source": "counting", "up_to": 50},
+    }
     study["model"] = {"label": "nothing yet", "source": "blank", "architecture": SHAPE}
     study["optimizer"] = {"name": "slow", "share": 0.1, "clip_norm": 1.0}
     study["methods"]["norms"] = {"kind": "norms"}
     study["settings"]["code-cpt"]["dataset"] = "counting"
     for setting in study["settings"].values():
         setting["learning_rates"]["norms"] = 0.001
-    study["evaluation"]["tasks"]["parity"] = {"dataset": "counting", "shots": 0}
+    study["evaluation"]["tasks"]["parity"] = {"dataset": "counting-on", "shots": 0}
     study["evaluation"]["forgetting"].append("parity")
     (root / "config/studies/invented.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     return House(root, study="invented")
@@ -208,7 +211,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
 
 def test_a_study_of_invented_choices_is_planned(house: House) -> None:
     assert house.plan("results/figures/fig1.pdf", "results/figures/fig2.pdf") == {
-        "card": 1, "records": 7, "tokenizer": 1, "rows": 2, "pretrain": 1, "train_family": 6, "evaluate_family": 7,
+        "card": 1, "records": 8, "tokenizer": 1, "rows": 2, "pretrain": 1, "train_family": 6, "evaluate_family": 7,
         "collect": 2, "draw": 2,
     }  # fmt: skip
     for place, name in (

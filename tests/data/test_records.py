@@ -392,7 +392,7 @@ def test_hub_and_package_by_command(hub: Hub, house: House, tmp_path: Path, monk
     assert not launch.store.scratch(key).exists()
 
     (house.store / key / "records.jsonl").unlink()
-    with pytest.raises(UserError, match=r"`python -m scripts\.data\.products .*` makes them again"):
+    with pytest.raises(UserError, match=r"python -m scripts\.data\.products .*` makes them again"):
         products.data_bytes(launch, key)
 
     # another file under the same name and version

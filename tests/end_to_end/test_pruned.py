@@ -50,7 +50,7 @@ def test_a_pruned_store(prepared: House, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (house.root / "results/logs").rglob("*.log")} == logs
     (leg,) = (key for key in made if "/2.048K-" in key)
     assert f"the bytes of {leg} are gone" in error
-    command = re.search(r"`python (.+?)`", error)
+    command = re.search(r"`\S+python (.+?)`", error)
     assert command
     house.python(*command[1].split())
     house.run()

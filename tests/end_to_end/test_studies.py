@@ -24,7 +24,7 @@ def test_what_is_not_locked_is_planned_and_not_launched(checkout: Path) -> None:
     assert "llama-2-7b-hf.not-locked-" in house.snakemake("results/figures/figS10.pdf", "-n")
     (said,) = errors(house.snakemake("results/figures/figS10.pdf", "--cores", "1", ok=False))
     assert "model:meta-llama/Llama-2-7b-hf is not locked" in said
-    assert "`python -m scripts.data.lock --study paper`" in said
+    assert "python -m scripts.data.lock --study paper`" in said
     assert not house.store.exists()
 
 

@@ -4,6 +4,7 @@ import copy
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,16 @@ def cells(draw: st.DrawFn, hot: bool, epochs: list[int]) -> dict[str, Any]:
     return cell
 
 
-def subsets(values: list[Any]) -> st.SearchStrategy[list[Any]]:
-    """Some of the values, at least one, in any order."""
-    return st.lists(st.sampled_from(values), min_size=1, max_size=3, unique_by=repr)
+def subsets(values: list[Any], apart: Callable[[Any], str] = repr) -> st.SearchStrategy[list[Any]]:
+    """Some of the values, at least one, in any order, each with another text from `apart`."""
+    return st.lists(st.sampled_from(values), min_size=1, max_size=3, unique_by=apart)
+
+
+def _changed(cell: dict[str, Any]) -> str:
+    """The setting of a cell, and what it changes there."""
+    own = (WHOLE["optimizer"], 0.0, None)
+    changes = {key: cell.get(key) for key in ("weight_decay", "attention_dropout", "optimizer")}
+    return repr((cell["setting"], {key: value for key, value in changes.items() if value not in own}))
 
 
 @st.composite
@@ -106,7 +114,8 @@ def studies(draw: st.DrawFn) -> dict[str, Any]:
     study["blocks"] = {}
     pool = draw(st.lists(cells(hot, epochs), min_size=1, max_size=4))  # so that blocks often have the same
     for name in draw(st.lists(st.sampled_from(BLOCKS), max_size=3, unique=True)):
-        block: dict[str, Any] = {"cells": draw(subsets(pool))}
+        # within one a figure must tell the conditions apart
+        block: dict[str, Any] = {"cells": draw(subsets(pool, apart=_changed))}
         if draw(st.booleans()):
             block["measures"] = draw(st.lists(st.sampled_from(MEASURES), min_size=1, max_size=4, unique=True))
         study["blocks"][name] = block

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from scripts.common.commands import python_command
 from scripts.components.models.pretrained import SHIPPED
+from scripts.launch import chosen
 from scripts.launch.launch import launch_by_hand
 from scripts.plan.grid import Grid
 from scripts.plan.product import Product
@@ -168,11 +170,14 @@ def test_sentences(free: dict[Path, int], tmp_path: Path) -> None:
     assert "3.2 MB if" in line
     assert f"7.5 MB are free in {store}" in line
     free[tmp_path] = 7_400_000
-    assert "unless `python -m scripts.planning.prune --delete`" in disk.sentences(coming, store)[1]
+    # of the store, and of every study
+    chosen.belong_to("smoke", str(store))
+    prune = python_command("scripts.planning.prune", "--delete", "--store", str(store), options=())
+    assert f"unless `{prune}`" in disk.sentences(coming, store)[1]
     free[tmp_path] = 3_100_000
     (_, warning) = disk.sentences(coming, store)
     assert warning.startswith("Warning: ")
-    assert "even with `python -m scripts.planning.prune --delete`" in warning
+    assert f"even with `{prune}`" in warning
     assert disk.sentences(Forecast(), store) == []
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scripts.common.commands import python_command
 from scripts.common.errors import UserError
 from scripts.launch.launch import launch_by_hand
 from scripts.plan.grid import Grid
@@ -80,7 +81,7 @@ def test_a_run_is_needed_until_it_is_evaluated(store: Store, grid: Grid) -> None
     fill(store, [last])
     (item,) = found(store, [grid])
     assert (item.key, item.bytes, item.named) == (short.key, 100, True)
-    assert item.words == f"python -m scripts.training.train {short.key}"
+    assert item.words == python_command("scripts.training.train", short.key)
 
 
 def test_spectra_are_a_need_and_data_models_and_samples_never_go(store: Store) -> None:
@@ -168,7 +169,7 @@ def test_deleting(store: Store, grid: Grid) -> None:
     gone = {store.directory(grid.find(leg).key) / "model.safetensors" for leg in LEGS}
     assert after == {path: text for path, text in before.items() if path not in gone}
     assert not store.directory(first.key).exists()
-    with pytest.raises(UserError, match=f"`python -m scripts.training.train {first.key}` makes them again"):
+    with pytest.raises(UserError, match=f"`{python_command('scripts.training.train', first.key)}` makes them again"):
         store.bytes_of(first.key)
     fill(store, [first])
     assert store.bytes_of(first.key)
@@ -198,9 +199,14 @@ def test_the_command(store: Store, grid: Grid, capsys: pytest.CaptureFixture[str
     assert "paper-v1" in said.splitlines()[0]  # all studies, where none is named
     assert "demo.learning_rates" not in said
     assert "no longer needed: 4.0 MB" in said
+    options = ("--store", root)
     for leg in LEGS:
-        assert f"2.0 MB  python -m scripts.training.train {grid.find(leg).key}\n" in said
-    assert f"2.0 MB  python -m scripts.training.train {stranger.key}\n" in said.partition("of no study")[2]
+        key = grid.find(leg).key
+        assert f"2.0 MB  {python_command('scripts.training.train', key, *options, options=())}\n" in said
+    assert (
+        f"2.0 MB  {python_command('scripts.training.train', stranger.key, *options, options=())}\n"
+        in said.partition("of no study")[2]
+    )
     assert said.splitlines()[-1] == "4.0 MB would be free; nothing was deleted, --delete does it"
     assert store.directory(stranger.key).exists()
 

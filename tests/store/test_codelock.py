@@ -1,5 +1,6 @@
 """Code versions: a changed module is seen, a changed docstring is not, and the repository's own record holds."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -196,3 +197,21 @@ def test_what_only_watches_training_forces_no_decision(checkout: Path, module: s
     assert done.returncode == 1
     assert done.stderr.count("the code behind") == 1
     assert "(scripts/training/loop.py)" in done.stderr
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.0, 1.5, True, "1", None, [1]])
+def test_a_version_that_is_no_positive_integer_is_refused(version: object, tmp_path: Path) -> None:
+    path = tmp_path / "code.lock"
+    path.write_text(json.dumps({"data": {"version": version, "modules": ["*.py"], "hashes": {}}}))
+    with pytest.raises(UserError) as raised:
+        read_code_lock(path)
+    assert str(raised.value) == f"{path}: data.version: must be a whole number from 1 up, not {version!r}"
+
+
+@pytest.mark.parametrize("glob", ["", "!", "/etc/*", "!/etc/*", 1])
+def test_a_glob_that_is_none_is_refused(glob: object, tmp_path: Path) -> None:
+    path = tmp_path / "code.lock"
+    path.write_text(json.dumps({"data": {"version": 1, "modules": [glob], "hashes": {}}}))
+    with pytest.raises(UserError) as raised:
+        read_code_lock(path)
+    assert str(raised.value) == f"{path}: data.modules: must be globs relative to the repository, not {glob!r}"

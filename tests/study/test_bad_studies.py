@@ -3,7 +3,7 @@
 import copy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +267,7 @@ CASES = {
     "block without cells": (put("blocks", {"modules": {"cells": []}}), ["blocks.modules.cells", "at least 1"]),
     "block with a name of the house": (
         put("blocks", {"grid": {"cells": [{"setting": "math-ift"}]}}),
-        ["blocks.grid", "every study has"],
+        ["blocks.grid: is a name that the workflow gives by itself"],
     ),
     "block that measures what no task asks": (
         put("blocks", {"chat": {"measures": ["mmlu"], "cells": [{"setting": "math-ift"}]}}),
@@ -304,6 +304,171 @@ CASES = {
         put("datasets/code-documents", {"source": "hub", "repository": "starcoderdata", "files": ["*.parquet"]}),
         ["datasets.code-documents.repository", "pattern"],
     ),
+    "a method that is called like the base model": (
+        lambda study: study["methods"].update(base={"kind": "lora", "rank": 1, "alpha": 2.0}),
+        ["methods.base: is a name that the workflow gives by itself", "sweep, throughput, validation"],
+    ),
+    "a setting that is called like the base model": (
+        lambda study: study["settings"].update(base=study["settings"]["code-cpt"] | {"label": "Base"}),
+        ["settings.base: is a name that the workflow gives by itself"],
+    ),
+    "a dataset with a name of the workflow": (
+        lambda study: study["datasets"].update(validation=study["datasets"]["gsm8k-validation"]),
+        ["datasets.validation: is a name that the workflow gives by itself"],
+    ),
+    "two settings of one label": (
+        put("settings/math-ift/label", "Code  CPT "),
+        ["settings.math-ift.label: is that of settings.code-cpt too"],
+    ),
+    "two conditions of one label": (
+        put(
+            "blocks",
+            {
+                "optimizers": {
+                    "cells": [
+                        {"setting": "math-ift", "optimizer": {"name": "sgd", "momentum": 0.9, "clip_norm": 1.0}},
+                        {"setting": "math-ift", "optimizer": {"name": "sgd", "momentum": 0.5, "clip_norm": 1.0}},
+                    ]
+                }
+            },
+        ),
+        ["blocks.optimizers.cells.1: figures would call full what they call so in cells.0"],
+    ),
+    "one condition twice": (
+        put(
+            "blocks",
+            {
+                "two": {
+                    "cells": [
+                        {"setting": "math-ift", "methods": ["lora-r2"]},
+                        {"setting": "math-ift", "methods": ["lora-r2"], "durations": [2], "learning_rates": [0.002]},
+                    ]
+                }
+            },
+        ),
+        ["blocks.two.cells.1: figures would call lora-r2 what they call so in cells.0"],
+    ),
+    "a method that is shown twice": (
+        put("main", {"methods": ["full", "lora-r2", "full"]}),
+        ["main.methods: names must differ from each other ('full' stands twice)"],
+    ),
+    "a module that is adapted twice": (
+        put("methods/lora-r2/modules", ["q_proj", "q_proj"]),
+        ["methods.lora-r2.modules: names must differ"],
+    ),
+    "the paper's scale with data that are made here": (
+        put("scale", "paper"),
+        ["scale: datasets.arc-challenge and 13 more are made here, so the study is a `demo`"],
+    ),
+    "the paper's scale with a model that is made here": (
+        lambda study: (
+            put("scale", "paper")(study),
+            study["datasets"].update({n: {"source": "path", "path": f"{n}.jsonl"} for n in study["datasets"]}),
+        ),
+        ["scale: model is made here, so the study is a `demo`"],
+    ),
+    "items of the training part": (
+        drop("datasets/gsm8k/split"),
+        ["evaluation.tasks.gsm8k.dataset: dataset 'gsm8k' is trained on", "`split: test`"],
+    ),
+    "items that are trained on": (
+        lambda study: (
+            study["datasets"].update({"mine": {"source": "path", "path": "mine.jsonl"}}),
+            study["datasets"].update({"gsm8k": {"source": "path", "path": "config/../mine.jsonl"}}),
+            put("settings/math-ift/dataset", "mine")(study),
+        ),
+        ["evaluation.tasks.gsm8k.dataset: dataset 'gsm8k' is trained on"],
+    ),
+    "training on items": (
+        put("datasets/math-instructions/split", "test"),
+        ["settings.math-ift.dataset: dataset 'math-instructions' is what models are asked", "`split: train`"],
+    ),
+    "shots that are the items": (
+        lambda study: (
+            study["datasets"].update(
+                shots={"source": "generated", "generator": "gsm8k", "records": 9, "split": "test"}
+            ),
+            study["evaluation"]["tasks"]["gsm8k"].update(shots=2, shots_from="shots"),
+        ),
+        ["evaluation.tasks.gsm8k.shots_from: dataset 'shots' has the items of 'gsm8k', which are asked"],
+    ),
+    "shots that are the hub's items": (
+        lambda study: (
+            study["datasets"].update(
+                hellaswag={"source": "hub", "repository": "Rowan/hellaswag", "files": ["data/validation*.parquet"]},
+                shots={"source": "hub", "repository": "Rowan/hellaswag", "files": ["data/*.parquet"]},
+            ),
+            study["evaluation"]["tasks"]["hellaswag"].update(shots=2, shots_from="shots"),
+        ),
+        ["evaluation.tasks.hellaswag.shots_from: dataset 'shots' has the items of 'hellaswag'"],
+    ),
+    "shots that are the items of the sweep": (
+        lambda study: study["evaluation"]["tasks"]["gsm8k"].update(shots=2, shots_from="gsm8k-validation"),
+        ["evaluation.tasks.gsm8k.shots_from: dataset 'gsm8k-validation' has the items of 'gsm8k-validation'"],
+    ),
+    "shots of another task": (
+        lambda study: (
+            study["datasets"].update(shots={"source": "generated", "generator": "mmlu", "records": 9}),
+            study["evaluation"]["tasks"]["gsm8k"].update(shots=2, shots_from="shots"),
+        ),
+        ["evaluation.tasks.gsm8k.shots_from: dataset 'shots' holds mmlu items, not gsm8k"],
+    ),
+    "more shots than records": (
+        lambda study: (
+            study["datasets"].update(shots={"source": "generated", "generator": "gsm8k", "records": 4}),
+            study["evaluation"]["tasks"]["gsm8k"].update(shots=5, shots_from="shots"),
+        ),
+        ["evaluation.tasks.gsm8k.shots: must not exceed the 4 records of dataset 'shots'"],
+    ),
+    "rates chosen on more of the test items": (
+        lambda study: (
+            study["datasets"].update(more={**study["datasets"]["gsm8k"], "records": 60, "split": "validation"}),
+            put("datasets/gsm8k/split", "validation")(study),
+            put("sweep/validation/gsm8k", "more")(study),
+        ),
+        ["sweep.validation.gsm8k: dataset 'more' must not hold test or training items"],
+    ),
+    "longer answers than the model holds": (
+        put("evaluation/tasks/humaneval/max_new_tokens", 512),
+        ["evaluation.tasks.humaneval.max_new_tokens: must be less than the model's context (512)"],
+    ),
+    "pretraining on longer rows than the model reads": (
+        put("model/pretraining/sequence_length", 513),
+        ["model.pretraining.sequence_length: must not exceed the model's context (512)"],
+    ),
+    "pretraining of less than a batch": (
+        put("model/pretraining/tokens", 100),
+        ["model.pretraining: tokens must be at least one batch (512 tokens)"],
+    ),
+    "a rank above the model's width": (
+        put("methods/lora-r2/rank", 33),
+        ["methods.lora-r2.rank: must not exceed the width of the model's modules (32)"],
+    ),
+    "spectra of a layer that the model lacks": (
+        put("spectra", {"whole": ["model.layers.1.self_attn.q_proj"]}),
+        ["spectra.whole: 'model.layers.1.self_attn.q_proj' is no matrix of the model; it has 1 layers"],
+    ),
+    "spectra of a matrix that no model has": (
+        put("spectra", {"whole": ["model.layers.0.mlp.q_proj"]}),
+        ["spectra.whole: 'model.layers.0.mlp.q_proj' is no matrix", "mlp.down_proj"],
+    ),
+    "a seed that is text": (put("seeds", ["0"]), ["seeds.0: must be a number, but '0' is text", "such as 0"]),
+    "a seed that is text and no whole number": (
+        put("seeds", ["0.5"]),
+        ["seeds.0: must be a number, but '0.5' is text"],
+    ),
+    "a rate that is no number as text": (
+        put("settings/code-cpt/learning_rates/full", "nan"),
+        ["learning_rates.full: must be a number, but 'nan' is text"],
+    ),
+    "a name that is too long": (
+        lambda study: study["methods"].update({"r" * 300: study["methods"].pop("full")}),
+        ["methods.rrr", "at most 64 characters"],
+    ),
+    "a repository that is too long": (
+        put("datasets/code-documents", {"source": "hub", "repository": "o/" + "n" * 300, "files": ["*.parquet"]}),
+        ["datasets.code-documents.repository", "at most 193 characters"],
+    ),
     "a version that is none": (
         put(
             "datasets/code-documents",
@@ -337,9 +502,81 @@ def test_one_sentence(case: str, studies: Path) -> None:
     assert not (studies / "store").exists()
 
 
+def numbers(value: Any, path: str = "") -> Iterator[str]:
+    """The places of a study's numbers, among them tokens that are written as text."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from numbers(inner, f"{path}/{key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from numbers(inner, f"{path}/{index}")
+    elif path == "/model/pretraining/tokens" or (isinstance(value, int | float) and not isinstance(value, bool)):
+        yield path
+
+
+@pytest.mark.parametrize("number", [10**30, 10**400, 1.0e30], ids=["10^30", "10^400", "1.0e30"])
+def test_a_number_that_nothing_can_have_is_refused_wherever_it_stands(number: float, studies: Path) -> None:
+    places = list(numbers(SMOKE))
+    assert len(places) > 60
+    for place in places:
+        study: Any = copy.deepcopy(SMOKE)
+        *parents, last = place.strip("/").split("/")
+        inner = study
+        for parent in parents:
+            inner = inner[int(parent) if isinstance(inner, list) else parent]
+        inner[int(last) if isinstance(inner, list) else last] = number
+        (studies / "mine.yaml").write_text(yaml.safe_dump(study))
+        with pytest.raises(UserError) as raised:
+            load.load_study("mine", studies)
+        sentence = str(raised.value)
+        assert "\n" not in sentence
+        assert len(sentence) < 400, sentence
+        key = ".".join(parents if isinstance(inner, list) else [*parents, last])
+        # a number that is too great may be found by a rule of the part that it stands in
+        assert f"mine.yaml: {key}" in sentence or f"mine.yaml: {'.'.join(parents)}: " in sentence, (place, sentence)
+
+
+@pytest.mark.parametrize("number", ["0", "12", "1e3", "2.0"])
+def test_the_advice_for_a_whole_number_is_taken(number: str, studies: Path) -> None:
+    study = copy.deepcopy(SMOKE)
+    study["seeds"] = [number]
+    (studies / "mine.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(UserError) as raised:
+        new_launch("mine", str(studies / "store"))
+    advised = str(raised.value).rpartition("such as ")[2]
+    (studies / "mine.yaml").write_text(yaml.safe_dump({**study, "seeds": None}).replace("null", f"[{advised}]"))
+    assert new_launch("mine", str(studies / "store")).grid.study.seeds == [int(float(number))]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("", ["the name of the study is empty", "known studies are mine"]),
+        ("m" * 300, ["is no name of a study, which has 1 to 100 letters", "known studies are mine"]),
+        ("../mine", ["'../mine' is no name of a study", "known studies are mine"]),
+        ("mine\0", ["is no name of a study"]),
+    ],
+)
+def test_a_study_that_cannot_be_called_so(name: str, expected: list[str], studies: Path) -> None:
+    (studies / "mine.yaml").write_text(yaml.safe_dump(SMOKE))
+    with pytest.raises(UserError) as raised:
+        new_launch(name, str(studies / "store"))
+    for part in expected:
+        assert part in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("title: one\n? [a, b]\n: 2\n", ["mine.yaml, line 2", "the key ['a', 'b'] is no text"]),
+        ("? {a: b}\n: 2\n", ["mine.yaml, line 1", "is no text"]),
+        (
+            "title: one\nmethods: {full: {kind: full}, 16: {kind: full}}\n",
+            ["mine.yaml, line 2", "the key 16 is no text"],
+        ),
+        ("title: 2026-13-01\n", ["mine.yaml", "not valid YAML"]),
+        (f"data_seed: {'9' * 5000}\n", ["mine.yaml", "not valid YAML"]),
+        ("[" * 20_000, ["mine.yaml", "not valid YAML"]),
         ("title: [", ["mine.yaml, line", "not valid YAML"]),
         ("", ["mine.yaml", "keys and values"]),
         ("- a\n- b\n", ["mine.yaml", "keys and values"]),

@@ -35,6 +35,10 @@ class Method(Part, ABC):
         """The keys that make it another method than the paper's."""
         return {}
 
+    def check(self, model: "BaseModel") -> None:
+        """Raises ValueError, with the key, where it is known not to go together with a study's base model."""
+        return
+
     def cells(self) -> dict[str, Any]:
         """What tells it from others of its kind, in the CSVs of figures and tables: `rank`, `alpha` and `modules`."""
         return {}

@@ -93,6 +93,12 @@ class Lora(Method):
         spec = {"kind": self.kind, "rank": self.rank, "alpha": self.alpha, "modules": sorted(self.modules)}
         return {**spec, **unusual(self, "dropout"), **self.variant}
 
+    def check(self, model: "BaseModel") -> None:
+        shape = model.architecture
+        widths = [shape.hidden_size, *([shape.intermediate_size] if set(self.modules) - set(ATTENTION) else [])]
+        if self.rank > min(widths):
+            raise ValueError(f"rank: must not exceed the width of the model's modules ({min(widths)})")
+
     def cells(self) -> dict[str, Any]:
         return {"rank": self.rank, "alpha": f"{self.alpha:g}", "modules": word(self.modules)}
 

@@ -65,6 +65,12 @@ class Pretraining(Part):
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = field("AdamW's decay, which is multiplied by the learning rate")
     seed: Seed = field("decides the first weights and the order of the documents")
 
+    @model_validator(mode="after")
+    def _has_a_batch(self) -> Self:
+        if round(self.tokens / (batch := self.batch_rows * self.sequence_length)) < 1:
+            raise ValueError(f"tokens must be at least one batch ({batch} tokens)")
+        return self
+
 
 class BaseModel(Made):
     """A study's choice of a base model; `build` writes a transformers model directory with its tokenizer."""

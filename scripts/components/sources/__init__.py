@@ -41,6 +41,10 @@ class Source(Made):
         """What the records are, where that is known: no two sources with other items can stand in for each other."""
         return None
 
+    def overlaps(self, other: "Source") -> bool:
+        """Whether both are known to have records in common."""
+        return self == other
+
 
 SOURCES = classes(__name__, __path__, Source, "source")  # type: ignore[type-abstract]
 if TYPE_CHECKING:

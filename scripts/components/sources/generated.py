@@ -53,6 +53,10 @@ class GeneratedDataset(Source):
     def items(self) -> str:
         return self.generator
 
+    def overlaps(self, other: Source) -> bool:
+        same = isinstance(other, GeneratedDataset) and self.generator == other.generator
+        return same and self.split == other.part
+
     @staticmethod
     def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data.generators import GENERATORS

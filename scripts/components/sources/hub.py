@@ -1,6 +1,7 @@
 """Records of the Hugging Face hub."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, ClassVar, Literal
@@ -69,6 +70,13 @@ class HubDataset(Source):
     @property
     def expected_records(self) -> int:
         return self.records or 0
+
+    def overlaps(self, other: Source) -> bool:
+        if not isinstance(other, HubDataset) or self.repository != other.repository:
+            return False
+        if any(value != other.keep.get(column, value) for column, value in self.keep.items()):
+            return False
+        return any(fnmatchcase(a, b) or fnmatchcase(b, a) for a in self.files for b in other.files)
 
     def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
         from scripts.data import hub

