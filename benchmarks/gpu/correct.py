@@ -118,8 +118,9 @@ def first_step(
         use_varlen(model)
     objective = Objective(model.to(device), precision)
     execution._checkpoint(layers, len(layers) if checkpointed else 0)
-    passes = {"seed": SEED, "step": STEP, "pass_tokens": 2 * shape.length}
-    loss, _ = backward(objective, tokens, tokens, 2, segments=segments, **passes)
+    loss, _ = backward(
+        objective, tokens, tokens, 2, segments=segments, seed=SEED, step=STEP, pass_tokens=2 * shape.length
+    )
     found = [value.grad.float().cpu().flatten() for value in model.parameters() if value.requires_grad]
     return float(loss), torch.cat(found)
 

@@ -122,7 +122,7 @@ class Peer:
 
     def step(self, number: int, tokens: Tensor, clock: Clock | None = None) -> None:
         targets = tokens[:, 1:].numel()
-        for part in tokens.split(self.rows):
+        for part in torch.split(tokens, self.rows):
             given = part.to(self.bench.device)
             with torch.autocast(given.device.type, torch.bfloat16, enabled=self.bench.precision == "bf16"):
                 loss = self.model(input_ids=given, labels=given, num_items_in_batch=targets).loss

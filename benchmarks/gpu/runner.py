@@ -27,6 +27,7 @@ GRACE_SECONDS = 5.0
 LEAST_SECONDS = 10.0
 """A part that has less is not begun: it would end while it still imports."""
 LOG_LINES = 40
+Status = Literal["done", "failed", "cut off", "skipped"]
 PACKAGES = {
     "torch": "torch", "transformers": "transformers", "peft": "peft", "accelerate": "accelerate",
     "safetensors": "safetensors", "tokenizers": "tokenizers", "numpy": "numpy", "triton": "triton",
@@ -54,7 +55,7 @@ PARTS = (
     Part("peer", 50, TRAINING, "peft and transformers without anything else, on the same rows"),
     Part("evaluate", 40, EVALUATION, "programs written and answers scored a second, Llama-2-7B"),
     Part("spectra", 30, ("torch",), "singular values of Llama-2-7B's matrices by their Gram matrices in float64"),
-    Part("suite", 50, (*TRAINING, "pytest"), "tests/gpu"),
+    Part("tests", 50, (*TRAINING, "pytest"), "tests/gpu"),
 )
 """In order of worth: what decides most comes first."""
 
@@ -93,12 +94,15 @@ def run_parts(parts: Sequence[Part], minutes: float, device: str, tiny: bool, fi
     file.parent.mkdir(parents=True, exist_ok=True)
     machine = described(device)
     good = True
+    status: Status
+    reason: str | None
     for part, limit in limits(parts, minutes):
         began = time.monotonic()
+        found, status, reason = Found(), "skipped", None
         if lacks := missing(part.needs):
-            found, status, reason = Found(), "skipped", lacking(lacks)
+            reason = lacking(lacks)
         elif limit < LEAST_SECONDS:
-            found, status, reason = Found(), "cut off", f"{max(limit, 0):.0f} s of {minutes:g} minutes were left"
+            status, reason = "cut off", f"{max(limit, 0):.0f} s of {minutes:g} minutes were left"
         else:
             found, status, reason = run_part(part, limit, device, tiny)
         seconds = time.monotonic() - began
@@ -122,9 +126,7 @@ def run_parts(parts: Sequence[Part], minutes: float, device: str, tiny: bool, fi
     return good
 
 
-def run_part(
-    part: Part, limit: float, device: str, tiny: bool
-) -> tuple[Found, Literal["done", "failed", "cut off", "skipped"], str | None]:
+def run_part(part: Part, limit: float, device: str, tiny: bool) -> tuple[Found, Status, str | None]:
     """What the part told, how it ended, and why."""
     command = [sys.executable, "-m", "benchmarks.gpu.part", f"{part.package}.{part.name}", device, f"{limit:.1f}"]
     environment = os.environ | ({} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""})

@@ -38,6 +38,7 @@ TINY_MEMORY = 4_000_000  # half of the tiny model's layers fit
 GOALS = {"full": (11_400, 12_500), "lora-r16-dropout-0.05": (15_000, 16_500), "lora-r16": (15_000, 16_500)}
 """Tokens per second of an H100: to be reached, and better. The first of `full` is what MaxText publishes of this shape
 (11,361, sharded over eight H100), that of LoRA is NeMo AutoModel's 402 TFLOP/s."""
+STEP = ("passes", "clipping", "optimizer")
 KERNELS = 10
 GAP_SECONDS = 10e-6
 
@@ -86,32 +87,34 @@ def adapter(bench: Bench, shape: Shape, name: str, dropout: float, profile: bool
 def full(bench: Bench, shape: Shape) -> None:
     free(bench)
     memory = torch.cuda.get_device_properties(0).total_memory if bench.is_cuda else TINY_MEMORY
-    layers = layers_that_fit(shape, memory)
-    every = shape.num_hidden_layers
+    layers, every = layers_that_fit(shape, memory), shape.num_hidden_layers
     with torch.device("meta"):
         flops = flops_per_token(LlamaForCausalLM(shape.config()), shape.length)
     made = network(shape, bench.device, torch.float32, layers)
-    seconds = {}
-    for number in (layers,) if layers == every else (layers, layers // 2):
-        name = "full" if number == every else f"full, {number} layers"
+    seconds: dict[int, dict[str, float]] = {}
+    for number in (layers, layers // 2, layers // 4):
+        if every in seconds or len(seconds) == 2:
+            break
+        name = "full" if number == every else f"full, {number} of {every} layers"
+        made.model.layers = made.model.layers[:number]
+        made.config.num_hidden_layers = number
         with bench.attempt(name):
-            made.model.layers = made.model.layers[:number]
-            made.config.num_hidden_layers = number
-            ours = Ours(made, FULL, shape, bench)
-            seconds[number] = measured(ours.step, shape, bench)
-            bench.figure(name, row(bench, shape, name, ours, seconds[number], flops if number == every else None))
-            if number == layers:
-                profiled(bench, shape, name, ours)
-            del ours
-            made.zero_grad()
-            free(bench)
-    if len(seconds) == 2:
-        scaled = {
-            part: extrapolated({n: found[part] for n, found in seconds.items()}, shape)
-            for part in ("passes", "clipping", "optimizer")
-        }
+            seconds[number] = trained_fully(bench, shape, name, made, flops if number == every else None)
+        made.zero_grad()
+        free(bench)
+    if len(seconds) == 2 and every not in seconds:
+        scaled = {part: extrapolated({n: found[part] for n, found in seconds.items()}, every) for part in STEP}
         name = f"full, {every} layers by {' and '.join(map(str, seconds))}"
         bench.figure(name, speeds(bench, shape, "full", scaled, flops))
+
+
+def trained_fully(bench: Bench, shape: Shape, name: str, made: Any, flops: float | None) -> dict[str, float]:
+    """The seconds of a step."""
+    ours = Ours(made, FULL, shape, bench)
+    seconds = measured(ours.step, shape, bench)
+    bench.figure(name, row(bench, shape, name, ours, seconds, flops))
+    profiled(bench, shape, name, ours)
+    return seconds
 
 
 def layers_that_fit(shape: Shape, memory: int) -> int:
@@ -122,10 +125,10 @@ def layers_that_fit(shape: Shape, memory: int) -> int:
     return next(fitting, step)
 
 
-def extrapolated(by_layers: Mapping[int, float], shape: Shape) -> float:
+def extrapolated(by_layers: Mapping[int, float], every: int) -> float:
     """The seconds of all layers, from those of two numbers of them; no fewer than what was measured."""
     (few, less), (many, more) = sorted(by_layers.items())
-    return more + (shape.num_hidden_layers - many) * max(0.0, more - less) / (many - few)
+    return more + (every - many) * max(0.0, more - less) / (many - few)
 
 
 def row(
@@ -153,7 +156,7 @@ def speeds(bench: Bench, shape: Shape, goal: str, seconds: Mapping[str, float], 
 
 def profiled(bench: Bench, shape: Shape, name: str, ours: Ours) -> None:
     """The ten kernels that one step of one pass spends most in, and how much of its time the device has none."""
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
     from torch.profiler import ProfilerActivity, profile
 
     tokens = torch.randint(3, shape.vocab_size, (max(1, shape.rows // 3), shape.length))
@@ -216,11 +219,13 @@ def attention(bench: Bench, shape: Shape) -> None:
         mask = (numbers[:, None, :, None] == numbers[:, None, None, :]) & (place[:, None] >= place)
 
         def by_sdpa(mask: torch.Tensor | None = mask if segments > 1 else None) -> None:
-            scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None).sum().backward()
+            given: Any = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None).sum()
+            given.backward()
 
         def by_varlen(begins: torch.Tensor = begins) -> None:
-            flat = (part.transpose(1, 2).flatten(0, 1) for part in (q, k, v))
-            given: Any = varlen.varlen_attn(*flat, begins, begins, length, length, window_size=(-1, 0))
+            flat_q, flat_k, flat_v = (part.transpose(1, 2).flatten(0, 1) for part in (q, k, v))
+            given: Any
+            given = varlen.varlen_attn(flat_q, flat_k, flat_v, begins, begins, length, length, window_size=(-1, 0))
             given.sum().backward()
 
         found[f"SDPA, {segments} a row"] = bench.seconds(by_sdpa, 5)
