@@ -47,20 +47,18 @@ def main(bench: Bench) -> None:
     shape = TINY if bench.tiny else LLAMA_2_7B
     bench.note("MFU = tokens/s * (4 N_frozen + 6 N_trained + 12 L H T) / peak of the data sheet in dense bf16")
     with as_trained(bench):
-        with bench.attempt("ceilings"):
-            ceilings(bench)
+        for quick in (ceilings, attention):
+            with bench.attempt(quick.__name__):
+                quick(bench, shape)
         adapter(bench, shape, "lora-r16-dropout-0.05", 0.05)
         full(bench, shape)
         adapter(bench, shape, "lora-r16", 0.0)
-        free(bench)
-        with bench.attempt("attention"):
-            attention(bench, shape)
-        if bench.left() > 30 or bench.tiny:  # it compiles anew
+        if bench.left() > 30:  # it compiles anew
             torch.use_deterministic_algorithms(False)
             adapter(bench, shape, "lora-r16-dropout-0.05, kernels that need not be deterministic", 0.05, profile=False)
 
 
-def ceilings(bench: Bench) -> None:
+def ceilings(bench: Bench, _: Shape) -> None:
     """What the device does in bf16 where nothing but one product is asked of it, and how fast it copies."""
     size = 64 if bench.tiny else 8192
     one, other = (torch.randn(size, size, device=bench.device, dtype=bench.dtype) for _ in range(2))
