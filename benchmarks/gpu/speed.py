@@ -79,7 +79,8 @@ def adapter(bench: Bench, shape: Shape, name: str, dropout: float, profile: bool
         seconds = measured(ours.step, shape, bench)
         bench.figure(name, row(bench, shape, name, ours, seconds, flops_per_token(ours.model, shape.length)))
         if profile:
-            profiled(bench, shape, name, ours)
+            with bench.attempt(f"{name}, profile"):
+                profiled(bench, shape, name, ours)
 
 
 def full(bench: Bench, shape: Shape) -> None:
@@ -111,7 +112,8 @@ def trained_fully(bench: Bench, shape: Shape, name: str, made: Any, flops: float
     ours = Ours(made, FULL, shape, bench)
     seconds = measured(ours.step, shape, bench)
     bench.figure(name, row(bench, shape, name, ours, seconds, flops))
-    profiled(bench, shape, name, ours)
+    with bench.attempt(f"{name}, profile"):
+        profiled(bench, shape, name, ours)
     return seconds
 
 
