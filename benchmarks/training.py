@@ -1,15 +1,13 @@
-"""Training beside its peers: transformers' Trainer, TRL's SFTTrainer and a bare loop around peft, in one run.
+"""Training on the CPU beside its peers: transformers' Trainer, TRL's SFTTrainer and a bare loop around peft.
 
-python -m benchmarks.training                                       on the CPU; writes results/training.json
-python -m benchmarks.training --device cuda --shape llama-2-7b      on a GPU; writes results/training-llama-2-7b.json
+python -m benchmarks.training            writes results/training.json; `benchmarks.gpu` is for a GPU
 
 The model has random weights, and every tool trains it with the same optimizer on the same examples: full finetuning,
 and LoRA of rank 16, 64 and 256 on all linear layers. Tokens are the examples' own, never padding. Their loss is the
-mean over the response's tokens of a step. `small` is trained in fp32 on instructions as the demo makes them, each tool
-with its own way to make batches of them: ours packs them and keeps them apart, a Trainer pads a batch to its longest
+mean over the response's tokens of a step. All compute in fp32, on instructions as the demo makes them, each tool with
+its own way to make batches of them: ours packs them and keeps them apart, a Trainer pads a batch to its longest
 example. TRL is measured both ways, and without its checkpointing of activations, which saves memory that is not short
-here. The 7B shape is trained in bf16 on whole rows of 4,096 tokens; there each peer checkpoints its activations, and a
-sweep over batch sizes follows (the paper's figure S10).
+here.
 
 The tools take turns, ROUNDS times, in one process of one thread; the first step of each run does not count. A ratio is
 the median over the rounds of ours over the peer's, in tokens per second of wall time, and of the CPU's own time, which
@@ -33,6 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,11 +44,12 @@ OPTIMIZER = {
     "name": "decoupled_lionw", "learning_rate": 1e-4, "betas": [0.9, 0.95], "weight_decay": 0.0, "clip_norm": 1.0,
 }  # fmt: skip
 EOS, PAD = 1, 2
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, the rows of a step, and the rows that a peer takes at once; `batch_rows` of the sweep."""
+    """A model, and the rows of a step."""
 
     vocab_size: int
     hidden_size: int
@@ -59,22 +59,9 @@ class Shape:
     length: int
     rows: int
     steps: int
-    rounds: int
-    precision: str
-    peer_rows: int
-    sweep: tuple[int, ...] = ()
 
 
-SHAPES = {
-    "small": Shape(1024, 256, 688, 6, 4, length=256, rows=8, steps=6, rounds=3, precision="fp32", peer_rows=0),
-    "llama-2-7b": Shape(
-        32000, 4096, 11008, 32, 32, length=4096, rows=24, steps=4, rounds=1, precision="bf16", peer_rows=2,
-        sweep=(2, 4, 8, 16, 32, 64, 128),
-    ),
-}  # fmt: skip
-TARGETS = {  # of one H200
-    "full tokens/s": 10_700.0, "lora-r16 tokens/s": 13_600.0, "peak bytes": 135 * 2.0**30,
-}  # fmt: skip
+SMALL = Shape(1024, 256, 688, 6, 4, length=256, rows=8, steps=6)
 
 
 def lora(rank: int, dropout: float) -> dict[str, Any]:
@@ -120,7 +107,7 @@ def ours(work: Work) -> None:
             optimizer=OPTIMIZER,
             schedule={"name": "trapezoid", "warmup_batches": 0, "batches": None, "cooldown_batches": None},
             seed=0,
-            precision=work.shape.precision,  # type: ignore[arg-type]
+            precision="fp32",
             base=work.base,
             rows=work.rows,
             start=None,
@@ -146,10 +133,7 @@ def peer_model(work: Work) -> tuple[Any, Any]:
     from scripts.training.optimizer import NamedOptimizer
 
     torch.manual_seed(0)
-    frozen_in_bf16 = work.shape.precision == "bf16" and work.method["kind"] == "lora"
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        work.base, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32
-    )
+    model: Any = AutoModelForCausalLM.from_pretrained(work.base, dtype=torch.float32)
     if work.method["kind"] == "lora":
         method = work.method
         config = LoraConfig(
@@ -157,7 +141,6 @@ def peer_model(work: Work) -> tuple[Any, Any]:
             lora_dropout=method["dropout"], task_type="CAUSAL_LM",
         )  # fmt: skip
         model = get_peft_model(model, config)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return model, NamedOptimizer(trained, OPTIMIZER).torch_optimizer
 
@@ -174,33 +157,21 @@ def dataset(work: Work) -> list[dict[str, list[int]]]:
 
 
 def arguments_of(work: Work) -> dict[str, Any]:
-    """Of a Trainer: one micro-batch a step where `peer_rows` is 0."""
-    import torch
-
-    at_once = work.shape.peer_rows or work.examples_per_step
+    """Of a Trainer: one micro-batch a step."""
     return {
         "output_dir": str(work.scratch / "trainer"), "max_steps": work.shape.steps, "report_to": [],
-        "per_device_train_batch_size": at_once, "gradient_accumulation_steps": work.examples_per_step // at_once,
+        "per_device_train_batch_size": work.examples_per_step,
         "save_strategy": "no", "lr_scheduler_type": "constant", "max_grad_norm": 1.0, "disable_tqdm": True,
-        "logging_strategy": "no", "bf16": work.shape.precision == "bf16", "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing": work.shape.precision == "bf16",
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "logging_strategy": "no", "bf16": False, "use_cpu": True, "gradient_checkpointing": False,
     }  # fmt: skip
 
 
 def noting(work: Work, collate: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """A collator that counts the tokens of a step."""
-    made = 0
-    accumulated = 1 if not work.shape.peer_rows else work.examples_per_step // work.shape.peer_rows
 
     def noted(examples: Any) -> dict[str, Any]:
-        nonlocal made
         batch = collate(examples)
-        tokens = sum(len(example["input_ids"]) for example in examples)
-        if made % accumulated == 0:
-            work.tokens.append(0)
-        work.tokens[-1] += tokens
-        made += 1
+        work.tokens.append(sum(len(example["input_ids"]) for example in examples))
         return batch
 
     return noted
@@ -220,13 +191,8 @@ def transformers_trainer(work: Work) -> None:
 
 
 def trl(work: Work, **changes: Any) -> None:
-    try:
-        from trl import SFTConfig, SFTTrainer
-    except ImportError as error:
-        raise UserError(
-            "TRL is not installed; run `python -m pip install trl` in an environment of your own"
-        ) from error
     from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
 
     from scripts.data.tokenizer import load_tokenizer
 
@@ -253,22 +219,16 @@ def bare_peft(work: Work) -> None:
     from scripts.data.tokenizer import load_tokenizer
 
     model, optimizer = peer_model(work)
-    at_once = work.shape.peer_rows or work.examples_per_step
-    if work.shape.precision == "bf16":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
     collate = noting(work, DataCollatorForSeq2Seq(load_tokenizer(work.base)))
-    loader = torch.utils.data.DataLoader(dataset(work), batch_size=at_once, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
-    batches = iter(loader)
+    loader = torch.utils.data.DataLoader(
+        dataset(work),  # type: ignore[arg-type]
+        batch_size=work.examples_per_step,
+        shuffle=True,
+        collate_fn=collate,
+    )
     model.train()
-    device = next(model.parameters()).device
-    for _ in range(work.shape.steps):
-        parts = list(islice(batches, work.examples_per_step // at_once))
-        targets = sum(int((part["labels"][:, 1:] != -100).sum()) for part in parts)
-        for part in parts:
-            with torch.autocast(device.type, torch.bfloat16, enabled=work.shape.precision == "bf16"):
-                loss = model(**{key: value.to(device) for key, value in part.items()}, num_items_in_batch=targets).loss
-            loss.backward()
+    for batch in islice(loader, work.shape.steps):
+        model(**batch, num_items_in_batch=int((batch["labels"][:, 1:] != -100).sum())).loss.backward()
         torch.nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -292,10 +252,6 @@ class Clock:
     moments: list[tuple[float, float]] = field(default_factory=list)
 
     def __call__(self, *_: Any) -> None:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         self.moments.append((time.perf_counter(), time.process_time()))
 
 
@@ -313,13 +269,7 @@ def clock() -> Iterator[Clock]:
 
 def settle() -> int:
     """Forget the peak of memory so far; the bytes that the process has now."""
-    import torch
-
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
     with suppress(OSError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
@@ -327,26 +277,19 @@ def settle() -> int:
 
 
 def peak() -> int:
-    import torch
-
     from scripts.training.throughput import _peak_resident
 
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_resident()
+    return _peak_resident()
 
 
-def measure(tool: str, work: Work) -> dict[str, float] | None:
-    """tokens_per_second, tokens_per_cpu_second and peak_bytes of one run; None where memory did not suffice."""
-    import torch
-
+def measure(tool: str, work: Work) -> dict[str, float]:
+    """tokens_per_second, tokens_per_cpu_second and peak_bytes of one run."""
     work.tokens = []
     shutil.rmtree(work.scratch, ignore_errors=True)
     work.scratch.mkdir()
     before = settle()
     with clock() as steps, redirect_stdout(sys.stderr):  # a Trainer prints its own summary
-        try:
-            TOOLS[tool](work)
-        except torch.OutOfMemoryError:
-            return None
+        TOOLS[tool](work)
     if len(steps.moments) != work.shape.steps or len(work.tokens) < work.shape.steps:
         raise UserError(f"{tool} made {len(steps.moments)} steps of {len(work.tokens)} batches, not {work.shape.steps}")
     (began, cpu_began), (ended, cpu_ended) = steps.moments[0], steps.moments[-1]
@@ -374,8 +317,7 @@ def prepare(shape: Shape, directory: Path) -> tuple[Path, Path, list[tuple[list[
     base, rows = directory / "base", directory / "rows"
     records = [*code.instructions(400, 0, "train"), *math.instructions(600, 0, "train")]
     pairs = [(prompt_text(record["instruction"]), response_text(record["response"])) for record in records]
-    vocabulary = min(shape.vocab_size, 1024)
-    train_tokenizer((text for pair in pairs for text in pair), vocabulary, base)
+    train_tokenizer((text for pair in pairs for text in pair), shape.vocab_size, base)
     tokenizer = load_tokenizer(base)
     config = LlamaConfig(
         vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
@@ -383,17 +325,9 @@ def prepare(shape: Shape, directory: Path) -> tuple[Path, Path, list[tuple[list[
         max_position_embeddings=shape.length, use_cache=False, eos_token_id=EOS, pad_token_id=PAD,
     )  # fmt: skip
     torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = LlamaForCausalLM(config)
-    (model.bfloat16() if shape.precision == "bf16" else model).save_pretrained(base)
-    del model
-    if shape.peer_rows:  # whole rows, as in continued pretraining
-        draw = torch.Generator().manual_seed(0)
-        tokens = torch.randint(3, shape.vocab_size, (shape.steps * shape.rows, shape.length - 1), generator=draw)
-        examples = [([], row) for row in tokens.tolist()]
-    else:
-        encoded = ([tokenizer.encode(text, add_special_tokens=False) for text in pair] for pair in pairs)
-        examples = [(prompt, response) for prompt, response in encoded]
+    LlamaForCausalLM(config).save_pretrained(base)
+    encoded = ([tokenizer.encode(text, add_special_tokens=False) for text in pair] for pair in pairs)
+    examples = [(prompt, response) for prompt, response in encoded]
     rows.mkdir()
     write_ift_rows(
         examples, rows, sequence_length=shape.length, batch_rows=shape.rows, group_rows=shape.rows, max_epochs=1,
@@ -402,9 +336,7 @@ def prepare(shape: Shape, directory: Path) -> tuple[Path, Path, list[tuple[list[
     return base, rows, examples, round(len(examples) / (Batches(rows).steps_per_epoch or 1))
 
 
-def machine(shape: Shape) -> dict[str, Any]:
-    import torch
-
+def machine() -> dict[str, Any]:
     from scripts.training.throughput import describe_device
 
     packages = ("torch", "transformers", "peft", "accelerate", "torch-optimi", "trl")
@@ -414,109 +346,62 @@ def machine(shape: Shape) -> dict[str, Any]:
         "load before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in packages},
-        "cuda": torch.version.cuda,
-        "precision": shape.precision,
     }
 
 
-def sweep(shape: Shape, base: Path) -> dict[str, Any]:
-    """Of every batch size tokens per second and peak bytes, as the product of figure S10 measures them."""
-    from scripts.training.throughput import apart
-    from scripts.training.throughput import measure as measure_point
-
-    optimizer = {key: value for key, value in OPTIMIZER.items() if key not in ("learning_rate", "weight_decay")}
-    points: dict[str, Any] = {}
-    for name in ("full", "lora-r16-dropout-0.05", "lora-r64", "lora-r256"):
-        spec = {
-            "method": METHODS[name], "optimizer": optimizer, "precision": shape.precision,
-            "sequence_length": shape.length, "pass_rows": 1, "steps": 1,
-        }  # fmt: skip
-        for rows in shape.sweep:
-            points.setdefault(name, {})[str(rows)] = apart(measure_point, base, spec, rows)
-    return points
-
-
-def summary(runs: dict[str, list[dict[str, float] | None]], flops: float, peak_flops: float | None) -> dict[str, Any]:
+def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """The medians of each tool, and ours over each peer's: of rounds that lie beside each other."""
     rows: dict[str, Any] = {}
     for tool, found in runs.items():
-        done = [one for one in found if one is not None]
-        if not done:
-            rows[tool] = None
-            continue
-        row: dict[str, Any] = {key: round(statistics.median(one[key] for one in done)) for key in done[0]}
-        row["mfu"] = round(row["tokens_per_second"] * flops / peak_flops, 4) if peak_flops else None
+        row: dict[str, Any] = {key: round(statistics.median(one[key] for one in found)) for key in found[0]}
         for key, name in (("tokens_per_second", "ours over it"), ("tokens_per_cpu_second", "ours over it, CPU time")):
-            pairs = [(a[key], b[key]) for a, b in zip(runs["ours"], found, strict=True) if a and b]
-            if pairs and tool != "ours":
-                row[name] = round(statistics.median(mine / theirs for mine, theirs in pairs), 2)
+            if tool != "ours":
+                pairs = zip(runs["ours"], found, strict=True)
+                row[name] = round(statistics.median(mine[key] / theirs[key] for mine, theirs in pairs), 2)
         rows[tool] = row
     return rows
 
 
 def table(result: dict[str, Any]) -> None:
-    print(f"{'':24}{'':16}{'tokens/s':>10}{'MFU':>8}{'peak GB':>9}{'ours over it':>14}{'CPU time':>10}")
+    print(f"{'':24}{'':16}{'tokens/s':>10}{'peak GB':>9}{'ours over it':>14}{'CPU time':>10}")
     for method, tools in result["methods"].items():
         for tool, row in tools.items():
-            if row is None:
-                print(f"{method:24}{tool:16}  memory does not suffice")
-                continue
-            mfu = "" if row["mfu"] is None else f"{row['mfu']:.1%}"
             ratios = [row.get(name, "") for name in ("ours over it", "ours over it, CPU time")]
             print(
-                f"{method:24}{tool:16}{row['tokens_per_second']:>10,}{mfu:>8}{row['peak_bytes'] / 1e9:>9.2f}"
+                f"{method:24}{tool:16}{row['tokens_per_second']:>10,}{row['peak_bytes'] / 1e9:>9.2f}"
                 f"{ratios[0]:>14}{ratios[1]:>10}"
             )
 
 
 def main(arguments: argparse.Namespace) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
-    from scripts.training.metrics import flops_per_token, peak_flops
     from scripts.training.model import trainable_model
 
-    shape = SHAPES[arguments.shape]
-    if torch.cuda.is_available() != (arguments.device == "cuda"):
-        raise UserError(
-            f"--device is {arguments.device}, but torch {'sees' if torch.cuda.is_available() else 'has no'} GPU"
-        )
+    if find_spec("trl") is None:
+        raise UserError("TRL is not installed; run `python -m pip install trl` in an environment of your own")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as where:
-        base, rows, examples, per_step = prepare(shape, Path(where))
-        result: dict[str, Any] = {
-            "machine": machine(shape),
-            "shape": vars(shape),
-            "rounds": shape.rounds,
-            "methods": {},
-        }
-        peak_of_device = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+        base, rows, examples, per_step = prepare(SMALL, Path(where))
+        result: dict[str, Any] = {"machine": machine(), "shape": vars(SMALL), "rounds": ROUNDS, "methods": {}}
         for name, method in ((name, METHODS[name]) for name in arguments.methods):
-            model = trainable_model(base, method, 0, None)
-            flops = flops_per_token(model, shape.length)
-            parameters = sum(value.numel() for value in model.parameters())
-            del model
-            runs: dict[str, list[dict[str, float] | None]] = {tool: [] for tool in TOOLS}
-            for _ in range(shape.rounds):
+            runs: dict[str, list[dict[str, float]]] = {tool: [] for tool in TOOLS}
+            for _ in range(ROUNDS):
                 for tool in TOOLS:
-                    work = Work(shape, base, rows, examples, method, Path(where) / "scratch", per_step)
+                    work = Work(SMALL, base, rows, examples, method, Path(where) / "scratch", per_step)
                     runs[tool].append(measure(tool, work))
                     print(name, tool, runs[tool][-1], file=sys.stderr, flush=True)
-            result["methods"][name] = summary(runs, flops, peak_of_device)
-            result.setdefault("parameters", {})[name] = parameters
-        if shape.sweep:
-            result["targets"] = TARGETS
-            result["sweep"] = sweep(shape, base)
+            result["methods"][name] = summary(runs)
+            model = trainable_model(base, method, 0, None)
+            result.setdefault("parameters", {})[name] = sum(value.numel() for value in model.parameters())
+            del model
         result["machine"]["load after"] = round(os.getloadavg()[0], 1)
-    path = (
-        ROOT / "benchmarks" / "results" / f"training{'' if arguments.shape == 'small' else '-' + arguments.shape}.json"
-    )
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    (ROOT / "benchmarks" / "results" / "training.json").write_text(json.dumps(result, indent=1) + "\n")
     table(result)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="small")
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS), help="fewer, to try it")
     run(main, parser)

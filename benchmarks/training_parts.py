@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.training import METHODS, OPTIMIZER, SHAPES, peak, prepare, settle
+from benchmarks.training import METHODS, OPTIMIZER, SMALL, peak, prepare, settle
 from scripts.data.batches import Batches
 from scripts.training import objective
 from scripts.training.model import trainable_model
@@ -52,7 +52,7 @@ def lora_forward(method: str) -> dict[str, Any]:
     from scripts.training.lora_linear import LoraLinear
 
     with tempfile.TemporaryDirectory() as where:
-        base, rows, *_ = prepare(SHAPES["small"], Path(where))
+        base, rows, *_ = prepare(SMALL, Path(where))
         own, peft = (trainable_model(base, METHODS[method], 0, None).train() for _ in range(2))
         batches = Batches(rows)
         tokens, labels = (torch.as_tensor(array) for array in batches.batch(0))
@@ -108,7 +108,7 @@ def uninitialized_memory() -> dict[str, Any]:
     from scripts.training.optimizer import NamedOptimizer
 
     with tempfile.TemporaryDirectory() as where:
-        base, rows, *_ = prepare(SHAPES["small"], Path(where))
+        base, rows, *_ = prepare(SMALL, Path(where))
         model = trainable_model(base, METHODS["full"], 0, None).train()
         tokens, labels = (torch.as_tensor(array) for array in Batches(rows).batch(0))
     optimizer = NamedOptimizer(dict(model.named_parameters()), OPTIMIZER)
