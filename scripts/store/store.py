@@ -218,6 +218,17 @@ class Store:
             shutil.rmtree(self.scratch(product.key), ignore_errors=True)
             return manifest
 
+    def delete_bytes(self, key: str) -> None:
+        """Deletes the bytes of a complete product, for whoever has its lock. The manifest stays, or is put back first.
+
+        Raises:
+            UserError: the product is not complete.
+        """
+        manifest = self.require(key)
+        if _load(self.manifest_path(key), key) is None:
+            write_json(self.manifest_path(key), manifest)
+        shutil.rmtree(self.directory(key))
+
     def _restored(self, product: Specified) -> dict[str, Any] | None:
         """The manifest put back from its copy, where that is of this very product and of the bytes beside it."""
         manifest = _load(self.copy_path(product.key), product.key)
