@@ -81,7 +81,7 @@ class Store:
 
         A file that is cut off, was changed, or is another product's manifest is none.
         """
-        return _load(self.manifest_path(key), key) or _load(self.copy_path(key), key)
+        return _load(self.manifest_path(key), key) or _load(self.copy_path(key), key, is_copy=True)
 
     def made(self, keys: Iterable[str]) -> set[str]:
         """Those of `keys` whose products are complete."""
@@ -178,7 +178,7 @@ class Store:
                 files = {
                     str(path.relative_to(new)): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
                     for path in sorted(new.rglob("*"))
-                    if path.is_file()
+                    if path.is_file() and path != new / COPY  # of the directory that a build has copied
                 }
                 if manifest is not None and files != manifest["files"]:
                     raise UserError(
@@ -231,7 +231,7 @@ class Store:
 
     def _restored(self, product: Specified) -> dict[str, Any] | None:
         """The manifest put back from its copy, where that is of this very product and of the bytes beside it."""
-        manifest = _load(self.copy_path(product.key), product.key)
+        manifest = _load(self.copy_path(product.key), product.key, is_copy=True)
         directory = self.directory(product.key)
         if manifest is None or manifest["spec"] != json.loads(json.dumps(product.spec)):
             return None
@@ -243,15 +243,17 @@ class Store:
         return manifest
 
 
-def _load(path: Path, key: str) -> dict[str, Any] | None:
-    """What a file says, if it is the whole manifest of `key` as it was written; those of before had no hash."""
+def _load(path: Path, key: str, *, is_copy: bool = False) -> dict[str, Any] | None:
+    """What a file says, if it is the whole manifest of `key` as it was written; those of before had no hash or copy."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if not isinstance(manifest, dict) or manifest.get("key") != key:
         return None
-    return manifest if "sha256" not in manifest or manifest["sha256"] == _own_hash(manifest) else None
+    if "sha256" not in manifest:
+        return None if is_copy else manifest
+    return manifest if manifest["sha256"] == _own_hash(manifest) else None
 
 
 def _own_hash(manifest: dict[str, Any]) -> str:

@@ -16,8 +16,8 @@ LOOKS = {"scripts/artifacts/style.py", "scripts/artifacts/tables.py"}
 RECIPES = {"scripts/artifacts/recipes.py", "scripts/artifacts/imports.py"}
 """What says of what a file is made computes nothing that is in it."""
 
-# Prints a line for each list of modules: the files of this project that are loaded after importing them, with nothing in
-# the place of the module that says of what files are made.
+# Prints a line for each list of modules: the files of this project that are loaded after importing them, with nothing
+# in the place of the module that says of what files are made.
 LOADED = """
 import json, os, sys, types
 sys.modules["scripts.artifacts.recipes"] = types.ModuleType("scripts.artifacts.recipes")
