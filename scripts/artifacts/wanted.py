@@ -114,8 +114,7 @@ class Wanted:
 
     def printed(self, artifact: Artifact) -> list[str]:
         """What the CSV of the paper's printed numbers waits for."""
-        path = self.csv_path(artifact, printed=True)
-        return [] if self._is_right("printed", recipes.of_printed(artifact), path) else self._note(path)
+        return [] if self._printed_is_right(artifact) else self._note(self.csv_path(artifact, printed=True))
 
     def drawing(self, artifact: Artifact, *, printed: bool) -> list[str]:
         """What drawing a figure, or writing a table, waits for."""
@@ -190,8 +189,11 @@ class Wanted:
         recipe = recipes.of_csv(self._launch, artifact, self._is_there)
         return self._is_right("collect", recipe, self.csv_path(artifact))
 
+    def _printed_is_right(self, artifact: Artifact) -> bool:
+        return self._is_right("printed", recipes.of_printed(artifact), self.csv_path(artifact, printed=True))
+
     def _data_is_right(self, artifact: Artifact, printed: bool) -> bool:
-        return not self.printed(artifact) if printed else self._csv_is_right(artifact)
+        return self._printed_is_right(artifact) if printed else self._csv_is_right(artifact)
 
     def _drawing_is_right(self, artifact: Artifact, *, printed: bool = False) -> bool:
         rule = "tabulate" if artifact.is_table else "draw"
