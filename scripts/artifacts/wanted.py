@@ -15,7 +15,7 @@ from pathlib import Path
 from scripts.artifacts import recipes
 from scripts.artifacts.provenance import is_made
 from scripts.common.errors import UserError
-from scripts.launch.launch import Launch
+from scripts.launch.launch import RESULTS, Launch
 from scripts.launch.missing import Missing
 from scripts.launch.stale import note
 from scripts.plan import artifacts as plan
@@ -156,9 +156,10 @@ class Wanted:
 
     def unknown(self, target: str) -> list[str]:
         """Raises UserError: nothing makes this target; the sentence has the names that are most like it."""
-        if target.startswith("results/") and self._launch.results != "results":
+        own = self._launch.results
+        if target.startswith(f"{RESULTS}/") and own != RESULTS and not target.startswith(f"{own}/"):
             raise UserError(
-                f"{target}: stands for whichever study is asked for, and {self._launch.results}/ for one; "
+                f"{target}: stands for whichever study is asked for, and {own}/ for one; "
                 "ask for them in two commands"
             )
         files = [
