@@ -74,6 +74,7 @@ class Wanted:
         self._is_head = is_head
         self._missing = Missing(launch.grid, launch.store)
         self._right: dict[tuple[str, ...], bool] = {}
+        self._notes: dict[str, list[str]] = {}
 
     # -- paths ------------------------------------------------------------------------------------------------------
 
@@ -159,8 +160,7 @@ class Wanted:
         own = self._launch.results
         if target.startswith(f"{RESULTS}/") and own != RESULTS and not target.startswith(f"{own}/"):
             raise UserError(
-                f"{target}: stands for whichever study is asked for, and {own}/ for one; "
-                "ask for them in two commands"
+                f"{target}: stands for whichever study is asked for, and {own}/ for one; ask for them in two commands"
             )
         files = [
             path
@@ -253,8 +253,10 @@ class Wanted:
         return self.manifests(self._missing.jobs(block, keys))
 
     def _note(self, *files: str) -> list[str]:
-        notes = f"{self._launch.results}/.stale"
-        return [one for file in files for one in note(file, notes, write=self._is_head)]
+        for file in files:
+            if file not in self._notes:  # a file that this launch has made by then is not stale
+                self._notes[file] = note(file, f"{self._launch.results}/.stale", write=self._is_head)
+        return [one for file in files for one in self._notes[file]]
 
     @cached_property
     def _request(self) -> Request:

@@ -9,7 +9,7 @@ from scripts.components.models import MODELS
 from scripts.components.sources import SOURCES
 from scripts.launch.launch import Launch
 from scripts.launch.missing import Missing
-from scripts.plan.product import Product
+from scripts.plan.product import Key, Product
 from scripts.store.store import Store, has_bytes, maker
 
 _DATA = ("records", "tokenizer", "rows")
@@ -53,15 +53,15 @@ def require_bytes(launch: Launch, products: Iterable[Product]) -> None:
     grid, store = launch.grid, launch.store
     missing = Missing(grid, store)
     made = {key for product in products for key in (missing.members(product.key) if product.members else [product.key])}
-    gone: dict[str, tuple[str, dict[str, Any]]] = {}
+    gone: dict[str, tuple[Key, dict[str, Any]]] = {}
     for reader in sorted(made):
         for key in grid.products[reader].inputs:
             if key not in made:
-                gone |= {lost: (reader, manifest) for lost, manifest in _lost(store, key)}
+                gone |= {read: (reader, manifest) for read, manifest in _lost(store, key)}
     if gone:
-        key, (reader, manifest) = next(iter(gone.items()))
+        lost, (reader, manifest) = next(iter(gone.items()))
         more = f", and so are those of {len(gone) - 1} more" if len(gone) > 1 else ""
         raise UserError(
-            f"the bytes of {key} are gone from {store.directory(key)}, and {reader} is made from them{more}; "
+            f"the bytes of {lost} are gone from {store.directory(lost)}, and {reader} is made from them{more}; "
             f"`{maker(manifest)}` makes them again and checks their hashes"
         )
