@@ -72,7 +72,9 @@ def of_claims(launch: Launch) -> str:
 def of_comparison(launch: Launch, made: Callable[[Key], bool]) -> str:
     """The fingerprint of what is compared with the paper: whatever is evaluated, as far as it is made."""
     files = (*imports.of_command("comparison"), str(PUBLISHED))
-    return _fingerprint(files, launch.evaluated(made), study=_shown(launch, None, ()))
+    # what only the sweep had may be a block's now: no other product, and one more model to compare
+    study = _shown(launch, None, ()) | {"blocks": launch.study["blocks"]}
+    return _fingerprint(files, launch.evaluated(made), study=study)
 
 
 def of_rates(launch: Launch) -> str:

@@ -16,7 +16,7 @@ from scripts.artifacts import recipes
 from scripts.artifacts.provenance import is_made
 from scripts.common.commands import snakemake_command
 from scripts.common.errors import UserError
-from scripts.launch.launch import Launch
+from scripts.launch.launch import RESULTS, Launch
 from scripts.launch.missing import Missing
 from scripts.launch.stale import note
 from scripts.plan import artifacts as plan
@@ -75,6 +75,7 @@ class Wanted:
         self._is_head = is_head
         self._missing = Missing(launch.grid, launch.store)
         self._right: dict[tuple[str, ...], bool] = {}
+        self._notes: dict[str, list[str]] = {}
 
     @property
     def renamed(self) -> Mapping[Key, str]:
@@ -120,8 +121,7 @@ class Wanted:
 
     def printed(self, artifact: Artifact) -> list[str]:
         """What the CSV of the paper's printed numbers waits for."""
-        path = self.csv_path(artifact, printed=True)
-        return [] if self._is_right("printed", recipes.of_printed(artifact), path) else self._note(path)
+        return [] if self._printed_is_right(artifact) else self._note(self.csv_path(artifact, printed=True))
 
     def drawing(self, artifact: Artifact, *, printed: bool) -> list[str]:
         """What drawing a figure, or writing a table, waits for."""
@@ -163,10 +163,10 @@ class Wanted:
 
     def unknown(self, target: str) -> list[str]:
         """Raises UserError: nothing makes this target; the sentence has the names that are most like it."""
-        if target.startswith("results/") and self._launch.results != "results":
+        own = self._launch.results
+        if target.startswith(f"{RESULTS}/") and own != RESULTS and not target.startswith(f"{own}/"):
             raise UserError(
-                f"{target}: stands for whichever study is asked for, and {self._launch.results}/ for one; "
-                "ask for them in two commands"
+                f"{target}: stands for whichever study is asked for, and {own}/ for one; ask for them in two commands"
             )
         files = [
             path
@@ -199,8 +199,11 @@ class Wanted:
         recipe = recipes.of_csv(self._launch, artifact, self._is_there)
         return self._is_right("collect", recipe, self.csv_path(artifact))
 
+    def _printed_is_right(self, artifact: Artifact) -> bool:
+        return self._is_right("printed", recipes.of_printed(artifact), self.csv_path(artifact, printed=True))
+
     def _data_is_right(self, artifact: Artifact, printed: bool) -> bool:
-        return not self.printed(artifact) if printed else self._csv_is_right(artifact)
+        return self._printed_is_right(artifact) if printed else self._csv_is_right(artifact)
 
     def _drawing_is_right(self, artifact: Artifact, *, printed: bool = False) -> bool:
         rule = "tabulate" if artifact.is_table else "draw"
@@ -259,8 +262,10 @@ class Wanted:
         return self.manifests(self._missing.jobs(block, keys))
 
     def _note(self, *files: str) -> list[str]:
-        notes = f"{self._launch.results}/.stale"
-        return [one for file in files for one in note(file, notes, write=self._is_head)]
+        for file in files:
+            if file not in self._notes:  # a file that this launch has made by then is not stale
+                self._notes[file] = note(file, f"{self._launch.results}/.stale", write=self._is_head)
+        return [one for file in files for one in self._notes[file]]
 
     @cached_property
     def _request(self) -> Request:

@@ -1,6 +1,6 @@
 """Whether the bytes are there that jobs will read; said once, before the first starts, and not by each of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from scripts.common.errors import UserError
@@ -9,8 +9,8 @@ from scripts.components.models import MODELS
 from scripts.components.sources import SOURCES
 from scripts.launch.launch import Launch
 from scripts.launch.missing import Missing
-from scripts.plan.product import Product
-from scripts.store.store import has_bytes, maker
+from scripts.plan.product import Key, Product
+from scripts.store.store import Store, has_bytes, maker
 
 _DATA = ("records", "tokenizer", "rows")
 _CHOICES: dict[str, Mapping[str, type[Made]]] = {"records": SOURCES, "tokenizer": MODELS}
@@ -28,6 +28,18 @@ def is_remade(manifest: Mapping[str, Any]) -> bool:
     return spec["kind"] in _DATA and not (chosen and chosen.needs_network)
 
 
+def _lost(store: Store, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What stays gone of a product's bytes, and of those that its bytes are made again from; with the manifests."""
+    manifest = store.read(key)
+    if manifest is None or has_bytes(manifest, store.directory(key)):
+        return
+    if is_remade(manifest):
+        for read in manifest["inputs"]:
+            yield from _lost(store, read)
+    else:
+        yield key, manifest
+
+
 def require_bytes(launch: Launch, products: Iterable[Product]) -> None:
     """Ends a launch whose jobs would read bytes that were deleted, and that no job makes again by itself.
 
@@ -41,16 +53,15 @@ def require_bytes(launch: Launch, products: Iterable[Product]) -> None:
     grid, store = launch.grid, launch.store
     missing = Missing(grid, store)
     made = {key for product in products for key in (missing.members(product.key) if product.members else [product.key])}
-    gone = {}
+    gone: dict[str, tuple[Key, dict[str, Any]]] = {}
     for reader in sorted(made):
         for key in grid.products[reader].inputs:
-            manifest = store.read(key) if key not in made else None
-            if manifest and not is_remade(manifest) and not has_bytes(manifest, store.directory(key)):
-                gone[key] = (reader, manifest)
+            if key not in made:
+                gone |= {read: (reader, manifest) for read, manifest in _lost(store, key)}
     if gone:
-        key, (reader, manifest) = next(iter(gone.items()))
+        lost, (reader, manifest) = next(iter(gone.items()))
         more = f", and so are those of {len(gone) - 1} more" if len(gone) > 1 else ""
         raise UserError(
-            f"the bytes of {key} are gone from {store.directory(key)}, and {reader} is made from them{more}; "
+            f"the bytes of {lost} are gone from {store.directory(lost)}, and {reader} is made from them{more}; "
             f"`{maker(manifest)}` makes them again and checks their hashes"
         )

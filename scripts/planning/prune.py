@@ -30,7 +30,7 @@ from scripts.plan.product import Product
 from scripts.planning.disk import spoken
 from scripts.store.codelock import read_code_lock
 from scripts.store.locks import LockedError
-from scripts.store.store import Store, has_bytes, maker
+from scripts.store.store import COPY, Store, has_bytes, maker
 from scripts.study import datalock
 from scripts.study.load import ACCEPTED, STUDIES, load_study
 
@@ -59,8 +59,8 @@ class Found:
 def found(store: Store, grids: Iterable[Grid]) -> list[Found]:
     """Everything that can be deleted, in the order of the keys.
 
-    Raises:
-        UserError: a manifest cannot be read.
+    A directory is left alone where its product is not complete, and where there is nothing in it but the manifest's
+    copy.
     """
     products: dict[str, Product] = {product.key: product for grid in grids for product in grid}
     readers: dict[str, set[str]] = defaultdict(set)
@@ -69,11 +69,13 @@ def found(store: Store, grids: Iterable[Grid]) -> list[Found]:
         for read in product.inputs if not product.members else ():
             readers[read].add(product.key)
 
+    manifest_of = cache(store.read)
+
     def complete(key: str) -> bool:
-        return store.manifest_path(key).exists()
+        return manifest_of(key) is not None
 
     def gone(key: str) -> bool:
-        manifest = store.read(key)
+        manifest = manifest_of(key)
         return manifest is not None and not has_bytes(manifest, store.directory(key))
 
     @cache
@@ -87,8 +89,10 @@ def found(store: Store, grids: Iterable[Grid]) -> list[Found]:
     listed = []
     for key, path in _directories(store.root):
         if path == store.directory(key):
-            if key not in products or (products[key].kind in _DONE_WITH and not needed(key)):
-                listed.append(of(key, path, maker(store.require(key))))
+            manifest = manifest_of(key)
+            done_with = key not in products or (products[key].kind in _DONE_WITH and not needed(key))
+            if done_with and manifest and manifest["files"]:
+                listed.append(of(key, path, maker(manifest)))
         elif path != store.scratch(key):
             listed.append(of(key, path, f"left behind by a killed job of {key}"))
         elif complete(key) or key not in products:
@@ -100,10 +104,10 @@ def _directories(root: Path) -> Iterator[tuple[str, Path]]:
     """Every directory of a store that holds bytes of a product, with the product's key."""
     for place, directories, files in os.walk(root):
         here = Path(place)
-        complete = {match["key"] for file in files if (match := _PRODUCT.fullmatch(file))}
+        manifests = {match["key"] for file in files if (match := _PRODUCT.fullmatch(file))}
         for name in list(directories):
             match = _UNFINISHED.fullmatch(name) or _LEFT_OVER.fullmatch(name)
-            product = match["key"] if match else name if name in complete else None
+            product = match["key"] if match else name if name in manifests or (here / name / COPY).exists() else None
             if product:
                 yield str((here / product).relative_to(root)), here / name
             if product or name.startswith("."):
@@ -128,7 +132,9 @@ def delete(store: Store, items: Iterable[Found], *, really: bool = True) -> dict
     for item in items:
         try:
             with store.lock(item.key, until=time.monotonic()):
-                if really:
+                if really and item.path == store.directory(item.key):
+                    store.delete_bytes(item.key)
+                elif really:
                     shutil.rmtree(item.path)
         except LockedError as error:
             held[item] = str(error).partition(";")[0]

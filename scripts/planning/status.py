@@ -25,7 +25,6 @@ from scripts.store.locks import Holder, holder
 LOGS = Path("results/logs")
 _FAMILIES = {"trained", "evaluated", "decomposed"}
 _KINDS = {
-    "card": "cards",
     "records": "records",
     "tokenizer": "tokenizers",
     "rows": "rows",
@@ -67,7 +66,7 @@ def status(launch: Launch, queue: Iterable[QueuedJob], logs: Path = LOGS) -> Sta
     # families first: their job makes the members one after another, so each of them waits in it
     for product in sorted(launch.grid, key=lambda product: not product.members):
         key = product.key
-        if launch.store.manifest_path(key).exists():
+        if launch.store.is_made(key):
             states[key] = "made"
             continue
         if job := by_fingerprint.get(product.fingerprint):

@@ -82,7 +82,7 @@ class Store:
 
         A file that is cut off, was changed, or is another product's manifest is none.
         """
-        return _load(self.manifest_path(key), key) or _load(self.copy_path(key), key)
+        return _load(self.manifest_path(key), key) or _load(self.copy_path(key), key, is_copy=True)
 
     def made(self, keys: Iterable[str]) -> set[str]:
         """Those of `keys` whose products are complete."""
@@ -203,7 +203,7 @@ class Store:
                 files = {
                     str(path.relative_to(new)): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
                     for path in sorted(new.rglob("*"))
-                    if path.is_file()
+                    if path.is_file() and path != new / COPY  # of the directory that a build has copied
                 }
                 if manifest is not None and files != manifest["files"]:
                     raise UserError(
@@ -271,9 +271,20 @@ class Store:
         write_json(self.manifest_path(product.key), manifest)
         return manifest
 
+    def delete_bytes(self, key: str) -> None:
+        """Deletes the bytes of a complete product, for whoever has its lock. The manifest stays, or is put back first.
+
+        Raises:
+            UserError: the product is not complete.
+        """
+        manifest = self.require(key)
+        if _load(self.manifest_path(key), key) is None:
+            write_json(self.manifest_path(key), manifest)
+        shutil.rmtree(self.directory(key))
+
     def _restored(self, product: Specified) -> dict[str, Any] | None:
         """The manifest put back from its copy, where that is of this very product and of the bytes beside it."""
-        manifest = _load(self.copy_path(product.key), product.key)
+        manifest = _load(self.copy_path(product.key), product.key, is_copy=True)
         directory = self.directory(product.key)
         if manifest is None or manifest["spec"] != _plain(product.spec):
             return None
@@ -285,15 +296,17 @@ class Store:
         return manifest
 
 
-def _load(path: Path, key: str) -> dict[str, Any] | None:
-    """What a file says, if it is the whole manifest of `key` as it was written; those of before had no hash."""
+def _load(path: Path, key: str, *, is_copy: bool = False) -> dict[str, Any] | None:
+    """What a file says, if it is the whole manifest of `key` as it was written; those of before had no hash or copy."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if not isinstance(manifest, dict) or manifest.get("key") != key:
         return None
-    return manifest if "sha256" not in manifest or manifest["sha256"] == _own_hash(manifest) else None
+    if "sha256" not in manifest:
+        return None if is_copy else manifest
+    return manifest if manifest["sha256"] == _own_hash(manifest) else None
 
 
 def _plain(spec: Any) -> Any:

@@ -36,7 +36,12 @@ def grid_of(study: Study) -> Grid:
 
 def launch(tmp_path: Path) -> Any:
     """As much of a launch of the paper's study as collecting asks for; its store is empty."""
-    return SimpleNamespace(name="paper", grid=grid(), store=Store(tmp_path / "store"))
+    return launch_of("paper", grid(), Store(tmp_path / "store"))
+
+
+def launch_of(name: str, grid: Grid, store: Any) -> Any:
+    """As much of a launch as collecting asks for."""
+    return SimpleNamespace(name=name, grid=grid, study=grid.study.model_dump(mode="json"), store=store)
 
 
 def put(store: Store, key: str, results: Mapping[str, Any], **files: bytes) -> None:

@@ -476,7 +476,8 @@ def test_the_command_on_a_demo(tmp_path: Path) -> None:
         str(tmp_path / "no"),
     ]
     subprocess.run([*command, *(f"--{form}={path}" for form, path in files.items())], check=True)
-    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [path.name for path in files.values()]
+    made = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert made == ["comparison.collected.json", *(path.name for path in files.values())]
     with files["csv"].open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)

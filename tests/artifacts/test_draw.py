@@ -282,7 +282,7 @@ def test_files_repeat_byte_for_byte_and_carry_their_provenance(tmp_path: Path) -
     )
     done = command(tmp_path, "fig2", PYTHONHASHSEED="1", TZ="Asia/Tokyo")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(path.name for path in pdf.parent.iterdir()) == ["fig2.pdf", "fig2.png"]
+    assert sorted(path.name for path in pdf.parent.iterdir()) == ["fig2.made.json", "fig2.pdf", "fig2.png"]
     draw.draw(REGISTRY["fig2"], csv_file, *again)
     assert [path.read_bytes() for path in again] == [pdf.read_bytes(), png.read_bytes()], "drawn in this process"
     points = read_points(csv_file, ["forgetting"])

@@ -79,7 +79,7 @@ def test_the_figure_shows_every_curve_and_is_no_study_s(
     launch = kinds.launch(tmp_path)
     kinds.collected(launch, "figS8", tmp_path / "figS8.csv")
     demo = [{**row, "scale": "demo"} for row in kinds.rows(tmp_path / "figS8.csv")]
-    drawn = kinds.figure(kinds.write(tmp_path / "figS8.csv", demo), "figS8")
+    drawn = kinds.figure(kinds.write(tmp_path / "demo.csv", demo), "figS8")
     panels: dict[str, Any] = {ax.get_label(): ax for ax in drawn.axes}
     for (panel, name), points in frame.groupby(["panel", "curve"]):
         np.testing.assert_array_equal(data(line(panels[panel], name)), points[["x", "y"]])

@@ -371,7 +371,7 @@ def test_files_repeat_byte_for_byte(tmp_path: Path) -> None:
     md, tex = tmp_path / "tables" / "tableS2.md", tmp_path / "tables" / "tableS2.tex"
     done = command(tmp_path, "tableS2", PYTHONHASHSEED="1", TZ="Asia/Tokyo")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(file.name for file in md.parent.iterdir()) == ["tableS2.md", "tableS2.tex"]
+    assert sorted(file.name for file in md.parent.iterdir()) == ["tableS2.made.json", "tableS2.md", "tableS2.tex"]
     # made again in this process
     made = score_table.table(REGISTRY["tableS2"], path, provenance.commit())
     assert (md.read_bytes(), tex.read_bytes()) == (tables.markdown(made).encode(), tables.latex(made).encode())

@@ -211,7 +211,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
 
 def test_a_study_of_invented_choices_is_planned(house: House) -> None:
     assert house.plan("results/figures/fig1.pdf", "results/figures/fig2.pdf") == {
-        "card": 1, "records": 8, "tokenizer": 1, "rows": 2, "pretrain": 1, "train_family": 6, "evaluate_family": 7,
+        "records": 8, "tokenizer": 1, "rows": 2, "pretrain": 1, "train_family": 6, "evaluate_family": 7,
         "collect": 2, "draw": 2,
     }  # fmt: skip
     for place, name in (

@@ -1,17 +1,19 @@
 """A frozen launch names exactly what its files name."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
 from scripts.launch import launch as launching
 from scripts.launch.command import make
-from scripts.launch.launch import Launch, launch_by_hand
+from scripts.launch.launch import Launch, begin, launch_by_hand
 from scripts.plan.product import Product
 from scripts.store.codelock import module_hashes
 from scripts.store.fingerprint import canonical
@@ -24,7 +26,6 @@ def test_jobs_know_every_product_of_the_plan(study: str, tmp_path: Path) -> None
     """The frozen form sorts keys: no name may depend on their order in the file."""
     launch = launch_by_hand(study, str(tmp_path))
     frozen = Launch(**json.loads(canonical(asdict(launch))))
-    assert frozen.grid.card == frozen.grid.products[launch.grid.card.key]
     assert set(frozen.grid.products) == set(launch.grid.products)
     for key, product in launch.grid.products.items():
         known = frozen.grid.products[key]
@@ -77,3 +78,58 @@ def test_code_that_changed_after_the_launch_makes_nothing(code: Path, request: p
     (code / "loading.py").write_text("ONE = 1  # as it was")
     launching._hashes_now.cache_clear()
     assert make(launch, run, lambda out: {})["provenance"]["code"].keys() == {"trainer", "loading"}
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Launch]:
+    """Begins a launch as the head of a command, or as one of its jobs; links are only noted, in `links`."""
+    for variable in ("PATH", "PYTHONPATH", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(variable, os.environ.get(variable, ""))
+    monkeypatch.setenv(LAUNCH, "")
+    monkeypatch.setattr(launching, "_link", lambda link, store: links.append((str(link), str(store))))
+    links: list[tuple[str, str]] = []
+
+    def begun(*command: str, is_head: bool = True) -> Launch:
+        if is_head:
+            monkeypatch.setenv(LAUNCH, "")
+        links.clear()
+        launch = begin({"study": "smoke", "store": "a-store"}, os.getcwd(), command, is_head=is_head)
+        assert links == ([] if launch.results == "results" or not is_head else [(launch.seen_store, "a-store")])
+        return launch
+
+    return begun
+
+
+def test_a_target_of_a_study_by_name_says_which_study_and_where_its_results_are(begun: Callable[..., Launch]) -> None:
+    launch = begun("-n", "results/studies/demo/figures/fig2.pdf", "results/studies/demo/claims.md", "--cores", "2")
+    assert (launch.name, launch.results) == ("demo", "results/studies/demo")
+    assert launch.seen_store == "results/studies/demo/store"
+    assert launch.store_root == "a-store"
+    # jobs have other targets, and the launch of their head
+    assert begun("results/figures/fig2.pdf", is_head=False) == launch
+
+
+@pytest.mark.parametrize("target", ["results/figures/fig2.pdf", "all", "results/studies/demo", "results/studies/"])
+def test_other_targets_are_of_the_study_that_is_asked_for(begun: Callable[..., Launch], target: str) -> None:
+    launch = begun(target)
+    assert (launch.name, launch.results, launch.seen_store) == ("smoke", "results", "a-store")
+
+
+def test_a_command_is_of_one_study(begun: Callable[..., Launch]) -> None:
+    with pytest.raises(UserError) as raised:
+        begun("results/studies/demo/claims.md", "results/studies/smoke/claims.md")
+    assert str(raised.value) == "results/studies: one command makes the files of one study, not of demo and smoke"
+    with pytest.raises(UserError, match="study 'nobody' is unknown"):
+        begun("results/studies/nobody/claims.md")
+
+
+def test_a_studys_own_name_of_the_store_leads_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    link = Path("results/studies/demo/store")
+    for store in (Path("results/store"), tmp_path / "elsewhere", Path("results/store")):
+        launching._link(link, store)
+        assert link.resolve() == (tmp_path / store).resolve()
+        assert link.resolve().is_dir()
+    before = link.lstat().st_ino
+    launching._link(link, Path("results/store"))
+    assert link.lstat().st_ino == before, "another launch may be looking at it"

@@ -25,9 +25,7 @@ VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "judge": 1}
 def grid(change: Callable[[dict[str, Any]], Any] = lambda study: None, versions: dict[str, int] = VERSIONS) -> Grid:
     study = copy.deepcopy(SMOKE)
     change(study)
-    made = Grid(Study.model_validate(study), "smoke", versions, {})
-    assert made.card
-    return made
+    return Grid(Study.model_validate(study), "smoke", versions, {})
 
 
 def new_kinds(changed: Grid) -> dict[str, int]:
@@ -71,7 +69,7 @@ def test_order_of_keys_changes_nothing() -> None:
 
     for seed in range(5):
         study = Study.model_validate(shuffled(SMOKE, random.Random(seed)))
-        assert set(Grid(study, "smoke", VERSIONS, {}).products) | {grid().card.key} == set(grid().products)
+        assert set(Grid(study, "smoke", VERSIONS, {}).products) == set(grid().products)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +77,8 @@ def test_order_of_keys_changes_nothing() -> None:
     [
         (lambda s: s["resources"].update(tokens_per_second=1, checkpoint_seconds=5), {}),
         (lambda s: s.update(grain="condition"), {}),
-        (lambda s: s.update(title="Another title"), {"card": 1}),
-        (lambda s: s["settings"]["code-cpt"].update(domain="programs"), {"card": 1, "run": 0, "evaluation": 0}),
+        (lambda s: s.update(title="Another title", scale="paper"), {}),
+        (lambda s: s["settings"]["code-cpt"].update(domain="programs", label="Programs"), {}),
         (
             lambda s: s["settings"]["math-ift"]["learning_rates"].update(full=1e-3),
             {"run": 2, "evaluation": 12, "trained": 1, "evaluated": 2},
@@ -158,7 +156,6 @@ def test_what_a_study_calls_its_datasets_moves_nothing() -> None:
 
     renamed = Grid(Study.model_validate(rename(SMOKE)), "smoke", VERSIONS, {})
     assert set(renamed.study.datasets) == {f"my-{name}" for name in SMOKE["datasets"]}
-    assert renamed.card.key in grid().products
     assert {key: product.inputs for key, product in renamed.products.items()} == {
         product.key: product.inputs for product in grid()
     }
@@ -274,7 +271,7 @@ def test_rates_are_chosen_on_items_that_no_test_asks() -> None:
               for kind in ("humaneval", "gsm8k") if f"data/records/{kind}-{fp}" in made.products}  # fmt: skip
     assert splits == {"validation"}
     # and the job that answers them needs none of the test items
-    for key in artifacts.validations(made):
+    for key in made.makers("sweep", artifacts.validations(made)):
         read = [made.products[needed] for needed in made.products[key].inputs]
         assert [p.spec["split"] for p in read if p.kind == "records"] == ["validation"]
 

@@ -70,7 +70,7 @@ def test_gpu_hours_are_gpus_times_time(paper: Launch) -> None:
     resources = paper.grid.study.resources
     share = resources.evaluation_seconds / 4 + resources.startup_seconds
     assert cluster.gpu_hours(paper.grid, [evaluation], paper.store) == pytest.approx(share / 3600)
-    assert cluster.gpu_hours(paper.grid, [paper.grid.card], paper.store) == 0
+    assert cluster.gpu_hours(paper.grid, [paper.grid.records("starcoder-python")], paper.store) == 0
 
 
 def test_budget() -> None:

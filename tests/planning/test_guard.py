@@ -184,12 +184,12 @@ def test_what_executes_itself_again_stays_the_same_launch(monkeypatch: pytest.Mo
     for variable in ("FORGETTING_LAUNCH", "PATH", "PYTHONPATH", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(variable, os.environ.get(variable, ""))
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    first = begin({"study": "smoke", "store": "a-store"}, str(ROOT), is_head=True)
+    first = begin({"study": "smoke", "store": "a-store"}, str(ROOT), [], is_head=True)
     changed = {"study": "demo", "store": "another-store"}  # stands for the file that was edited while it waited
-    assert begin(changed, str(ROOT), is_head=True) == first
+    assert begin(changed, str(ROOT), [], is_head=True) == first
     # any other process that is a head has a launch of its own
     monkeypatch.setattr("os.getpid", lambda: first.head + 1)
-    assert begin(changed, str(ROOT), is_head=True).name == "demo"
+    assert begin(changed, str(ROOT), [], is_head=True).name == "demo"
     assert frozen_launch() != first
 
 

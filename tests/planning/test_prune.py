@@ -14,7 +14,7 @@ from scripts.plan.grid import Grid
 from scripts.plan.product import Product
 from scripts.planning.prune import Found, delete, found, main
 from scripts.store.fingerprint import fingerprint
-from scripts.store.store import Store
+from scripts.store.store import COPY, Store
 from scripts.study.schema import Study
 
 TRUNK = "code-cpt/full"
@@ -80,7 +80,8 @@ def test_a_run_is_needed_until_it_is_evaluated(store: Store, grid: Grid) -> None
     assert not found(store, [grid])
     fill(store, [last])
     (item,) = found(store, [grid])
-    assert (item.key, item.bytes, item.named) == (short.key, 100, True)
+    copy = store.copy_path(short.key).stat().st_size
+    assert (item.key, item.bytes, item.named) == (short.key, 100 + copy, True)
     assert item.words == python_command("scripts.training.train", short.key)
 
 
@@ -166,13 +167,42 @@ def test_deleting(store: Store, grid: Grid) -> None:
     assert store.bytes_of(first.key)
     assert delete(store, found(store, [grid])) == {}
     after = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file() and ".locks" not in path.parts}
-    gone = {store.directory(grid.find(leg).key) / "model.safetensors" for leg in LEGS}
+    gone = {store.directory(grid.find(leg).key) / name for leg in LEGS for name in ("model.safetensors", COPY)}
     assert after == {path: text for path, text in before.items() if path not in gone}
     assert not store.directory(first.key).exists()
     with pytest.raises(UserError, match=f"`{python_command('scripts.training.train', first.key)}` makes them again"):
         store.bytes_of(first.key)
     fill(store, [first])
     assert store.bytes_of(first.key)
+
+
+def test_a_manifest_that_only_its_copy_saves_is_put_back_before_the_copy_goes(store: Store, grid: Grid) -> None:
+    fill(store, trained(grid))
+    first, second = (grid.find(leg) for leg in LEGS)
+    manifests = {leg.key: store.read(leg.key) for leg in (first, second)}
+    store.manifest_path(first.key).unlink()
+    store.manifest_path(second.key).write_text("{")
+    assert names(found(store, [grid])) == LEGS
+    assert delete(store, found(store, [grid])) == {}
+    assert {leg: store.read(leg) for leg in manifests} == manifests
+    assert not store.directory(first.key).exists()
+    assert not store.directory(second.key).exists()
+
+
+def test_a_directory_with_nothing_but_the_copy_is_left_alone(store: Store, grid: Grid) -> None:
+    """What has results and no files, such as a score without samples; here of no study."""
+    spec = {"kind": "evaluation", "task": "hellaswag"}
+    score = Product.of(f"evaluations/old/hellaswag-{fingerprint(spec)}", spec, ())
+    store.make(score, lambda out: {"value": 0.5}, {})
+    assert store.copy_path(score.key).exists()
+    assert not found(store, [grid])
+
+
+def test_what_no_manifest_and_no_copy_speaks_for_is_left_alone_and_the_rest_is_listed(store: Store, grid: Grid) -> None:
+    fill(store, trained(grid))
+    for path in (store.manifest_path, store.copy_path):
+        path(grid.find(LEGS[0]).key).write_text("{")
+    assert names(found(store, [grid])) == LEGS[1:]
 
 
 def test_what_a_job_works_on_is_left_alone(store: Store, grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:

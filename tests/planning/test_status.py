@@ -28,6 +28,10 @@ def _keys(launch: Launch, kind: str) -> list[str]:
     return [product.key for product in launch.grid if product.kind == kind]
 
 
+def _make(launch: Launch, key: str) -> None:
+    launch.store.make(launch.grid.products[key], lambda out: {}, {})
+
+
 def _report(launch: Launch, key: str, **changes: Any) -> None:
     path = launch.store.scratch(key) / "metrics.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +58,10 @@ def test_every_product_has_its_state(launch: Launch, tmp_path: Path) -> None:
     }.items():
         (logs / key).parent.mkdir(parents=True, exist_ok=True)
         (logs / f"{key}.log").write_text(text)
-    manifest = launch.store.manifest_path(made)
-    manifest.parent.mkdir(parents=True)
-    manifest.write_text("{}")
+    _make(launch, made)
+    torn = launch.store.manifest_path(others[1])
+    torn.parent.mkdir(parents=True, exist_ok=True)
+    torn.write_text('{"key": ')  # is none
     _report(launch, running, step=1)
     _report(launch, running)
     _report(launch, stale, time=time.time() - 600, loss=None)
@@ -128,9 +133,7 @@ def test_what_is_left_is_counted(launch: Launch) -> None:
     products = [product for product in launch.grid if not product.members]
     assert text.startswith(f"Left to make: {len(products)} products in {len(products)} jobs.")
     for product in launch.grid:
-        path = launch.store.manifest_path(product.key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
+        _make(launch, product.key)
     assert lines(launch, status(launch, []))[-1] == "Nothing is left to make."
 
 

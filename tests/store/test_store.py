@@ -1,6 +1,5 @@
 """The store: complete or absent, made once, made again only if it is the same."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -84,15 +83,6 @@ def test_left_overs_of_a_killed_job_go_away(tmp_path: Path) -> None:
     assert not left_over.exists()
     assert not half_manifest.exists()
     assert neighbour.exists()
-
-
-def test_a_manifest_of_another_product_is_refused(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.manifest_path(PRODUCT.key).parent.mkdir(parents=True)
-    for content in ("{", json.dumps({"key": "runs/other"})):
-        store.manifest_path(PRODUCT.key).write_text(content)
-        with pytest.raises(UserError, match="delete it"):
-            store.read(PRODUCT.key)
 
 
 def test_a_second_job_waits_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

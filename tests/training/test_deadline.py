@@ -129,8 +129,8 @@ def test_a_family_passes_its_deadline_on(monkeypatch: pytest.MonkeyPatch, tmp_pa
     """To every member; and devices are claimed once for all of them."""
     passed: list[float | None] = []
     claims: list[object] = []
-    members = {name: SimpleNamespace(kind="run", key=name) for name in "ab"}
-    family = SimpleNamespace(kind="trained", key="family", members=tuple(members))
+    members = {name: SimpleNamespace(kind="run", key=name, inputs=(), members=()) for name in "ab"}
+    family = SimpleNamespace(kind="trained", key="family", members=tuple(members), spec={"members": list(members)})
 
     def trained(launch: Any, product: Any, deadline: float | None, claim: Callable[[], object], *_: Any) -> None:
         passed.append(deadline)
@@ -147,8 +147,8 @@ def test_a_family_passes_its_deadline_on(monkeypatch: pytest.MonkeyPatch, tmp_pa
         yield "a device"
 
     monkeypatch.setattr(train.devices, "claimed", claimed)
-    store = SimpleNamespace(root=tmp_path, read=lambda key: None)
-    launch: Any = SimpleNamespace(store=store, grid=SimpleNamespace(products=members))
+    store = SimpleNamespace(root=tmp_path, is_made=lambda key: False)
+    launch: Any = SimpleNamespace(store=store, grid=SimpleNamespace(products=members | {"family": family}))
     train.main(launch, "family", 7.0)
     assert passed == [7.0, 7.0]
     assert claims == ["a device", "a device"]
