@@ -43,7 +43,8 @@ def of_csv(launch: Launch, artifact: Artifact, made: Callable[[Key], bool]) -> s
     entry = artifact.model_dump(mode="json", include={"name", "kind", "needs", "block", "setting", "by_rate"})
     overlay = launch.grid.study.overlay and not artifact.is_table
     files = imports.of_csv(artifact.kind) + ((str(PUBLISHED),) if overlay else ())
-    return _fingerprint(files, keys, artifact=entry, study=_shown(launch, conditions, keys))
+    study = _shown(launch, conditions, keys, rates=bool(artifact.needs))
+    return _fingerprint(files, keys, artifact=entry, study=study)
 
 
 def of_printed(artifact: Artifact) -> str:
@@ -111,13 +112,16 @@ def _sha256_at(path: Path, changed: int) -> str:
     return file_sha256(path)
 
 
-def _shown(launch: Launch, conditions: Sequence[Condition] | None, keys: Iterable[Key]) -> dict[str, Any]:
+def _shown(
+    launch: Launch, conditions: Sequence[Condition] | None, keys: Iterable[Key], *, rates: bool = True
+) -> dict[str, Any]:
     """What of a study can show in a file: all but how its jobs run, and what other conditions are like.
 
     Args:
         launch: the study.
         conditions: those that the file shows; None for all that the study has.
         keys: the products that it is made of.
+        rates: whether it shows anything that was trained at learning rates.
     """
     study = {name: value for name, value in launch.study.items() if name not in _NOT_SHOWN}
     if conditions is not None:
@@ -128,8 +132,9 @@ def _shown(launch: Launch, conditions: Sequence[Condition] | None, keys: Iterabl
         asked = {name: value for name, value in study["evaluation"]["tasks"].items() if name in tasks}
         study["evaluation"] = study["evaluation"] | {"tasks": asked}
         del study["datasets"]
+    hidden = {"sweep"} if rates else {"sweep", "learning_rates"}
     study["settings"] = {
-        name: {key: value for key, value in setting.items() if key != "sweep"}
+        name: {key: value for key, value in setting.items() if key not in hidden}
         for name, setting in study["settings"].items()
     }
     return {"name": launch.name, **study}
