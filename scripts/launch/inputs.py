@@ -56,8 +56,7 @@ def require_bytes(launch: Launch, products: Iterable[Product]) -> None:
     gone: dict[str, tuple[Key, dict[str, Any]]] = {}
     for reader in sorted(made):
         for key in grid.products[reader].inputs:
-            if key not in made:
-                gone |= {read: (reader, manifest) for read, manifest in _lost(store, key)}
+            gone |= {read: (reader, manifest) for read, manifest in _lost(store, key)}
     if gone:
         lost, (reader, manifest) = next(iter(gone.items()))
         more = f", and so are those of {len(gone) - 1} more" if len(gone) > 1 else ""

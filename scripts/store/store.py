@@ -190,11 +190,7 @@ class Store:
             if manifest is not None and has_bytes(manifest, directory):
                 return manifest
             directory.parent.mkdir(parents=True, exist_ok=True)
-            for left_over in directory.parent.glob(f".{directory.name}[-.]*"):  # of a killed job: the lock is ours
-                if left_over.is_dir():
-                    shutil.rmtree(left_over)
-                else:
-                    left_over.unlink()
+            self._tidy(product.key)
             started = time.time()
             new = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
             try:
@@ -293,7 +289,18 @@ class Store:
         ):
             return None
         write_json(self.manifest_path(product.key), manifest)
+        self._tidy(product.key)
+        shutil.rmtree(self.scratch(product.key), ignore_errors=True)
         return manifest
+
+    def _tidy(self, key: str) -> None:
+        """Deletes what a killed job left half-written, for whoever has the lock."""
+        directory = self.directory(key)
+        for left_over in directory.parent.glob(f".{directory.name}[-.]*"):
+            if left_over.is_dir():
+                shutil.rmtree(left_over)
+            else:
+                left_over.unlink()
 
 
 def _load(path: Path, key: str, *, is_copy: bool = False) -> dict[str, Any] | None:

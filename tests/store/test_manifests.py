@@ -153,6 +153,17 @@ def test_a_manifest_that_is_gone_comes_back_without_building(store: Store) -> No
         assert path.read_bytes() == content
 
 
+def test_with_it_goes_what_the_killed_job_left(store: Store) -> None:
+    """It was killed while it wrote the manifest, after the bytes had their name."""
+    path = store.manifest_path(RUN.key)
+    half = path.rename(path.with_name(f".{path.name}.4711.json"))
+    store.scratch(RUN.key).mkdir()
+    store.make(RUN, never, {})
+    assert path.exists()
+    assert not half.exists()
+    assert not store.scratch(RUN.key).exists()
+
+
 def test_it_comes_back_under_the_lock(store: Store) -> None:
     path = store.manifest_path(RUN.key)
     path.unlink()

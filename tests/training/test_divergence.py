@@ -19,6 +19,7 @@ from scripts.data.batches import write_cpt_rows
 from scripts.evaluation import evaluate
 from scripts.plan.product import Product
 from scripts.spectra import singular_values
+from scripts.store.store import COPY
 from scripts.training import loop
 from scripts.training.divergence import Watch, best_mean
 from scripts.training.loop import Fit, fit
@@ -228,7 +229,7 @@ def test_what_starts_from_a_leg_that_diverged_diverged_too(
     leg, results = house.train({"kind": "leg", "trunk": trunk, "batches": 6})
     assert "diverged" in results
     assert house.store.require(leg.key)["files"] == {}
-    assert not house.store.directory(leg.key).exists()
+    assert [path.name for path in house.store.directory(leg.key).iterdir()] == [COPY]
     assert not house.store.scratch(leg.key).exists()
     assert f"training diverged at step {results['diverged']['step']} (" in capsys.readouterr().err
 
