@@ -68,7 +68,7 @@ def of_grid(name: str, grid: Grid) -> Any:
         value = random.Random(key).uniform(0.7, 0.9)
         return {"results": {"value": value, "stderr": 0.02, "items": 100, "tokens": 1000}}
 
-    return kinds.launch_of(name, grid, SimpleNamespace(require=require, is_made=lambda key: True))
+    return kinds.launch_of(name, grid, SimpleNamespace(require=require, read=require, is_made=lambda key: True))
 
 
 @pytest.fixture(scope="module")

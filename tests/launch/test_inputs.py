@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from scripts.common.commands import python_command
 from scripts.common.errors import UserError
 from scripts.launch.inputs import is_remade, require_bytes
 from scripts.launch.launch import Launch, new_launch
@@ -71,7 +72,7 @@ def test_a_leg_whose_bytes_are_gone_is_one_sentence_with_the_command(launch: Lau
     prune(launch, leg)
     assert sentence(launch, [run]) == (
         f"the bytes of {leg.key} are gone from {launch.store.directory(leg.key)}, and {run.key} is made from them; "
-        f"`python -m scripts.training.train {leg.key}` makes them again and checks their hashes"
+        f"`{python_command('scripts.training.train', leg.key)}` makes them again and checks their hashes"
     )
     require_bytes(launch, [])
     require_bytes(launch, [launch.grid.find("runs/math-ift/full/1-seed0")])  # does not read it
@@ -113,7 +114,7 @@ def test_what_comes_back_reads_bytes_too(launch: Launch) -> None:
     prune(launch, rows)
     said = sentence(launch, [run])
     assert f"the bytes of {fetched.key} are gone" in said
-    assert f"`python -m scripts.data.products {fetched.key}`" in said
+    assert f"`{python_command('scripts.data.products', fetched.key)}`" in said
 
 
 @pytest.mark.parametrize(

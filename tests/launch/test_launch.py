@@ -129,7 +129,6 @@ def test_a_studys_own_name_of_the_store_leads_there(tmp_path: Path, monkeypatch:
     for store in (Path("results/store"), tmp_path / "elsewhere", Path("results/store")):
         launching._link(link, store)
         assert link.resolve() == (tmp_path / store).resolve()
-        assert link.resolve().is_dir()
     before = link.lstat().st_ino
     launching._link(link, Path("results/store"))
     assert link.lstat().st_ino == before, "another launch may be looking at it"

@@ -21,7 +21,7 @@ dice = st.randoms(use_true_random=False)
 
 
 def missing(grid: Grid, there: set[Key]) -> Missing:
-    store: Any = SimpleNamespace(is_made=there.__contains__)
+    store: Any = SimpleNamespace(is_made=there.__contains__, by_fingerprint=lambda key: {})
     return Missing(grid, store)
 
 

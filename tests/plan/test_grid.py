@@ -77,7 +77,7 @@ def test_order_of_keys_changes_nothing() -> None:
     [
         (lambda s: s["resources"].update(tokens_per_second=1, checkpoint_seconds=5), {}),
         (lambda s: s.update(grain="condition"), {}),
-        (lambda s: s.update(title="Another title", scale="paper"), {}),
+        (lambda s: s.update(title="Another title"), {}),
         (lambda s: s["settings"]["code-cpt"].update(domain="programs", label="Programs"), {}),
         (
             lambda s: s["settings"]["math-ift"]["learning_rates"].update(full=1e-3),

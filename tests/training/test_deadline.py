@@ -147,7 +147,7 @@ def test_a_family_passes_its_deadline_on(monkeypatch: pytest.MonkeyPatch, tmp_pa
         yield "a device"
 
     monkeypatch.setattr(train.devices, "claimed", claimed)
-    store = SimpleNamespace(root=tmp_path, is_made=lambda key: False)
+    store = SimpleNamespace(root=tmp_path, is_made=lambda key: False, by_fingerprint=lambda key: {})
     launch: Any = SimpleNamespace(store=store, grid=SimpleNamespace(products=members | {"family": family}))
     train.main(launch, "family", 7.0)
     assert passed == [7.0, 7.0]
