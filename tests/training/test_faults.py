@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from scripts.common.commands import python_command
 from scripts.common.errors import UserError, run
 from scripts.launch.command import end_with
 from scripts.plan.product import Product
@@ -339,7 +340,8 @@ def test_what_is_damaged_is_made_again_and_is_the_same(house: House, words: Simp
     with pytest.raises(UserError) as told:
         house.store.bytes_of(product.key)
     assert str(told.value).endswith(
-        f"delete {directory}, and `python -m scripts.training.train {product.key}` makes it again and checks its hashes"
+        f"delete {directory}, and `{python_command('scripts.training.train', product.key)}` "
+        "makes it again and checks its hashes"
     )
     shutil.rmtree(directory)
     house.train_product(product)
