@@ -84,10 +84,16 @@ def status(launch: Launch, queue: Iterable[QueuedJob], logs: Path = LOGS) -> Sta
 
 
 def _without_job(launch: Launch, key: str, logs: Path) -> str:
-    lines = last_lines(logs / f"{key}.log")
+    lines = last_lines(_log(launch, key, logs))
     if _error(lines):
         return "failed"
     return "stopped" if lines or launch.store.scratch(key).exists() else "to make"
+
+
+def _log(launch: Launch, key: str, logs: Path) -> Path:
+    """The log of the last attempt: of a launch of whichever study, or of this study by its name."""
+    paths = (logs / f"{key}.log", logs.parent / "studies" / launch.name / "logs" / f"{key}.log")
+    return max(paths, key=lambda path: path.stat().st_mtime if path.exists() else 0.0)
 
 
 def _error(lines: Sequence[str]) -> str | None:
@@ -113,7 +119,9 @@ def lines(launch: Launch, now: Status, logs: Path = LOGS) -> list[str]:
     text += _section("Running", [_running(launch, product, now) for product in _workers(running, now)], _SHOWN_RUNNING)
     text += _queue_lines(now)
     failed = [product for product in grid if now.states[product.key] == "failed"]
-    text += _section("Failed, until asked for again", [_failed(product, logs) for product in failed], _SHOWN_FAILED)
+    text += _section(
+        "Failed, until asked for again", [_failed(launch, product, logs) for product in failed], _SHOWN_FAILED
+    )
     return [*text, "", _rest(launch, now)]
 
 
@@ -171,8 +179,8 @@ def _queue_lines(now: Status) -> list[str]:
     return ["", f"In SLURM's queue: {len(waiting)} ({counts})"]
 
 
-def _failed(product: Product, logs: Path) -> str:
-    path = logs / f"{product.key}.log"
+def _failed(launch: Launch, product: Product, logs: Path) -> str:
+    path = _log(launch, product.key, logs)
     return f"{product.name}: {_error(last_lines(path))} ({path})"
 
 

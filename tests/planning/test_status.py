@@ -1,6 +1,7 @@
 """The status says of every product where it stands, and nothing that is not known."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -99,6 +100,12 @@ def test_every_product_has_its_state(launch: Launch, tmp_path: Path) -> None:
     assert f"{failed[:-13]}: ValueError: no room (" in text
     # who no longer holds the lock no longer runs
     assert status(launch, [], logs).states[local] == "to make"
+    # an attempt for the study by its name, which is the last one
+    own = tmp_path / "studies" / launch.name / "logs" / f"{stopped}.log"
+    own.parent.mkdir(parents=True)
+    own.write_text("error: no room\n")
+    os.utime(own, (time.time() + 60,) * 2)
+    assert status(launch, [], logs).states[stopped] == "failed"
 
 
 def test_a_job_of_a_family_is_seen_in_its_members(launch: Launch) -> None:
