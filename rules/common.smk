@@ -91,7 +91,7 @@ wildcard_constraints:
     root=rf"{re.escape(RESULTS)}(/{PUBLISHED})?(/v1)?",
     # what no other rule makes
     unknown=(
-        rf"(?!{re.escape(RESULTS)}/((published/)?(v1/)?(figures|tables)/({NAMES})\.|store/|\.stale/|logs/"
+        rf"(?!{re.escape(STORE)}/|{re.escape(RESULTS)}/((published/)?(v1/)?(figures|tables)/({NAMES})\.|\.stale/|logs/"
         r"|(claims|comparison|learning_rates|contact_sheet)\.))(results/.+|[^/]+|(v1|figures|tables)/.+)"
     ),
 

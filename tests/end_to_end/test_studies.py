@@ -74,3 +74,32 @@ def test_a_study_is_planned_and_made_from_another_directory(checkout: Path, tmp_
     assert any((tmp_path / "results/store/data/rows").iterdir())
     assert set((checkout / "results").rglob("*")) == before
     assert "Nothing to be done" in elsewhere.python(*command, target, "--config", "study=smoke")
+
+
+@pytest.mark.parametrize(
+    ("target", "near"),
+    [
+        ("results/figures/fig99.pdf", "results/figures/fig"),
+        ("results/figures/FIG2.pdf", "results/figures/fig2.pdf"),
+        ("results/tables/fig2.md", "results/figures/fig2.pdf"),
+        ("results/figures/tableS1.pdf", "results/tables/tableS1.md"),
+        ("results/fig2.pdf", "results/figures/fig2.pdf"),
+        ("fig2", "results/figures/fig2.pdf"),
+    ],
+)
+def test_a_target_that_no_artifact_has_is_one_sentence(checkout: Path, target: str, near: str) -> None:
+    (said,) = errors(House(checkout, study="paper").snakemake(target, "-n", ok=False))
+    assert "no figure or table is made there; the nearest are" in said
+    assert near in said
+
+
+@pytest.mark.parametrize("store", ["results/elsewhere", "tables/store"])
+def test_a_store_may_lie_where_figures_do(checkout: Path, store: str) -> None:
+    assert House(checkout, store, "smoke").plan() == House(checkout, study="smoke").plan()
+
+
+def test_what_the_store_has_is_not_forced_to_run(checkout: Path) -> None:
+    (said,) = errors(
+        House(checkout, study="smoke").snakemake("results/figures/fig2.pdf", "-R", "train_family", ok=False)
+    )
+    assert said.startswith("error: train_family: cannot be forced to run")
