@@ -106,7 +106,7 @@ def artifact(wildcards, folder=""):
     """The artifact that a file is of; where none is made there the launch ends with a sentence."""
     found = ARTIFACTS.get(artifact_name(wildcards))
     place = wildcards.get("place") or f"{wildcards.root}/{folder}"
-    if found is None or found.place.rpartition("/")[2] != place.rpartition("/")[2]:
+    if found is None or os.path.basename(found.place) != os.path.basename(place):
         asked(WANTED.unknown, f"{place}/{wildcards.name}")
     return found
 
@@ -114,7 +114,7 @@ def artifact(wildcards, folder=""):
 def drawing(folder):
     """The input function of what is made from a CSV in a folder."""
     return lambda wildcards: asked(
-        lambda: WANTED.drawing(artifact(wildcards, folder), printed=f"/{PUBLISHED}" in wildcards.root)
+        lambda: WANTED.drawing(artifact(wildcards, folder), printed=wildcards.root.startswith(f"{RESULTS}/{PUBLISHED}"))
     )
 
 
