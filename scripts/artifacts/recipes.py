@@ -81,7 +81,8 @@ def of_comparison(launch: Launch, made: Callable[[Key], bool]) -> str:
 def of_rates(launch: Launch) -> str:
     """The fingerprint of what learning rates are chosen from; raises UserError where the study has no sweep."""
     keys = plan.validations(launch.grid)
-    study = _shown(launch, launch.grid.conditions(SWEEP), keys)
+    # the rates that were chosen before, and are the study's by now, decide nothing of it
+    study = _shown(launch, launch.grid.conditions(SWEEP), keys, rates=False)
     return _fingerprint(imports.of_command("learning_rates"), keys, study=study, sweep=launch.study["sweep"])
 
 
@@ -121,7 +122,7 @@ def _shown(
         launch: the study.
         conditions: those that the file shows; None for all that the study has.
         keys: the products that it is made of.
-        rates: whether it shows anything that was trained at learning rates.
+        rates: whether it shows anything that was trained at the settings' learning rates.
     """
     study = {name: value for name, value in launch.study.items() if name not in _NOT_SHOWN}
     if conditions is not None:

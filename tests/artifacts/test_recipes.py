@@ -78,7 +78,7 @@ CHANGES: list[tuple[str, Change, set[str], set[str]]] = [
     ("settings", lambda s: s["settings"]["code-cpt"].update(label="Programs", domain="programs"), SHOWN, set()),
     ("settings", lambda s: s["settings"]["math-ift"].update(label="Sums"), SHOWN - {"tableS2"}, {"tableS2"}),
     ("settings", lambda s: s["settings"]["math-ift"]["learning_rates"].update(full=1e-3),
-     {"fig2", "claims", "comparison"}, {"tableS2"}),
+     {"fig2", "claims", "comparison"}, {"tableS2", "table1", "rates"}),
     ("settings", lambda s: s["settings"]["math-ift"]["sweep"].update(duration=2),
      {"rates", "comparison"}, {"fig2", "tableS2", "table1", "claims"}),
     ("methods", lambda s: s["methods"]["lora-r2"].update(alpha=2.0), SHOWN - {"table1"}, set()),

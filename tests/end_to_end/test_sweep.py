@@ -136,7 +136,7 @@ def test_a_result_that_does_not_follow_is_not_accepted(house: House) -> None:
     path = house.root / RATES
     original = path.read_text()
     path.unlink()
-    assert f"`snakemake {RATES}` makes it" in house.python(*ACCEPT, ok=False)
+    assert f"snakemake {RATES} --config study=smoke` makes it" in house.python(*ACCEPT, ok=False)
     path.write_text(original.replace("study: smoke", "study: demo"))
     assert "study 'demo', not of 'smoke'" in house.python(*ACCEPT, ok=False)
     path.write_text(original)
