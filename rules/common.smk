@@ -173,6 +173,8 @@ onstart:
         fingerprints = {Key(job.wildcards.get("key", "")).fingerprint for job in jobs}
         products = [product for product in GRID if product.fingerprint in fingerprints]
         LAUNCH.require_locked(product.key for product in products)
+        if WANTED.renamed:
+            LAUNCH.store.require_writable()
         for key, other in WANTED.renamed.items():
             LAUNCH.store.link(GRID.products[key], other)
         require_bytes(LAUNCH, products)

@@ -8,7 +8,6 @@ More of the study than a file shows may stand in its recipe: to make it anew the
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from scripts.plan import artifacts as plan
 from scripts.plan.conditions import GRID, SWEEP, Condition
 from scripts.plan.product import Key
 from scripts.plan.registry import Artifact
-from scripts.store.fingerprint import file_sha256, fingerprint
+from scripts.store.fingerprint import fingerprint, known_sha256
 
 CLAIMED = ("learning", "forgetting")
 """What the claims are judged on, of the conditions of figures 1 to 3."""
@@ -102,15 +101,9 @@ def _contents(files: Iterable[str]) -> list[list[str]]:
 
 def _sha256(path: Path) -> str:
     try:
-        return _sha256_at(path, path.stat().st_mtime_ns)
+        return known_sha256(path)  # recipes have most modules in common
     except OSError:
         return ""
-
-
-@cache
-def _sha256_at(path: Path, changed: int) -> str:
-    """The hash of a file that was last changed at `changed`; recipes have most modules in common."""
-    return file_sha256(path)
 
 
 def _shown(

@@ -133,14 +133,14 @@ class Wanted:
 
     def rates(self) -> list[str]:
         """What choosing learning rates waits for."""
-        if self._rates_are_right:
+        if self._rates_are_right():
             return []
         keys = plan.validations(self._launch.grid)
         return [*self._note(self._page("learning_rates.yaml")), *self._jobs(SWEEP, keys)]
 
     def claims(self) -> list[str]:
         """What judging the claims waits for."""
-        if self._claims_are_right:
+        if self._claims_are_right():
             return []
         keys = plan.measurements(self._launch.grid, recipes.CLAIMED, GRID)
         return [*self._note(self._page("claims.csv"), self._page("claims.md")), *self._jobs(GRID, keys)]
@@ -148,7 +148,7 @@ class Wanted:
     def comparison(self) -> list[str]:
         """What the comparison waits for: it shows whatever is evaluated, so all that the same launch evaluates."""
         files = [self._page(f"comparison.{form}") for form in ("csv", "md", "pdf")]
-        if self._is_right("comparison", recipes.of_comparison(self._launch, self._is_there), *files):
+        if self._is_right("comparison", lambda: recipes.of_comparison(self._launch, self._is_there), *files):
             return []
         shown = self._launch.evaluated(self._is_there)
         return [*self._note(*files), *self.manifests(sorted({self._coming[k] for k in shown if k in self._coming}))]
@@ -158,7 +158,10 @@ class Wanted:
         pictures = {artifact.name: self.drawing_paths(artifact)[1] for artifact in shown}
         drawn = [path for name, path in pictures.items() if not self._drawing_is_right(self._registry[name])]
         path = self._page("contact_sheet.png")
-        recipe = recipes.of_contact_sheet([Path(picture) for picture in pictures.values()])
+
+        def recipe() -> str:
+            return recipes.of_contact_sheet([Path(picture) for picture in pictures.values()])
+
         return [] if not drawn and self._is_right("contact_sheet", recipe, path) else [*self._note(path), *drawn]
 
     def unknown(self, target: str) -> list[str]:
@@ -186,40 +189,43 @@ class Wanted:
 
     # -- what is right ----------------------------------------------------------------------------------------------
 
-    def _is_right(self, rule: str, recipe: str, *files: str) -> bool:
-        """Whether files are what a recipe makes, and nobody asks for them to be made again all the same."""
+    def _is_right(self, rule: str, recipe: Callable[[], str], *files: str) -> bool:
+        """Whether files are what a recipe makes, and nobody asks for them to be made again all the same.
+
+        It is asked several times of one file, and its recipe computed once.
+        """
         if files not in self._right:
             self._check_forced()
             request = self._request
             forced = request.all_forced or not {rule, *files}.isdisjoint(request.forced)
-            self._right[files] = not forced and is_made(recipe, *map(Path, files))
+            self._right[files] = not forced and is_made(recipe(), *map(Path, files))
         return self._right[files]
 
     def _csv_is_right(self, artifact: Artifact) -> bool:
-        recipe = recipes.of_csv(self._launch, artifact, self._is_there)
-        return self._is_right("collect", recipe, self.csv_path(artifact))
+        return self._is_right(
+            "collect", lambda: recipes.of_csv(self._launch, artifact, self._is_there), self.csv_path(artifact)
+        )
 
     def _printed_is_right(self, artifact: Artifact) -> bool:
-        return self._is_right("printed", recipes.of_printed(artifact), self.csv_path(artifact, printed=True))
+        return self._is_right("printed", lambda: recipes.of_printed(artifact), self.csv_path(artifact, printed=True))
 
     def _data_is_right(self, artifact: Artifact, printed: bool) -> bool:
         return self._printed_is_right(artifact) if printed else self._csv_is_right(artifact)
 
     def _drawing_is_right(self, artifact: Artifact, *, printed: bool = False) -> bool:
         rule = "tabulate" if artifact.is_table else "draw"
-        recipe = recipes.of_drawing(artifact, Path(self.csv_path(artifact, printed=printed)))
-        files = self.drawing_paths(artifact, printed=printed)
-        return self._data_is_right(artifact, printed) and self._is_right(rule, recipe, *files)
-
-    @cached_property
-    def _rates_are_right(self) -> bool:
-        return self._is_right("learning_rates", recipes.of_rates(self._launch), self._page("learning_rates.yaml"))
-
-    @cached_property
-    def _claims_are_right(self) -> bool:
-        return self._is_right(
-            "claims", recipes.of_claims(self._launch), self._page("claims.csv"), self._page("claims.md")
+        csv, files = self.csv_path(artifact, printed=printed), self.drawing_paths(artifact, printed=printed)
+        return self._data_is_right(artifact, printed) and self._is_right(
+            rule, lambda: recipes.of_drawing(artifact, Path(csv)), *files
         )
+
+    def _rates_are_right(self) -> bool:
+        path = self._page("learning_rates.yaml")
+        return self._is_right("learning_rates", lambda: recipes.of_rates(self._launch), path)
+
+    def _claims_are_right(self) -> bool:
+        files = (self._page("claims.csv"), self._page("claims.md"))
+        return self._is_right("claims", lambda: recipes.of_claims(self._launch), *files)
 
     # -- what this launch makes -------------------------------------------------------------------------------------
 
@@ -249,9 +255,9 @@ class Wanted:
             shown = {*self.drawing_paths(artifact), self.csv_path(artifact)}
             if artifact.needs and shown & files and not self._csv_is_right(artifact):
                 yield from self._missing.jobs(artifact.block, artifact.measurements(grid, self._missing.is_made))
-        if {self._page("claims.csv"), self._page("claims.md")} & files and not self._claims_are_right:
+        if {self._page("claims.csv"), self._page("claims.md")} & files and not self._claims_are_right():
             yield from self._missing.jobs(GRID, plan.measurements(grid, recipes.CLAIMED, GRID))
-        if self._page("learning_rates.yaml") in files and not self._rates_are_right:
+        if self._page("learning_rates.yaml") in files and not self._rates_are_right():
             yield from self._missing.jobs(SWEEP, plan.validations(grid))
         store = f"{self._launch.seen_store}/"
         for key in (Key(file.removeprefix(store).removesuffix(".json")) for file in files if file.startswith(store)):

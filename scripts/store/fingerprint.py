@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ def canonical(value: Any) -> str:
 def fingerprint(spec: Any) -> str:
     """The first 12 hexadecimal digits of the SHA-256 of the spec's canonical JSON."""
     return hashlib.sha256(canonical(spec).encode()).hexdigest()[:12]
+
+
+def known_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, computed once a process for as long as the file's time stays the same."""
+    return _sha256_at(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _sha256_at(path: Path, changed: int) -> str:
+    return file_sha256(path)
 
 
 def file_sha256(path: Path) -> str:

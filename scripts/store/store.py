@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +27,7 @@ from typing import Any, Protocol
 from scripts.common.commands import python_command
 from scripts.common.errors import UserError
 from scripts.common.files import write_json
-from scripts.store.fingerprint import file_sha256, fingerprint
+from scripts.store.fingerprint import file_sha256, fingerprint, known_sha256
 from scripts.store.locks import exclusive
 from scripts.store.machine import arithmetic
 
@@ -133,7 +132,7 @@ class Store:
         for name, file in manifest["files"].items():
             path = directory / name
             try:
-                damage = None if _sha256_at(path, path.stat().st_mtime_ns) == file["sha256"] else "another hash"
+                damage = None if known_sha256(path) == file["sha256"] else "another hash"
             except OSError as error:
                 damage = error.strerror or str(error)
             if damage:
@@ -342,12 +341,6 @@ def _installed() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-@cache
-def _sha256_at(path: Path, changed: int) -> str:
-    """SHA-256 of a file that was last changed at `changed`; a family's jobs read the same inputs many times."""
-    return file_sha256(path)
 
 
 def has_bytes(manifest: dict[str, Any], directory: Path) -> bool:
