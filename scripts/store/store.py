@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -27,7 +28,7 @@ from typing import Any, Protocol
 from scripts.common.commands import python_command
 from scripts.common.errors import UserError
 from scripts.common.files import write_json
-from scripts.store.fingerprint import file_sha256, fingerprint, known_sha256
+from scripts.store.fingerprint import FINGERPRINT, file_sha256, fingerprint, known_sha256
 from scripts.store.locks import exclusive
 from scripts.store.machine import arithmetic
 
@@ -40,6 +41,9 @@ What the results have under `provenance` (times, devices) joins the manifest's o
 
 COPY = ".manifest.json"
 """Name of a manifest's copy in the directory of the product's bytes."""
+
+_NAMED = re.compile(rf".*-{FINGERPRINT}")
+"""The last part of a product's key."""
 
 
 class Specified(Protocol):
@@ -143,10 +147,17 @@ class Store:
         return directory
 
     def by_fingerprint(self, key: str) -> dict[str, str]:
-        """Fingerprint to key of the products that lie in the same first directory of the store as `key`."""
-        place = key.partition("/")[0]
-        keys = (str(path.relative_to(self.root))[:-5] for path in (self.root / place).rglob("*-????????????.json"))
-        return {other[-12:]: other for other in keys}
+        """Fingerprint to key of the products that lie in the same first directory of the store as `key`.
+
+        Only directories that hold manifests are read: those of bytes are many, and others may be deleting theirs.
+        """
+        found = {}
+        for directory, below, files in os.walk(self.root / key.partition("/")[0]):
+            below[:] = [name for name in below if not name.startswith(".") and not _NAMED.fullmatch(name)]
+            for name in files:
+                if name.endswith(".json") and _NAMED.fullmatch(stem := name.removesuffix(".json")):
+                    found[stem[-12:]] = str((Path(directory) / stem).relative_to(self.root))
+        return found
 
     def link(self, product: Specified, other: str) -> None:
         """Gives a product that is complete under another name, as settings and methods may be renamed, its name now.

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -280,3 +281,18 @@ def test_the_copy_is_none_of_the_files(store: Store) -> None:
     store.manifest_path(run.key).unlink()
     assert store.make(run, never, {})["key"] == run.key
     assert store.bytes_of(run.key)
+
+
+def test_what_is_made_is_found_beside_others_that_write(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory of bytes may be gone before it is read: a job renames its own, and pruning deletes."""
+    writing = store.directory(RUN.key).with_name(f".{store.directory(RUN.key).name}-x")
+    (writing / "part").mkdir(parents=True)
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if path in (writing, str(writing), store.directory(OTHER.key), str(store.directory(OTHER.key))):
+            shutil.rmtree(path, ignore_errors=True)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert store.by_fingerprint(RUN.key) == {each.key[-12:]: each.key for each in (RUN, OTHER)}

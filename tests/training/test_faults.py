@@ -21,7 +21,7 @@ from scripts.common.commands import python_command
 from scripts.common.errors import UserError, run
 from scripts.launch.command import end_with
 from scripts.plan.product import Product
-from scripts.store import store as study_store
+from scripts.store import fingerprint as study_fingerprint
 from scripts.store.locks import LockedError
 from scripts.store.store import COPY
 from scripts.training import attempts, loop, train
@@ -318,14 +318,14 @@ def test_a_shard_that_cannot_be_read_is_one_sentence(
 ) -> None:
     product = leg(house, words.FULL)
     rows = house.store.directory(product.inputs[1]) / "rows.npy"
-    read = study_store.file_sha256
+    read = study_fingerprint.file_sha256
 
     def broken(path: Path) -> str:
         if path == rows:
             raise OSError(errno.EIO, "Input/output error", str(path))
         return read(path)
 
-    monkeypatch.setattr(study_store, "file_sha256", broken)
+    monkeypatch.setattr(study_fingerprint, "file_sha256", broken)
     with pytest.raises(UserError, match=rf"^{rows} is not what its manifest says \(Input/output error\); delete "):
         house.train_product(product)
     assert house.store.read(product.key) is None
