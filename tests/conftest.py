@@ -5,9 +5,7 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -63,26 +61,12 @@ class House:
 
     def snakemake(self, *arguments: str, ok: bool = True) -> str:
         """Runs Snakemake and returns all that it said."""
-        words = self._words(*arguments)
-        with tempfile.NamedTemporaryFile(mode="r", prefix="said-") as file:
-            status = WARM.snakemake(words, self.root, self.environment(), Path(file.name))
-            said = file.read()
-        assert (status == 0) == ok, said
-        return said
+        return self.python("-m", "snakemake", *self._words(*arguments), ok=ok)
 
     def python(self, *arguments: str, ok: bool = True) -> str:
         """Runs a command line of the project by hand and returns all that it said."""
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.root,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        said = done.stdout + done.stderr
-        assert (done.returncode == 0) == ok, said
+        status, said = WARM.python(arguments, self.root, self.environment(), jobs=bool(self.standins))
+        assert (status == 0) == ok, said
         return said
 
     def plan(self, *targets: str) -> dict[str, int]:

@@ -1,72 +1,180 @@
-"""Starts Snakemake in a second less: as forks of one process that has imported it already.
+"""Starts Python in a second or three less: as forks of one process that has imported what this project imports.
 
-Snakemake's own modules, and those of other packages that its start needs, are loaded once; nothing of this project is,
-so each fork finds the modules of the checkout that it works in. What jobs start are new processes, as always.
+Only other packages' modules are loaded once; nothing of this project is, so each fork finds the modules of the checkout
+that it works in. What must be a process of its own (real training, whatever is killed) is started without this.
 """
 
+import atexit
+import gc
+import importlib
 import json
 import os
+import runpy
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from typing import Any
+
+_CLIENT = """\
+#!{python} -ISE
+import json, os, socket, sys
+if sys.argv[1:2] != ["-m"] or not sys.argv[2].startswith("scripts."):
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
+server.sendall(request)
+sys.exit(int(server.recv(16) or 1))
+"""
+"""What jobs find as `python`."""
 
 
 class Warm:
     """The process, started when it is first needed; it ends with the one that started it."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._lock = Lock()
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
 
-    def snakemake(self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], said: Path) -> int:
-        """Runs ``snakemake ARGUMENTS``, what it says going to a file, and returns its exit status."""
-        with self._lock:
-            if self._process is None:
-                self._process = subprocess.Popen(
-                    [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-                )
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            request = [list(arguments), str(cwd), dict(environment), str(said)]
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            return int(self._process.stdout.readline())
+    def python(
+        self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], *, jobs: bool
+    ) -> tuple[int, str]:
+        """Runs ``python ARGUMENTS`` and returns its exit status and all that it said.
+
+        Args:
+            arguments: ``-m MODULE ...`` or ``-c CODE ...``.
+            cwd: where.
+            environment: its environment.
+            jobs: whether the jobs of a Snakemake are forks, too.
+        """
+        if self._directory is None:
+            self._directory = self._start()
+        environment = dict(environment)
+        if jobs:
+            environment["BASH_ENV"] = f"{self._directory.name}/path.sh"
+        request = json.dumps([list(arguments), str(cwd), environment]).encode()
+        with socket.socket(socket.AF_UNIX) as server, open(os.devnull) as nothing, tempfile.TemporaryFile("w+") as said:
+            server.connect(f"{self._directory.name}/socket")
+            descriptors = [nothing.fileno(), said.fileno(), said.fileno()]
+            socket.send_fds(server, [len(request).to_bytes(4, "big")], descriptors)
+            server.sendall(request)
+            status = int(server.recv(16))
+            said.seek(0)
+            return status, said.read()
+
+    def _start(self) -> tempfile.TemporaryDirectory[str]:
+        directory = tempfile.TemporaryDirectory(prefix="warm-")
+        client, address = Path(directory.name, "bin", "python"), f"{directory.name}/socket"
+        client.parent.mkdir()
+        client.write_text(_CLIENT.format(python=sys.executable, address=address))
+        client.chmod(0o755)
+        # a launch puts its own interpreter first in PATH, and bash reads this after that
+        Path(directory.name, "path.sh").write_text(f'PATH="{client.parent}:$PATH"\n')
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        return directory
 
 
-def _serve() -> None:
+def _serve(address: str) -> None:
     import pandas  # noqa: F401
     import pydantic  # noqa: F401
-    import snakemake.cli  # noqa: F401
+    import seaborn  # noqa: F401
+    import torch  # noqa: F401
     import yaml  # noqa: F401
+    from snakemake.cli import get_argument_parser
 
+    get_argument_parser()  # loads the plug-ins
     here = str(Path(__file__).parent)
     sys.path = [path for path in sys.path if path != here]
-    for line in sys.stdin:
-        arguments, cwd, environment, said = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _become(arguments, cwd, environment, said)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    _end_with(sys.stdin.fileno())
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(address)
+    server.listen(64)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page
+    print("ready", flush=True)
+    while True:
+        connection, _ = server.accept()
+        if os.fork() == 0:
+            server.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _answer(connection)
+            os._exit(0)
+        connection.close()
 
 
-def _become(arguments: list[str], cwd: str, environment: dict[str, str], said: str) -> None:
-    """Goes on as ``python -m snakemake ARGUMENTS`` would have begun."""
-    import runpy
+def _end_with(descriptor: int) -> None:
+    """Ends this process when the other end of a pipe is closed."""
+    server = os.getpid()
+    if os.fork() == 0:
+        os.read(descriptor, 1)
+        os.kill(server, signal.SIGKILL)
+        os._exit(0)
+    os.close(descriptor)
 
-    nothing, out = os.open(os.devnull, os.O_RDONLY), os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for target, source in ((0, nothing), (1, out), (2, out)):
+
+def _answer(connection: socket.socket) -> None:
+    head, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
+    size, request = int.from_bytes(head, "big"), b""
+    while len(request) < size:
+        request += connection.recv(size - len(request))
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        _become(*json.loads(request), descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    connection.sendall(str(status).encode())
+
+
+def _become(arguments: list[str], cwd: str, environment: dict[str, str], descriptors: list[int]) -> None:
+    """Goes on as ``python ARGUMENTS`` would have begun."""
+    for target, source in enumerate(descriptors):
         os.dup2(source, target)
+        os.close(source)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = [cwd, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    sys.argv = ["snakemake", *arguments]
-    sys.orig_argv = [sys.executable, "-m", "snakemake", *arguments]
-    runpy.run_module("snakemake", run_name="__main__", alter_sys=True)
-    sys.exit(0)
+    sys.modules.pop("sitecustomize", None)  # the machine's own
+    with suppress(ModuleNotFoundError):
+        importlib.import_module("sitecustomize")
+    option, what, *rest = arguments
+    sys.argv = [what if option == "-m" else option, *rest]
+    sys.orig_argv = [sys.executable, *arguments]
+    status: Any = 0
+    try:
+        if option == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            exec(what, {"__name__": "__main__"})
+    except SystemExit as end:
+        status = end.code or 0
+        if not isinstance(status, int):
+            print(status, file=sys.stderr)
+            status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    # Python's own way out would free what was loaded before the fork, object by object: another second
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1])
