@@ -46,6 +46,11 @@ class House:
     def log(self) -> Path:
         return self.store / "standin.log"
 
+    @property
+    def forks(self) -> bool:
+        """Whether jobs may be forks of the tests' process: not where they compute with models."""
+        return bool(self.standins)
+
     def environment(self) -> dict[str, str]:
         environment = {key: value for key, value in os.environ.items() if key != "FORGETTING_LAUNCH"}
         environment.pop("PYTHONPATH", None)
@@ -65,7 +70,7 @@ class House:
 
     def python(self, *arguments: str, ok: bool = True) -> str:
         """Runs a command line of the project by hand and returns all that it said."""
-        status, said = WARM.python(arguments, self.root, self.environment(), jobs=bool(self.standins))
+        status, said = WARM.python(arguments, self.root, self.environment(), jobs=self.forks)
         assert (status == 0) == ok, said
         return said
 

@@ -49,7 +49,7 @@ class Warm:
         """Runs ``python ARGUMENTS`` and returns its exit status and all that it said.
 
         Args:
-            arguments: ``-m MODULE ...`` or ``-c CODE ...``.
+            arguments: ``-m MODULE ...``, ``-c CODE ...`` or ``FILE ...``.
             cwd: where.
             environment: its environment.
             jobs: whether the jobs of a Snakemake are forks, too.
@@ -151,15 +151,18 @@ def _become(arguments: list[str], cwd: str, environment: dict[str, str], descrip
     sys.modules.pop("sitecustomize", None)  # the machine's own
     with suppress(ModuleNotFoundError):
         importlib.import_module("sitecustomize")
-    option, what, *rest = arguments
-    sys.argv = [what if option == "-m" else option, *rest]
+    option, what = arguments[0], arguments[1] if arguments[0] in ("-m", "-c") else ""
+    sys.argv = [what, *arguments[2:]] if option == "-m" else [option, *arguments[2 if what else 1 :]]
     sys.orig_argv = [sys.executable, *arguments]
     status: Any = 0
     try:
         if option == "-m":
             runpy.run_module(what, run_name="__main__", alter_sys=True)
-        else:
+        elif option == "-c":
             exec(what, {"__name__": "__main__"})
+        else:
+            sys.path.insert(0, str(Path(option).parent))
+            runpy.run_path(option, run_name="__main__")
     except SystemExit as end:
         status = end.code or 0
         if not isinstance(status, int):

@@ -101,6 +101,10 @@ class ClusterHouse(House):
 
     cluster: Cluster | None = None
 
+    @property
+    def forks(self) -> bool:
+        return False  # the cluster signals the processes of a job
+
     def environment(self) -> dict[str, str]:
         assert self.cluster
         site = {"ACCOUNT": "none", "PARTITION": "gpu", "GPU_TYPE": "h100", "POLL_SECONDS": "1"}
