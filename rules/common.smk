@@ -13,6 +13,7 @@ from scripts.planning import cluster
 from scripts.planning.failures import Failures
 from scripts.planning.guard import Requeuer, by_fingerprint, settle
 from scripts.planning.progress import ProgressLines
+from scripts.planning.resilience import make_resilient
 from scripts.common.errors import UserError
 from scripts.launch.inputs import require_bytes
 from scripts.launch.launch import begin
@@ -180,8 +181,12 @@ onstart:
         require_bytes(LAUNCH, products)
         if not workflow.local_exec:
             cluster.require_ready(LAUNCH, products)
+        if not workflow.local_exec and workflow.executor_plugin.name == "slurm":
+            import snakemake_executor_plugin_slurm
+
             wanted, place, unlock = by_fingerprint(products), workflow.workdir_init, workflow.persistence.unlock
             settle(LAUNCH.store, wanted, place, config.get("on_live_jobs"), logger, unlock)
+            make_resilient(snakemake_executor_plugin_slurm, place, logger)
             Requeuer(wanted, place, logger).start()
         hours = cluster.gpu_hours(GRID, products, LAUNCH.store)
         cluster.require_budget(hours, config.get("budget_gpu_hours"))

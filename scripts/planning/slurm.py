@@ -43,15 +43,15 @@ def has_slurm() -> bool:
     return shutil.which("squeue") is not None
 
 
-def queued(directory: str, states: str | None = None) -> list[QueuedJob]:
-    """This user's jobs that were submitted in `directory`: those that wait or run, or those in `states`.
+def queued(directory: str | None, states: str | None = None) -> list[QueuedJob]:
+    """This user's jobs that were submitted in `directory` (None: anywhere): those that wait or run, or in `states`.
 
     Raises:
         UserError: `squeue` is not there, or SLURM does not answer.
     """
     command = ["squeue", "--me", "--noheader", f"--format={_FIELDS}", *([f"--states={states}"] if states else [])]
-    here = os.path.realpath(directory)
-    return [job for job in parse(_ask(command)) if os.path.realpath(job.directory) == here]
+    here = directory and os.path.realpath(directory)
+    return [job for job in parse(_ask(command)) if here in (None, os.path.realpath(job.directory))]
 
 
 def requeue(number: str) -> None:

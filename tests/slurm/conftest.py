@@ -52,6 +52,16 @@ class Cluster:
         self("scontrol", "update", f"nodename={node}", "state=down", "reason=no power")
         self("slurmd", "-N", node)
 
+    def stop(self) -> None:
+        """The controller goes away; jobs go on, and nobody is answered."""
+        process = psutil.Process(int((self.root / "pid" / "slurmctld.pid").read_text()))
+        self("scontrol", "shutdown", "slurmctld")
+        process.wait(60)
+
+    def go_on(self) -> None:
+        """The controller is back, with what it knew."""
+        self("slurmctld")
+
     def _of_jobs(self, node: str) -> list[psutil.Process]:
         """The processes that watch the steps on a node, and those of the steps."""
         here = {"SLURMD_NODENAME": node, "SLURM_CONF": self.environment()["SLURM_CONF"]}
@@ -100,6 +110,8 @@ class ClusterHouse(House):
     """A house whose jobs a cluster gets, by the profile as it is shipped."""
 
     cluster: Cluster | None = None
+    programs: Path | None = None
+    """A directory with programs that stand before SLURM's own."""
 
     @property
     def forks(self) -> bool:
@@ -109,7 +121,10 @@ class ClusterHouse(House):
         assert self.cluster
         site = {"ACCOUNT": "none", "PARTITION": "gpu", "GPU_TYPE": "h100", "POLL_SECONDS": "1"}
         said = {f"FORGETTING_{name}": value for name, value in site.items()}
-        return super().environment() | self.cluster.environment() | said | {"OMP_NUM_THREADS": "1"}
+        environment = super().environment() | self.cluster.environment() | said | {"OMP_NUM_THREADS": "1"}
+        if self.programs:
+            environment["PATH"] = f"{self.programs}{os.pathsep}{environment['PATH']}"
+        return environment
 
     def command(self, *targets: str) -> list[str]:
         fig2 = [] if any("/" in target for target in targets) or "--unlock" in targets else ["results/figures/fig2.pdf"]

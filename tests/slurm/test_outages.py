@@ -1,0 +1,70 @@
+"""A controller that goes away, and limits on the jobs in the queue: a launch waits, and goes on."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.conftest import Cluster, ClusterHouse, Head, held, trainers
+from tests.slurm.test_heads import two_runs
+
+pytestmark = pytest.mark.thorough
+
+
+def test_an_outage_while_jobs_train(
+    settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster
+) -> None:
+    """Jobs that end meanwhile and those that do not are found again, and all can be cancelled afterwards."""
+    house = settle("slow")
+    house.edit(two_runs)
+    legs = house.planned("legs")[:2]
+    house.hold()
+    head = start(house, *legs)
+    head.until(lambda: len(trainers(house.root)) == len(held(house.root)) == 2, "two jobs to train")
+    cluster.stop()
+    try:
+        head.until(lambda: "SLURM has not answered since" in head.said, "it to be noticed")
+        next(iter(held(house.root))).unlink()
+        head.until(lambda: len(trainers(house.root)) == 1, "a job to end meanwhile")
+    finally:
+        cluster.go_on()
+    head.until(lambda: "SLURM answers again" in head.said and "Finished jobid" in head.said, "it to be over")
+    assert len(house.manifests("legs")) == 1
+    head.process.send_signal(signal.SIGINT)
+    head.process.wait(400)
+    assert not cluster.jobs(house.root, "RUNNING", "PENDING")
+    house.release()
+    said = start(house, *legs).wait()
+    assert len(house.manifests("legs")) == 2
+    assert "failed" not in said
+
+
+def test_a_limit_on_jobs_in_the_queue(
+    settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster, tmp_path: Path
+) -> None:
+    """Three at a time, where Snakemake would submit all: SLURM's refusals are no failures of the jobs."""
+    house = settle("loop,harness")
+    house.locally().snakemake(*house.locally().planned("families/trained"))
+    house.log.write_text("")
+    evaluations = house.planned("evaluations")[:5]
+    house.programs = tmp_path / "programs"
+    house.programs.mkdir()
+    sbatch = house.programs / "sbatch"
+    sbatch.write_text(
+        f"""#!/bin/bash
+if (( $({cluster.root}/bin/squeue --noheader --states=PENDING,RUNNING | wc -l) >= 3 )); then
+    echo "sbatch: error: AssocMaxSubmitJobLimit" >&2
+    echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy" \
+        "(job submit limit, user's size and/or time limits)" >&2
+    exit 1
+fi
+exec {cluster.root}/bin/sbatch "$@"
+"""
+    )
+    sbatch.chmod(0o755)
+    said = start(house, *evaluations).wait()
+    assert "SLURM takes no more jobs for now (AssocMaxSubmitJobLimit)" in said
+    assert "SLURM takes jobs again." in said
+    assert {f"{house.store_root}/{key}.json" for key in house.manifests("evaluations")} == set(evaluations)
+    assert len(cluster.jobs(house.root)) == len(house.log.read_text().splitlines()) == len(evaluations)
