@@ -17,6 +17,7 @@ from scripts.planning.resilience import make_resilient
 from scripts.common.errors import UserError
 from scripts.launch.inputs import require_bytes
 from scripts.launch.launch import begin
+from scripts.launch.site import Site
 from scripts.artifacts.learning_rates import note as rates_note
 from scripts.artifacts.published import load_published, values_of
 from scripts.artifacts.wanted import PUBLISHED, Request, Wanted
@@ -33,8 +34,10 @@ STORE = LAUNCH.seen_store
 RESULTS = LAUNCH.results
 # whether this is the Snakemake of a job of the cluster
 IN_JOB = workflow.remote_exec and "SLURM_JOB_ID" in os.environ
-if IN_JOB and LAUNCH.site.get("setup"):
-    shell.prefix(f"set -euo pipefail; {LAUNCH.site['setup']}; ")
+if IN_JOB and (PROLOGUE := Site(**LAUNCH.site).prologue):
+    shell.prefix(f"set -euo pipefail; {PROLOGUE}; ")
+if IS_HEAD and config.get("cluster") and LAUNCH.site["max_jobs"] and workflow.nodes:
+    workflow.global_resources["_nodes"] = min(workflow.nodes, LAUNCH.site["max_jobs"])
 # what this study has; an artifact that it does not have is no part of "all"
 TARGETS = {name: artifact.files(RESULTS) for name, artifact in ARTIFACTS.items() if artifact.lack(GRID) is None}
 FIGURES = [name for name in TARGETS if not ARTIFACTS[name].is_table]
@@ -151,7 +154,7 @@ def task_of(kind):
 def request(wildcards, resources):
     """What a job asks the cluster for, for its message: Snakemake shows none of its own where there is one."""
     names = ("nodes", "tasks", "tasks_per_node", "gres", "cpus_per_task", "mem_mb", "runtime")
-    names += ("slurm_account", "slurm_partition")
+    names += ("slurm_account", "slurm_partition", "qos", "constraint", "slurm_extra")
     words = [f"{name}={resources.get(name)}" for name in names if resources.get(name)]
     return f" ({', '.join(words)})" if config.get("cluster") else ""
 

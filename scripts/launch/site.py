@@ -5,9 +5,12 @@ Each fact stands in ``profiles/slurm/site.yaml``, which git ignores, or in an en
 """
 
 import os
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.common.files import project, read_yaml
@@ -16,6 +19,7 @@ SITE = project("profiles/slurm/site.yaml")
 VARIABLE = "FORGETTING_{}"
 NONE = "none"
 """Said of a fact that the cluster shall decide by itself."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,26 @@ class Site:
     """Whose hours are spent; `none` for SLURM's default."""
     partition: str | None = None
     """Where jobs run; `none` for SLURM's default."""
+    cpu_partition: str | None = None
+    """Where jobs without a GPU run; without it, in `partition`."""
     gpu_type: str | None = None
     """How SLURM calls the GPUs that are wanted; `none` for any."""
+    qos: str | None = None
+    """Quality of service of the jobs in `partition`, and so the next two: a `cpu_partition` has neither."""
+    constraint: str | None = None
+    """Features that a node must have: `ib&h100`."""
+    reservation: str | None = None
+    """Nodes that are set aside."""
+    extra: str | None = None
+    """More options of `sbatch`, for every job: `--mail-type=FAIL --exclusive`."""
+    max_jobs: int | None = None
+    """Jobs in the queue at a time, at most; without it, `jobs` of the profile."""
     store: str | None = None
     """A directory that every node sees."""
     setup: str | None = None
     """Shell commands that a job starts with: `module load cuda/12.4`."""
+    environment: dict[str, str] | None = None
+    """Variables of a job: `NCCL_SOCKET_IFNAME: ib0`; all in one variable of the environment: `A=1 B="two words"`."""
     container: str | None = None
     """The words before a job's `python`: `apptainer exec --nv /images/training.sif`."""
 
@@ -50,21 +68,58 @@ class Site:
         value: str | None = asdict(self)[name]
         return None if value == NONE else value
 
+    @property
+    def prologue(self) -> str:
+        """What a job's shell runs first: variables, then `setup`; empty where there is neither."""
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in (self.environment or {}).items()]
+        return "; ".join([*lines, *([self.setup] if self.setup else [])])
+
 
 def load_site(environment: Mapping[str, str] = os.environ, path: Path = SITE) -> Site:
     """The facts as file and environment say them.
 
     Raises:
-        UserError: the file has another key, or a value that is no text.
+        UserError: the file has another key, or a value of another kind than the fact's.
     """
     names = [field.name for field in fields(Site)]
     facts = read_yaml(path) or {} if path.exists() else {}
     if not isinstance(facts, dict):
         raise UserError(f"{path}: must hold keys and values; allowed are {', '.join(names)}")
-    for key, value in facts.items():
+    for key in facts:
         if key not in names:
             raise UserError(f"{path}: {key}: is not a fact of a cluster; allowed are {', '.join(names)}")
-        if not isinstance(value, str) or not value:
-            raise UserError(f"{path}: {key}: must be text, not {value!r}")
-    said = {name: environment.get(VARIABLE.format(name.upper())) for name in names}
-    return Site(**{**facts, **{name: value for name, value in said.items() if value}})
+    said = {name: (f"{path}: {name}", value) for name, value in facts.items()}
+    for name in names:
+        variable = VARIABLE.format(name.upper())
+        if value := environment.get(variable):
+            said[name] = (variable, _parsed(name, value))
+    return Site(**{name: _checked(name, value, where) for name, (where, value) in said.items()})
+
+
+def _parsed(name: str, text: str) -> Any:
+    """A fact that an environment variable says, in the form that the file has it."""
+    if name == "max_jobs" and text.isdecimal():
+        return int(text)
+    if name == "environment":
+        try:
+            words = [word.partition("=") for word in shlex.split(text)]
+        except ValueError:  # a quotation without an end
+            return text
+        return {key: value for key, _, value in words} if all(sign for _, sign, _ in words) else text
+    return text
+
+
+def _checked(name: str, value: Any, where: str) -> Any:
+    if name == "max_jobs":
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{where}: must be a whole number of jobs, at least 1, not {value!r}")
+    elif name == "environment":
+        if not isinstance(value, dict) or not all(
+            _NAME.fullmatch(key) and isinstance(word, str | int | float) and not isinstance(word, bool)
+            for key, word in value.items()
+        ):
+            raise UserError(f"{where}: must map names of variables to text or numbers, not {value!r}")
+        return {key: str(word) for key, word in value.items()}
+    elif not isinstance(value, str) or not value:
+        raise UserError(f"{where}: must be text, not {value!r}")
+    return value

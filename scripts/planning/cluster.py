@@ -59,10 +59,25 @@ def resources(launch: Launch, kind: str, place: str = "") -> dict[str, Any]:
         nodes = _nodes(job)
         each = {"tasks": nodes} if _tasks(job) == nodes else {"tasks_per_node": _tasks(job) // nodes}
         asked |= {"mpi": "srun", "nodes": nodes, "tasks_per_gpu": 0, **each}
-    for name in ("account", "partition"):
-        if value := site.asked(name):
-            asked[f"slurm_{name}"] = value
-    return asked
+    return asked | _places(site, has_gpus=bool(job.gpus))
+
+
+def _places(site: Site, *, has_gpus: bool) -> dict[str, str]:
+    """Where a job runs and for whom. What a site says of `partition` does not hold where jobs without a GPU run."""
+    apart = site.cpu_partition is not None and not has_gpus
+    partition = site.asked("cpu_partition" if apart else "partition")
+    qos, constraint, reservation = (
+        None if apart else site.asked(name) for name in ("qos", "constraint", "reservation")
+    )
+    extra = [*([f"--reservation={reservation}"] if reservation else []), *([site.extra] if site.extra else [])]
+    facts = {
+        "slurm_account": site.asked("account"),
+        "slurm_partition": partition,
+        "qos": qos,
+        "constraint": constraint,
+        "slurm_extra": " ".join(extra),
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def task(launch: Launch, kind: str) -> str:

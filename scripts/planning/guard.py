@@ -87,9 +87,11 @@ def settle(
 
 
 class Requeuer(Thread):
-    """Puts jobs back into the queue that were preempted where preemption cancels, for which the plugin waits for ever.
+    """Looks after jobs that wait for somebody, for which the plugin waits for ever.
 
-    A partition whose PreemptMode is CANCEL leaves them in the state PREEMPTED; under REQUEUE SLURM does this itself.
+    Those that were preempted where preemption cancels go back into the queue: a partition whose PreemptMode is CANCEL
+    leaves them in the state PREEMPTED; under REQUEUE SLURM does this itself. Of held ones it says so, and who can
+    release them.
     """
 
     def __init__(self, wanted: dict[str, str], directory: str, logger: logging.Logger) -> None:
@@ -97,7 +99,8 @@ class Requeuer(Thread):
         super().__init__(daemon=True)
         self._wanted, self._directory, self._logger = wanted, directory, logger
         # of an earlier head: what they made is submitted anew
-        self._not_mine = {job.number for job in self._preempted()}
+        self._not_mine = {job.number for job in self._waiting() if job.state == "PREEMPTED"}
+        self._held: set[str] = set()
 
     def run(self) -> None:
         while True:
@@ -105,13 +108,20 @@ class Requeuer(Thread):
             self.look()
 
     def look(self) -> None:
-        """Puts back what was preempted; of a job that cannot be put back it says so, once."""
+        """Puts back what was preempted; of a job that cannot be put back, or is held, it says so, once."""
         try:
-            preempted = self._preempted()
+            waiting = self._waiting()
         except UserError:  # the plugin asks too, and says so
             return
-        for job in preempted:
-            if job.number in self._not_mine:
+        held = {job.number: job for job in waiting if job.is_held}
+        for number in sorted(held.keys() - self._held):
+            self._logger.warning(
+                f"SLURM job {number} ({self._wanted[held[number].fingerprint or '']}) is held "
+                f"({held[number].reason}) and waits until somebody types `scontrol release {number}`."
+            )
+        self._held = set(held)
+        for job in waiting:
+            if job.state != "PREEMPTED" or job.number in self._not_mine:
                 continue
             what = f"SLURM job {job.number} ({self._wanted[job.fingerprint or '']})"
             try:
@@ -125,8 +135,9 @@ class Requeuer(Thread):
             else:
                 self._logger.info(f"{what} was preempted; it is back in the queue.")
 
-    def _preempted(self) -> list[QueuedJob]:
-        return [job for job in queued(self._directory, "PREEMPTED") if job.fingerprint in self._wanted]
+    def _waiting(self) -> list[QueuedJob]:
+        jobs = queued(self._directory, "PREEMPTED,PENDING,REQUEUE_HOLD,SPECIAL_EXIT")
+        return [job for job in jobs if job.fingerprint in self._wanted]
 
 
 def _live(wanted: dict[str, str], directory: str) -> list[QueuedJob]:

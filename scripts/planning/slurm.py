@@ -33,6 +33,12 @@ class QueuedJob:
         return self.state not in _WAITING
 
     @property
+    def is_held(self) -> bool:
+        """Whether it waits for a person: its user, an administrator, or whoever looks into why its start failed."""
+        held = "held" in self.reason.lower() or self.reason == "JobHoldMaxRequeue"
+        return not self.runs and (held or self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"))
+
+    @property
     def fingerprint(self) -> str | None:
         """That of the product it makes; None for jobs that make none of the store."""
         found = re.search(r"-([0-9a-f]{12})$", self.comment)

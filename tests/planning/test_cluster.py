@@ -1,12 +1,17 @@
 """What jobs ask a cluster for, and what the plan of them costs."""
 
 import math
-from dataclasses import replace
+import re
+import shlex
+import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from scripts.common.errors import UserError
 from scripts.launch.launch import Launch, launch_by_hand
@@ -94,7 +99,117 @@ def test_site(tmp_path: Path) -> None:
         ("- a", "must hold keys and values"),
         ("partition: 3", "partition: must be text"),
         ("gpus: a100", "gpus: is not a fact of a cluster"),
+        ("max_jobs: 0", "max_jobs: must be a whole number of jobs, at least 1, not 0"),
+        ("max_jobs: yes", "max_jobs: must be a whole number of jobs"),
+        ("environment: NCCL_DEBUG", "environment: must map names of variables to text or numbers"),
+        ("environment: {NCCL DEBUG: 1}", "environment: must map names of variables"),
+        ("environment: {NCCL_DEBUG: [1]}", "environment: must map names of variables"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=wrong):
             load_site({}, file)
+    for variable, value in (
+        ("MAX_JOBS", "ten"),
+        ("ENVIRONMENT", "A=1 B"),
+        ("ENVIRONMENT", "A='1"),
+        ("ENVIRONMENT", "1=A"),
+    ):
+        with pytest.raises(UserError, match=f"^FORGETTING_{variable}: must"):
+            load_site({f"FORGETTING_{variable}": value}, tmp_path / "none.yaml")
+
+
+SITES = {
+    # one partition, everything said in the file
+    """
+account: nlp
+partition: gpu
+gpu_type: a100
+qos: normal
+""": {
+        "training": "-A nlp -p gpu --qos=normal",
+        "data": "-A nlp -p gpu --qos=normal",
+        "prologue": "",
+    },
+    # CPU and GPU nodes apart; what holds for the GPU nodes is not asked of the others
+    """
+account: proj-17
+partition: h100
+cpu_partition: serial
+gpu_type: none
+qos: gpu-long
+constraint: "h100&ib"
+reservation: lora
+extra: --mail-type=FAIL
+setup: module load cuda/12.4
+environment: {NCCL_SOCKET_IFNAME: ib0, NCCL_IB_TIMEOUT: 22, WORDS: it's}
+""": {
+        "training": "-A proj-17 -p h100 -C 'h100&ib' --qos=gpu-long --reservation=lora --mail-type=FAIL",
+        "data": "-A proj-17 -p serial --mail-type=FAIL",
+        "prologue": "export NCCL_SOCKET_IFNAME=ib0; export NCCL_IB_TIMEOUT=22; export WORDS='it'\"'\"'s'; "
+        "module load cuda/12.4",
+    },
+    # SLURM decides by itself
+    """
+account: none
+partition: none
+cpu_partition: none
+gpu_type: none
+""": {"training": "", "data": "", "prologue": ""},
+}
+PLACES = ("-A", "-p", "-C", "--qos", "--reservation", "--mail")
+
+
+@pytest.mark.parametrize("text", SITES)
+def test_three_sites_by_the_executor_s_own_command_line(paper: Launch, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(text)
+    site = load_site({}, file)
+    launch = replace(paper, site=asdict(site))
+    expected = SITES[text]
+    for kind in ("training", "data"):
+        resources = cluster.resources(launch, kind, "")
+        line = shlex.split(re.sub(r"-([ApC]) ", r"-\1", expected[kind]))
+        assert {word for word in options(resources) if word.startswith(PLACES)} == set(line)
+    done = subprocess.run(
+        ["bash", "-c", f"module() {{ :; }}; {site.prologue or ':'}; echo $NCCL_IB_TIMEOUT $WORDS"],
+        env={},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert site.prologue == expected["prologue"]
+    assert done.stdout.strip() == ("22 it's" if expected["prologue"] else "")
+
+
+def options(resources: dict[str, Any]) -> set[str]:
+    """The words of the `sbatch` line that the executor plugin makes of a job's resources, one-letter options joined."""
+    job = SimpleNamespace(resources=Resources(resources), threads=1, is_group=lambda: False, name="job")
+    settings = SimpleNamespace(requeue=True, no_requeue=False, qos=None, reservation=None)
+    validate_slurm_extra(job)
+    account, partition = (resources.get(f"slurm_{name}", "") for name in ("account", "partition"))
+    words = {
+        "run_uuid": "run",
+        "slurm_logfile": "log",
+        "comment_str": "comment",
+        "account": f"-A{account}" if account else "",
+        "partition": f"-p{partition}" if partition else "",
+        "workdir": "/",
+    }
+    line = get_submit_command(job, words, settings=settings)
+    return set(shlex.split(line.replace("-C ", "-C")))
+
+
+class Resources(dict[str, Any]):
+    """As Snakemake's: values by key, and as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize(("said", "environment"), [("MAX_JOBS", 10), ("ENVIRONMENT", {"A": "1", "B": "two words"})])
+def test_facts_from_the_environment(tmp_path: Path, said: str, environment: object) -> None:
+    text = "10" if said == "MAX_JOBS" else "A=1 B='two words'"
+    site = load_site({f"FORGETTING_{said}": text}, tmp_path / "none.yaml")
+    assert asdict(site)[said.lower()] == environment

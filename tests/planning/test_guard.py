@@ -209,3 +209,24 @@ def test_preempted_jobs_go_back_into_the_queue(queue: Queue, tmp_path: Path, cap
     assert said.startswith("SLURM job 7 ")
     assert "Requested operation is presently disabled for job 7" in said
     assert requeuer.daemon  # it never keeps the head alive
+
+
+def test_held_jobs_are_named_once(queue: Queue, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    line = "{}|{}|0:00|{}||{}|rule_train_run_wildcards_code-cpt_lora-r16_20B-seed0-3f2a9c0d1e5b\n"
+    requeuer = Requeuer(by_fingerprint([RUN]), str(tmp_path), LOGGER)
+    queue.preempted.write_text(
+        line.format(5, "PENDING", "JobHeldUser", tmp_path)
+        + line.format(6, "PENDING", "Resources", tmp_path)
+        + line.format(7, "PENDING", "JobHeldAdmin", "/elsewhere")
+    )
+    for _ in range(3):
+        requeuer.look()
+    assert [record.message for record in caplog.records] == [
+        f"SLURM job 5 ({RUN.key}) is held (JobHeldUser) and waits until somebody types `scontrol release 5`."
+    ]
+    queue.preempted.write_text(line.format(5, "PENDING", "Priority", tmp_path))
+    requeuer.look()
+    queue.preempted.write_text(line.format(5, "REQUEUE_HOLD", "launch failed requeued held", tmp_path))
+    requeuer.look()
+    assert len(caplog.records) == 2
+    assert not queue.requeued.read_text()

@@ -1,6 +1,7 @@
 """A controller that goes away, and limits on the jobs in the queue: a launch waits, and goes on."""
 
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,44 @@ import pytest
 from tests.slurm.conftest import Cluster, ClusterHouse, Head, held, trainers
 from tests.slurm.test_heads import two_runs
 
-pytestmark = pytest.mark.thorough
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "seconds"), [("controller", 12), ("controller", 180), ("squeue", 45)])
+def test_an_outage_in_the_middle_of_a_launch(
+    settle: Callable[[str], ClusterHouse],
+    start: Callable[..., Head],
+    cluster: Cluster,
+    tmp_path: Path,
+    fault: str,
+    seconds: float,
+) -> None:
+    """Two launches of twelve evaluations each in two checkouts; both go on, and nothing fails or is made twice."""
+    heads = []
+    away = tmp_path / "away"
+    for name in ("one", "two"):
+        house = settle("loop,harness") if not heads else heads[0].house.copy(tmp_path / name)
+        if not heads:
+            house.locally().snakemake(*house.locally().planned("families/trained"))
+        else:
+            house = ClusterHouse(house.root, study=house.study, standins=house.standins, cluster=cluster)
+        house.log.write_text("")
+        house.programs = tmp_path / f"programs-{name}"
+        house.programs.mkdir()
+        squeue = house.programs / "squeue"
+        squeue.write_text(f'#!/bin/sh\n[ ! -e {away} ] || exit 1\nexec {cluster.root}/bin/squeue "$@"\n')
+        squeue.chmod(0o755)
+        heads.append(start(house, *house.planned("evaluations")[:12]))
+        heads[-1].until(lambda: "submitted with SLURM jobid" in heads[-1].said, "a job to be submitted")
+    cluster.stop() if fault == "controller" else away.touch()
+    time.sleep(seconds)
+    cluster.go_on() if fault == "controller" else away.unlink()
+    for head in heads:
+        said = head.wait(seconds=1200)
+        assert "Error in rule" not in said
+        assert len(head.house.log.read_text().splitlines()) == len(head.house.manifests("evaluations")) == 12
 
 
+@pytest.mark.thorough
 def test_an_outage_while_jobs_train(
     settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster
 ) -> None:
@@ -40,6 +76,7 @@ def test_an_outage_while_jobs_train(
     assert "failed" not in said
 
 
+@pytest.mark.thorough
 def test_a_limit_on_jobs_in_the_queue(
     settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -68,3 +105,41 @@ exec {cluster.root}/bin/sbatch "$@"
     assert "SLURM takes jobs again." in said
     assert {f"{house.store_root}/{key}.json" for key in house.manifests("evaluations")} == set(evaluations)
     assert len(cluster.jobs(house.root)) == len(house.log.read_text().splitlines()) == len(evaluations)
+
+
+@pytest.mark.thorough
+def test_a_held_job_and_one_that_ends_without_its_product(
+    settle: Callable[[str], ClusterHouse],
+    start: Callable[..., Head],
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first is named with the command that releases it; the second does not wait for what it has not made.
+
+    The site allows one job in the queue at a time, so the one that is held has it to itself.
+    """
+    monkeypatch.setenv("FORGETTING_MAX_JOBS", "1")
+    house = settle("loop,harness")
+    house.locally().snakemake(*house.locally().planned("families/trained"))
+    evaluations = house.planned("evaluations")[:2]
+    module = house.root / "scripts/evaluation/evaluate.py"
+    original = module.read_text()
+    cluster("scontrol", "update", "nodename=c1,c2", "state=drain", "reason=test")
+    try:
+        head = start(house, *evaluations)
+        head.until(lambda: cluster.jobs(house.root, "PENDING"), "a job to wait")
+        (number,) = cluster.jobs(house.root, "PENDING")
+        cluster("scontrol", "hold", number)
+        release = f"waits until somebody types `scontrol release {number}`"
+        head.until(lambda: release in head.said, "it to be named")
+        assert list(cluster.jobs(house.root)) == [number]
+        module.write_text("")  # which makes nothing, and ends with 0
+        cluster("scontrol", "release", number)
+    finally:
+        cluster("scontrol", "update", "nodename=c1,c2", "state=resume")
+    head.until(lambda: cluster.jobs(house.root, "FAILED"), "it to fail")
+    module.write_text(original)
+    head.wait()
+    assert len(house.manifests("evaluations")) == 2
+    (log,) = (house.root / "results/logs/slurm").rglob(f"{number}.log")
+    assert "Waiting at most" not in log.read_text()
