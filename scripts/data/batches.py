@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.common.errors import UserError
-from scripts.data.packing import PACKINGS, Epoch, Layout, check_groups, compose_epoch, shuffled, without_loss
+from scripts.data.packing import FOUNDRY, PACKINGS, Epoch, Layout, check_groups, compose_epoch, shuffled, without_loss
 
 IGNORED = -100
 """The label of a position that has no loss (the convention of transformers)."""
@@ -100,7 +100,7 @@ def write_ift_rows(
     pad: int,
     vocab_size: int,
     seed: int,
-    packing: str = "foundry",
+    packing: str = FOUNDRY,
     packing_ratio: float = 1,
 ) -> dict[str, Any]:
     """Write tokenized (prompt, response) pairs, and who shares a row with whom in each epoch, to `out`.
@@ -134,7 +134,7 @@ def write_ift_rows(
     for number in range(max_epochs):
         epoch = compose_epoch(lengths, layout, seed=seed, epoch=number, packing=packing, lossless=lossless)
         if not epoch.rows:
-            if packing == "foundry":
+            if packing == FOUNDRY:
                 fitting, can = int(np.count_nonzero(~lossless)), "have a token to learn in"
             else:
                 fitting, can = int(np.count_nonzero(lengths <= sequence_length)), "fit into"
@@ -162,7 +162,7 @@ def write_ift_rows(
         sequence_length=sequence_length,
         batch_rows=batch_rows,
         group_rows=group_rows,
-        **({"packing_ratio": packing_ratio} if packing == "foundry" else {"packing": packing}),
+        **({"packing_ratio": packing_ratio} if packing == FOUNDRY else {"packing": packing}),
         steps_per_epoch=len(row_sizes) // (batch_rows * max_epochs),
         epochs=max_epochs,
         eos=eos,
@@ -291,7 +291,7 @@ def _starts(sizes: "array[int]") -> NDArray[np.int64]:
 def _epoch_counts(epoch: Epoch, lengths: NDArray[np.int64], sequence_length: int, packing: str) -> dict[str, int]:
     """How many examples and tokens an epoch trains on, and how many it drops for which reason."""
     whole = lengths
-    if packing == "foundry":
+    if packing == FOUNDRY:
         lengths = np.minimum(lengths, sequence_length)
     parts = {
         "trained": {example for row in epoch.rows for example in row},

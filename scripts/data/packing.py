@@ -31,6 +31,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+FOUNDRY = "foundry"
+
 
 class Bin(NamedTuple):
     """Examples that share a row: their total length in tokens, and their ids in the order of the row."""
@@ -165,7 +167,7 @@ def compose_epoch(
     *,
     seed: int,
     epoch: int,
-    packing: str = "foundry",
+    packing: str = FOUNDRY,
     lossless: NDArray[np.bool_] | None = None,
 ) -> Epoch:
     """The composition of every row of one epoch.
@@ -273,7 +275,7 @@ def _concatenated(lengths: _Lengths, lossless: _Lossless, layout: Layout, seed: 
 
 
 PACKINGS: Mapping[str, Callable[[_Lengths, _Lossless, Layout, int, int], Epoch]] = {
-    "foundry": _foundry,
+    FOUNDRY: _foundry,
     "none": _none,
     "bfd": _best_fit,
     "concat": _concatenated,
