@@ -7,6 +7,7 @@ localrules:
     tokenizer,
 
 
+# what a benchmark asks is read, and refused where it is wrong, before anything is trained
 rule records:
     input:
         inputs_of("data/records"),
@@ -14,6 +15,7 @@ rule records:
         f"{STORE}/data/records/{{key}}.json",
     log:
         f"{RESULTS}/logs/data/records/{{key}}.log",
+    priority: 1
     conda:
         "../envs/data.yaml"
     message:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from scripts.common.commands import python_command, study_meant
 from scripts.common.errors import UserError
 from scripts.common.files import project
+from scripts.components.forms import Use
 from scripts.components.part import Part
 
 DATA_LOCK = project("config/data.lock")
@@ -78,6 +79,8 @@ class BuildContext:
     data_lock: Mapping[str, Mapping[str, Any]]
     inputs: Callable[[], list[Path]]
     """The directories of what the product is made from, in the order of its inputs; whole, as their manifests say."""
+    uses: Sequence[Use] = ()
+    """What the study has the records for that are made; those of another product have none."""
 
     def locked(self, value: str | None, identity: str) -> str:
         """A hash or a commit of a spec.

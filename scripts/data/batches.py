@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.common.errors import UserError
-from scripts.data.packing import PACKINGS, Epoch, Layout, check_groups, compose_epoch, shuffled
+from scripts.data.packing import FOUNDRY, PACKINGS, Epoch, Layout, check_groups, compose_epoch, shuffled, without_loss
 
 IGNORED = -100
 """The label of a position that has no loss (the convention of transformers)."""
@@ -100,7 +100,7 @@ def write_ift_rows(
     pad: int,
     vocab_size: int,
     seed: int,
-    packing: str = "foundry",
+    packing: str = FOUNDRY,
     packing_ratio: float = 1,
 ) -> dict[str, Any]:
     """Write tokenized (prompt, response) pairs, and who shares a row with whom in each epoch, to `out`.
@@ -109,8 +109,10 @@ def write_ift_rows(
     Epoch e is the same whatever `max_epochs` is: a shorter run reads the first epochs of a longer one.
     Examples are read once and never held in memory together. Returns the counts that meta.json keeps; in
     every item of "per_epoch", in examples as in tokens (with eos),
-    all = trained + dropped_too_long + dropped_incomplete_step + dropped_left_over.
-    Raises UserError for an unknown packing, and when the examples that fit into a row do not fill one step.
+    all = trained + dropped_too_long + dropped_incomplete_step + dropped_left_over + dropped_without_loss.
+    The last is there only where it is not 0. The ends that foundry cuts off are tokens of dropped_too_long, and their
+    examples are trained, or dropped for another reason.
+    Raises UserError for an unknown packing, and when the examples that can be trained on do not fill one step.
     """
     if packing not in PACKINGS:
         raise UserError(f"the packing {packing!r} is unknown; allowed are {', '.join(PACKINGS)}")
@@ -125,25 +127,30 @@ def write_ift_rows(
     spill = out / "examples.tmp"
     offsets = _append_all(sequences(), spill, vocab_size)
     lengths = np.diff(offsets)
+    prompts = np.array(prompt_lengths, dtype=np.int64)
+    lossless = without_loss(lengths, prompts, sequence_length)
     row_examples, row_sizes, row_cuts = array("q"), array("q"), array("q")
     per_epoch = []
     for number in range(max_epochs):
-        epoch = compose_epoch(lengths, layout, seed=seed, epoch=number, packing=packing)
+        epoch = compose_epoch(lengths, layout, seed=seed, epoch=number, packing=packing, lossless=lossless)
         if not epoch.rows:
-            fitting = int(np.count_nonzero(lengths <= sequence_length))
+            if packing == FOUNDRY:
+                fitting, can = int(np.count_nonzero(~lossless)), "have a token to learn in"
+            else:
+                fitting, can = int(np.count_nonzero(lengths <= sequence_length)), "fit into"
             raise UserError(
-                f"{fitting} of {len(lengths)} examples fit into a row of {sequence_length} tokens; "
+                f"{fitting} of {len(lengths)} examples {can} a row of {sequence_length} tokens; "
                 f"packed as {packing!r} they do not fill the {batch_rows} rows of one step"
             )
         for row in epoch.rows:
             row_examples.extend(row)
             row_sizes.append(len(row))
         row_cuts.extend(epoch.cuts or [])
-        per_epoch.append(_epoch_counts(epoch, lengths, sequence_length))
+        per_epoch.append(_epoch_counts(epoch, lengths, sequence_length, packing))
     np.save(out / "tokens.npy", np.memmap(spill, dtype=_token_type(vocab_size), mode="r"))
     spill.unlink()
     np.save(out / "offsets.npy", offsets)
-    np.save(out / "prompt_lengths.npy", np.array(prompt_lengths, dtype=np.int64))
+    np.save(out / "prompt_lengths.npy", prompts)
     np.save(out / "row_examples.npy", np.array(row_examples, dtype=np.int64))
     np.save(out / "row_offsets.npy", _starts(row_sizes))
     if row_cuts:
@@ -155,7 +162,7 @@ def write_ift_rows(
         sequence_length=sequence_length,
         batch_rows=batch_rows,
         group_rows=group_rows,
-        **({"packing_ratio": packing_ratio} if packing == "foundry" else {"packing": packing}),
+        **({"packing_ratio": packing_ratio} if packing == FOUNDRY else {"packing": packing}),
         steps_per_epoch=len(row_sizes) // (batch_rows * max_epochs),
         epochs=max_epochs,
         eos=eos,
@@ -281,18 +288,23 @@ def _starts(sizes: "array[int]") -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sizes, dtype=np.int64))])
 
 
-def _epoch_counts(epoch: Epoch, lengths: NDArray[np.int64], sequence_length: int) -> dict[str, int]:
+def _epoch_counts(epoch: Epoch, lengths: NDArray[np.int64], sequence_length: int, packing: str) -> dict[str, int]:
     """How many examples and tokens an epoch trains on, and how many it drops for which reason."""
+    whole = lengths
+    if packing == FOUNDRY:
+        lengths = np.minimum(lengths, sequence_length)
     parts = {
         "trained": {example for row in epoch.rows for example in row},
         "dropped_too_long": epoch.too_long,
         "dropped_incomplete_step": epoch.incomplete_step,
         "dropped_left_over": epoch.left_over,
+        **({"dropped_without_loss": epoch.without_loss} if epoch.without_loss else {}),
     }
     counts = {}
     for name, members in parts.items():
         counts[f"{name}_examples"] = len(members)
         counts[f"{name}_tokens"] = int(lengths[np.array([*members], dtype=np.int64)].sum())
+    counts["dropped_too_long_tokens"] += int((whole - lengths).sum())
     if epoch.cuts is not None:
         # The last example may go on behind the last row: it counts as trained, but that end of it does not.
         behind = counts["trained_tokens"] - len(epoch.rows) * sequence_length

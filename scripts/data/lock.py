@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -15,8 +17,9 @@ import yaml
 from scripts.common import commands
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
-from scripts.components.making import DATA_LOCK
+from scripts.components.making import DATA_LOCK, BuildContext
 from scripts.components.models.hub import ModelEntry, lock_repository
+from scripts.components.sources import Source
 from scripts.data.hub import Repository
 from scripts.study.datalock import duration_text, read, resolve_branches
 from scripts.study.load import load_study
@@ -31,12 +34,18 @@ Resolver = Callable[[Entry], tuple[Entry, str]]
 """From the entry that the lock has ({} if none) to what it should be, and what is still open ("" if nothing)."""
 
 
+Check = Callable[[Entry], None]
+"""Raises UserError where what an entry stands for is not as the study needs it."""
+
+
 @dataclass
 class Outside:
-    """An outside source and where the study names it."""
+    """An outside source and where the study names it; what it is has to pass the checks."""
 
     where: str
     resolve: Resolver
+    checks: dict[str, Check] = field(default_factory=dict)
+    """By where in the study they are."""
 
 
 @dataclass
@@ -52,13 +61,16 @@ def main(arguments: argparse.Namespace) -> None:
     commands.belong_to(study=arguments.study)
     lock = read(DATA_LOCK)
     problems = []
-    sources = outside(load_study(arguments.study))
+    sources = outside(load_study(arguments.study), arguments.study)
     for key, source in sources.items():
         before = lock.get(key)
         try:
             entry, still_open = source.resolve(before or {})
         except UserError as error:
             problems.append(f"{source.where}: {error}")
+            continue
+        if wrong := list(_wrong(source, entry)):
+            problems += wrong
             continue
         if still_open:
             problems.append(f"{source.where}: {still_open}")
@@ -77,20 +89,46 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{DATA_LOCK}: {len(sources)} outside source{'s' * (len(sources) != 1)} of study {arguments.study} locked")
 
 
-def outside(study: Study) -> dict[str, Outside]:
-    """Identity to source, of everything that a study takes from outside."""
+def outside(study: Study, name: str) -> dict[str, Outside]:
+    """Identity to source, of everything that a study takes from outside; `name` is the study's."""
     found: dict[str, Outside] = {}
     chosen = {f"datasets.{name}": dataset for name, dataset in study.datasets.items()} | {"model": study.model}
     for where, choice in chosen.items():
         if choice.identity is not None:
-            found.setdefault(choice.identity, Outside(where, _whole(choice.lock)))
-    for name, setting in study.settings.items():
+            source = found.setdefault(choice.identity, Outside(where, _whole(choice.lock)))
+            if isinstance(choice, Source):
+                source.checks[where] = partial(_check_records, study, name, where)
+    for setting_name, setting in study.settings.items():
         if setting.tokenizer:
-            lock = partial(lock_repository, setting.tokenizer)
-            found.setdefault(ModelEntry.key(setting.tokenizer), Outside(f"settings.{name}.tokenizer", _whole(lock)))
+            where, lock = f"settings.{setting_name}.tokenizer", partial(lock_repository, setting.tokenizer)
+            found.setdefault(ModelEntry.key(setting.tokenizer), Outside(where, _whole(lock)))
     for checkpoints in _published(study):
         found[ModelEntry.key(checkpoints.repository)] = Outside(checkpoints.where, _branch_resolver(checkpoints))
     return found
+
+
+def _wrong(source: Outside, entry: Entry) -> Iterator[str]:
+    """What is wrong with the records of a source, a sentence for each dataset that is taken from it."""
+    for where, check in source.checks.items():
+        try:
+            check(entry)
+        except UserError as error:
+            yield f"{where}: {error}"
+
+
+def _check_records(study: Study, name: str, where: str, entry: Entry) -> None:
+    """Reads the records of a dataset as far as they are at hand; see `Source.check`."""
+    dataset: Source = study.datasets[where.partition(".")[2]]
+    with TemporaryDirectory() as scratch:
+        context = BuildContext(
+            key=where,
+            study=name,
+            scratch=Path(scratch),
+            data_lock={dataset.identity or "": entry},
+            inputs=lambda: [],
+            uses=study.uses(where.partition(".")[2]),
+        )
+        dataset.check(dataset.spec(entry, study.data_seed), context)
 
 
 def _whole(lock: Callable[[Entry], Entry]) -> Resolver:

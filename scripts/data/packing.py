@@ -3,11 +3,18 @@
 A row is a bin of `sequence_length` tokens, a group is the rows whose loss is averaged as one unit (the
 paper's device microbatch), a step is `batch_rows` rows. There are four ways to fill rows:
 
-foundry  What llm-foundry's `BinPackCollator` does for a device microbatch (llmfoundry/data/packing.py,
-         `first_fit_bin_packing`), with two differences. There, every device carries left-over bins of its own, so
-         what is in a row depends on the number of devices; here they pass from group to group, in the order of the
-         groups, whatever machine trains later. And there they pass on to the next epoch; here an epoch ends with
-         them, so that no example is trained twice in one.
+foundry  What llm-foundry 0.8 does for a device microbatch. Before anything is packed it drops the examples that have
+         an empty prompt or response, or no token of the response in the first `sequence_length` tokens
+         (`is_valid_ift_example`); the others it cuts off there (`Seq2SeqFinetuningCollator`). Then it packs, first fit
+         from the longest to the shortest, keeps the fullest bins, and carries all others on (`BinPackCollator`). It
+         differs from that in five things:
+         - There, every device carries left-over bins of its own, so what is in a row depends on the number of devices.
+           Here they pass from group to group, in the order of the groups, whatever machine trains later.
+         - There, they pass on to the next epoch. Here an epoch ends with them, so no example is trained twice in one.
+         - The order of the examples is that of `shuffled`, and not of its sampler.
+         - Rows are padded at the right; there, where the tokenizer says.
+         - eos stands behind every response. There, none is put behind one whose own last token it is already, which no
+           text has here: what looks like a special token is text.
 none     One example a row.
 bfd      Best-fit decreasing over the whole epoch (TRL's `bfd`): from the longest example to the shortest, each goes
          into the fullest row that has room, and the rows are then shuffled. Examples of one length meet other
@@ -18,14 +25,13 @@ concat   The shuffled examples end to end, cut into rows (TRL's `wrapped`). Exam
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-CARRIED_BINS_PER_ROW = 10
-"""How many left-over bins a group hands on, per row; the emptiest beyond that are dropped (llm-foundry)."""
+FOUNDRY = "foundry"
 
 
 class Bin(NamedTuple):
@@ -68,12 +74,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass: every example id is in exactly one of the first four fields; in `rows` once, unless it was cut."""
+    """One pass: every example id is in exactly one of `rows`, `too_long`, `incomplete_step`, `left_over` and
+    `without_loss`; in `rows` once, unless it was cut into two of them (concat)."""
 
     rows: list[tuple[int, ...]]
     """The examples of each row, step after step (`batch_rows` rows each) and group after group."""
     too_long: list[int]
-    """Longer than a row."""
+    """Longer than a row (bfd, none)."""
     incomplete_step: list[int]
     """The end of the shuffled epoch, too few for a step."""
     left_over: list[int]
@@ -81,6 +88,8 @@ class Epoch:
     cuts: list[int] | None = None
     """Where examples are cut (concat): how many tokens of each row's first example stand in the row before. A row's
     last example ends where the row does."""
+    without_loss: list[int] = field(default_factory=list)
+    """Those that would give no loss (foundry). One that is longer than a row fills a row with its first tokens."""
 
 
 def check_groups(batch_rows: int, group_rows: int) -> None:
@@ -153,48 +162,87 @@ def pack_best_fit(examples: Iterable[int], lengths: Sequence[int], *, capacity: 
 
 
 def compose_epoch(
-    lengths: NDArray[np.int64], layout: Layout, *, seed: int, epoch: int, packing: str = "foundry"
+    lengths: NDArray[np.int64],
+    layout: Layout,
+    *,
+    seed: int,
+    epoch: int,
+    packing: str = FOUNDRY,
+    lossless: NDArray[np.bool_] | None = None,
 ) -> Epoch:
-    """The composition of every row of one epoch, from the lengths of all examples in tokens, int [examples].
+    """The composition of every row of one epoch.
 
     Every epoch is shuffled on its own and begins with no carried bins, so it does not need the ones before. All
-    epochs have the same number of rows. Raises ValueError for an unknown `packing`.
+    epochs have the same number of rows.
+
+    Args:
+        lengths: of all examples in tokens, with eos, int [examples].
+        lossless: which of them `without_loss` says it of, bool [examples]; none, if None. Only foundry drops them.
+
+    Raises:
+        ValueError: an unknown `packing`.
     """
     if packing not in PACKINGS:
         raise ValueError(f"packing is {packing!r}; allowed are {', '.join(PACKINGS)}")
-    return PACKINGS[packing](lengths, layout, seed, epoch)
+    dropped = np.zeros(len(lengths), dtype=np.bool_) if lossless is None else lossless
+    return PACKINGS[packing](lengths, dropped, layout, seed, epoch)
 
 
-def _foundry(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: int) -> Epoch:
-    fits = np.flatnonzero(lengths <= layout.sequence_length)
-    order = fits[shuffled(len(fits), seed, epoch)].tolist()
-    used = layout.steps_per_epoch(len(order)) * layout.examples_per_step
-    sizes: list[int] = lengths.tolist()
-    rows: list[tuple[int, ...]] = []
-    carried: list[Bin] = []
-    left_over: list[int] = []
-    for start in range(0, used, layout.examples_per_group):
-        group = order[start : start + layout.examples_per_group]
-        kept, others = pack_group(group, sizes, carried, rows=layout.group_rows, capacity=layout.sequence_length)
-        rows.extend(row.examples for row in kept)
-        limit = CARRIED_BINS_PER_ROW * layout.group_rows
-        carried = others[:limit]
-        left_over.extend(example for lost in others[limit:] for example in lost.examples)
-    left_over.extend(example for lost in carried for example in lost.examples)
+def without_loss(
+    lengths: NDArray[np.int64], prompt_lengths: NDArray[np.int64], sequence_length: int
+) -> NDArray[np.bool_]:
+    """Which examples llm-foundry leaves out: without a prompt, without a response, or with a prompt that fills a row.
+
+    Args:
+        lengths: in tokens, with the eos behind the response, int [examples].
+        prompt_lengths: how many of them are prompt, int [examples].
+    """
+    empty = (prompt_lengths == 0) | (lengths - prompt_lengths <= 1)
+    found: NDArray[np.bool_] = empty | (prompt_lengths >= sequence_length)
+    return found
+
+
+_Lengths: TypeAlias = NDArray[np.int64]
+_Lossless: TypeAlias = NDArray[np.bool_]
+
+
+def _foundry(lengths: _Lengths, lossless: _Lossless, layout: Layout, seed: int, epoch: int) -> Epoch:
+    sizes = np.minimum(lengths, layout.sequence_length)
+    rows, incomplete_step, left_over = _first_fit(np.flatnonzero(~lossless), sizes, layout, seed, epoch)
     return Epoch(
         rows=rows,
-        too_long=np.flatnonzero(lengths > layout.sequence_length).tolist(),
-        incomplete_step=order[used:],
+        too_long=[],
+        incomplete_step=incomplete_step,
         left_over=left_over,
+        without_loss=np.flatnonzero(lossless).tolist(),
     )
 
 
-def _none(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: int) -> Epoch:
+def _first_fit(
+    fits: NDArray[np.intp], sizes: _Lengths, layout: Layout, seed: int, epoch: int
+) -> tuple[list[tuple[int, ...]], list[int], list[int]]:
+    """The rows of an epoch group by group, the examples behind the last whole step, and those that no group kept."""
+    order = fits[shuffled(len(fits), seed, epoch)].tolist()
+    used = layout.steps_per_epoch(len(order)) * layout.examples_per_step
+    lengths: list[int] = sizes.tolist()
+    rows: list[tuple[int, ...]] = []
+    carried: list[Bin] = []
+    for start in range(0, used, layout.examples_per_group):
+        group = order[start : start + layout.examples_per_group]
+        kept, carried = pack_group(group, lengths, carried, rows=layout.group_rows, capacity=layout.sequence_length)
+        rows.extend(row.examples for row in kept)
+    return rows, order[used:], [example for lost in carried for example in lost.examples]
+
+
+def _none(lengths: _Lengths, lossless: _Lossless, layout: Layout, seed: int, epoch: int) -> Epoch:
+    fits = np.flatnonzero(lengths <= layout.sequence_length)
     # with as many examples as rows, the packer gives each a row of its own
-    return _foundry(lengths, replace(layout, packing_ratio=1), seed, epoch)
+    rows, incomplete_step, left_over = _first_fit(fits, lengths, replace(layout, packing_ratio=1), seed, epoch)
+    too_long = np.flatnonzero(lengths > layout.sequence_length).tolist()
+    return Epoch(rows=rows, too_long=too_long, incomplete_step=incomplete_step, left_over=left_over)
 
 
-def _best_fit(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: int) -> Epoch:
+def _best_fit(lengths: _Lengths, lossless: _Lossless, layout: Layout, seed: int, epoch: int) -> Epoch:
     fits = np.flatnonzero(lengths <= layout.sequence_length)
     order = fits[shuffled(len(fits), seed, epoch)].tolist()
     bins = pack_best_fit(order, lengths.tolist(), capacity=layout.sequence_length)
@@ -208,7 +256,7 @@ def _best_fit(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: int)
     )
 
 
-def _concatenated(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: int) -> Epoch:
+def _concatenated(lengths: _Lengths, lossless: _Lossless, layout: Layout, seed: int, epoch: int) -> Epoch:
     order = shuffled(len(lengths), seed, epoch)
     ends = np.cumsum(lengths[order])
     tokens = int(ends[-1]) if len(ends) else 0
@@ -226,10 +274,10 @@ def _concatenated(lengths: NDArray[np.int64], layout: Layout, seed: int, epoch: 
     )
 
 
-PACKINGS: Mapping[str, Callable[[NDArray[np.int64], Layout, int, int], Epoch]] = {
-    "foundry": _foundry,
+PACKINGS: Mapping[str, Callable[[_Lengths, _Lossless, Layout, int, int], Epoch]] = {
+    FOUNDRY: _foundry,
     "none": _none,
     "bfd": _best_fit,
     "concat": _concatenated,
 }
-"""Name to what composes an epoch from lengths, layout, seed and epoch."""
+"""Name to what composes an epoch from lengths, what gives no loss, layout, seed and epoch."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError, run
+from scripts.components.forms import Use
 from scripts.components.making import BuildContext, Builder
 from scripts.components.models import MODELS
 from scripts.components.sources import SOURCES
@@ -44,7 +45,17 @@ def context_of(launch: Launch, product: Product) -> BuildContext:
         scratch=launch.store.scratch(product.key),
         data_lock=launch.data_lock,
         inputs=lambda: [data_bytes(launch, key) for key in product.inputs],
+        uses=uses_of(launch, product),
     )
+
+
+def uses_of(launch: Launch, product: Product) -> list[Use]:
+    """What the study has records for; nothing, if the product is none, or none of the study's."""
+    if product.kind != "records":
+        return []
+    grid = launch.grid
+    named = [name for name in grid.study.datasets if grid.records(name).key == product.key]
+    return [use for name in named for use in grid.study.uses(name)]
 
 
 def make_data(launch: Launch, name: str) -> None:

@@ -1,17 +1,21 @@
 """The records of a dataset: a file of JSON lines, written from tables of several formats."""
 
-import gzip
+import hashlib
 import json
-import re
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+import numpy as np
 
 from scripts.common.errors import UserError
 from scripts.common.quantities import parse_tokens
+from scripts.components.forms import Checks, Use
+from scripts.data.tables import rows_of
 
 FILE = "records.jsonl"
 BYTES_A_TOKEN = 3.5
@@ -20,9 +24,9 @@ Llama-2's vocabulary. The sample is a little larger or smaller than asked for; t
 
 ROLES = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
 """Who can speak in a conversation, and the line that stands over what is said where it is written out."""
+SHAREGPT = {"human": "user", "gpt": "assistant"}
+"""Names of roles in ShareGPT's form, whose messages have `from` and `value`."""
 
-_ROWS_AT_ONCE = 1000
-_CHARACTERS_AT_ONCE = 1 << 20
 _REPORT_SECONDS = 10.0
 
 
@@ -43,63 +47,149 @@ def matching(names: Iterable[str], globs: Iterable[str], where: str) -> list[str
     return sorted(found)
 
 
-def write_records(
-    out: Path, files: Iterable[tuple[str, Path]], spec: Mapping[str, Any], where: str, total: int = 1
-) -> dict[str, Any]:
-    """Writes the rows of tables as records; one file is open at a time.
+class Records:
+    """The records that a source has in its tables, read once; one file is open at a time.
 
     Args:
-        out: the directory that gets ``records.jsonl``.
         files: the names of the tables, see `rows_of`, and where they lie.
-        spec: what of them is taken: `columns`, `keep`, `conversation` and `sample_tokens` as a dataset of the hub has
-            them. A sample stops at the first record that reaches it.
+        spec: what of them is taken: `columns`, `keep`, `conversation`, `sample_tokens` and `limit` as the sources have
+            them, and `format` where it does not follow from names. A sample stops at the first record that reaches it.
         where: how lines and errors call the records.
+        uses: what the records are for, and so what they have to be.
+        own: whether the files are a person's own: what is no text is refused there, and elsewhere replaced.
+        as_written: whether lines of JSON stay as they are, byte for byte.
         total: how many files there are.
 
-    Returns:
-        What was taken: `records`, `files`, and `text_bytes`, the UTF-8 bytes of the records' texts; of conversations
-        also `left_out`, how many gave none.
-
     Raises:
-        UserError: a table cannot be read, lacks a column or holds what is no JSON, or none of them gives a record.
+        UserError: a table cannot be read, lacks a column or holds what is no JSON; a record is not as a use needs it;
+            there is none. The sentence names file and line.
     """
-    columns, keep, conversation = spec.get("columns", {}), spec.get("keep", {}), spec.get("conversation")
-    named = [*columns.values(), *([conversation] if conversation else [])]
-    wanted = {*named, *keep} if named else None
-    enough = parse_tokens(spec["sample_tokens"]) * BYTES_A_TOKEN if "sample_tokens" in spec else float("inf")
-    count, left_out, text_bytes, taken, last = 0, 0, 0, 0, time.monotonic()
-    # a lone surrogate (half of a broken escape) is no text that UTF-8 can hold
-    with (out / FILE).open("w", encoding="utf-8", errors="replace") as file:
-        for taken, (source, path) in enumerate(files, start=1):
-            for number, row in enumerate(rows_of(path, source, wanted), start=1):
-                if any(str(row[column]) != value for column, value in keep.items()):
-                    continue
-                record = row if wanted is None else {field: row[column] for field, column in columns.items()}
-                if conversation:
-                    example = example_of(row[conversation], f"{source}, row {number}: {conversation}")
-                    if example is None:
-                        left_out += 1
-                        continue
-                    record |= example
-                try:
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                except TypeError as error:
-                    raise UserError(f"{source}: holds a value that JSON has no form for ({error})") from error
-                count += 1
+
+    def __init__(
+        self,
+        files: Iterable[tuple[str, Path]],
+        spec: Mapping[str, Any],
+        where: str,
+        uses: Sequence[Use] = (),
+        *,
+        own: bool = False,
+        as_written: bool = False,
+        total: int = 1,
+    ) -> None:
+        self._files = files
+        self._spec = spec
+        self._where = where
+        self._checks = Checks(uses)
+        self._own = own
+        self._as_written = as_written
+        self._total = total
+        self._count = self._left_out = self._text_bytes = self._taken = 0
+        self._digests = array("Q")
+
+    def write(self, out: Path) -> dict[str, Any]:
+        """Writes ``records.jsonl`` into a directory.
+
+        Returns:
+            What was taken: `records`, `files`, and `text_bytes`, the UTF-8 bytes of the records' texts; `duplicates`,
+            how many are the same as one before them; of conversations also `left_out`, how many gave none.
+        """
+        # a lone surrogate (half of a broken escape) is no text that UTF-8 can hold
+        with (out / FILE).open("w", encoding="utf-8", errors="replace", newline="") as file:
+            file.writelines(self._lines())
+        results = {"records": self._count, "files": self._taken, "text_bytes": self._text_bytes}
+        results["duplicates"] = duplicates(self._digests)
+        return results | ({"left_out": self._left_out} if self._spec.get("conversation") else {})
+
+    def check(self) -> None:
+        """Reads all, as `write` does, and writes nothing."""
+        for _ in self._lines():
+            pass
+
+    def _lines(self) -> Iterator[str]:
+        limit = self._spec.get("limit", float("inf"))
+        enough = float("inf")
+        if "sample_tokens" in self._spec:
+            enough = parse_tokens(self._spec["sample_tokens"]) * BYTES_A_TOKEN
+        last = time.monotonic()
+        for source, path in self._files:
+            self._taken += 1
+            for place, record, line in self._records(source, path):
+                self._checks.take(record, place, bool(self._spec.get("columns")))
+                text = self._text(record, place)
+                self._count += 1
+                self._digests.append(digest(record))
                 texts = (value for value in record.values() if isinstance(value, str))
-                text_bytes += sum(len(text.encode(errors="replace")) for text in texts)
-                if text_bytes >= enough:
+                self._text_bytes += sum(len(text.encode(errors="replace")) for text in texts)
+                yield line or text + "\n"
+                if self._text_bytes >= enough or self._count >= limit:
                     break
                 if time.monotonic() - last > _REPORT_SECONDS:
                     last = time.monotonic()
-                    _report(where, taken, total, count, text_bytes)
-            _report(where, taken, total, count, text_bytes)
-            if text_bytes >= enough:
+                    self._report()
+            self._report()
+            if self._text_bytes >= enough or self._count >= limit:
                 break
-    if not count:
-        raise UserError(f"{where}: the source gives no record (see keep and files)")
-    results = {"records": count, "files": taken, "text_bytes": text_bytes}
-    return results | ({"left_out": left_out} if conversation else {})
+        if not self._count:
+            raise UserError(f"{self._where}: the source gives no record (see keep and files)")
+        for said in self._checks.finish(self._where):
+            print(said, file=sys.stderr)
+
+    def _records(self, source: str, path: Path) -> Iterator[tuple[str, dict[str, Any], str | None]]:
+        """Place, record, and its line where it stays as it is written."""
+        columns, keep = self._spec.get("columns", {}), self._spec.get("keep", {})
+        conversation = self._spec.get("conversation")
+        named = [*columns.values(), *([conversation] if conversation else [])]
+        wanted = {*named, *keep} if named else None
+        for row in rows_of(path, source, wanted, self._spec.get("format")):
+            place = f"{source}, {row.place}"
+            if missing := [column for column in keep if column not in row.values]:
+                raise UserError(f"{place}: has no column {missing[0]!r}; it has {', '.join(row.values)}")
+            if any(str(row.values[column]) != value for column, value in keep.items()):
+                continue
+            if wanted is None:
+                yield place, row.values, row.line if self._as_written else None
+                continue
+            record = {field: row.values[column] for field, column in columns.items()}
+            if conversation:
+                example = example_of(row.values[conversation], f"{place}: {conversation}")
+                if example is None:
+                    self._left_out += 1
+                    continue
+                record |= example
+            yield place, record, None
+
+    def _text(self, record: Mapping[str, Any], place: str) -> str:
+        try:
+            text = json.dumps(record, ensure_ascii=False)
+            if self._own:
+                text.encode()
+        except TypeError as error:
+            raise UserError(f"{place}: holds a value that JSON has no form for ({error})") from error
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise UserError(
+                f"{place}: holds half of a character, \\u{ord(half):04x}, which is no text; mend or drop the record"
+            ) from error
+        return text
+
+    def _report(self) -> None:
+        print(
+            f"{self._where}: file {self._taken} of {self._total}, {self._count:,} records, "
+            f"{self._text_bytes / 1e6:,.1f} MB of text",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def digest(record: Mapping[str, Any]) -> int:
+    """64 bits that stand for a record: two that are the same have the same, whatever the order of their fields."""
+    text = json.dumps(record, sort_keys=True)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def duplicates(digests: "array[int]") -> int:
+    """How many records are the same as one before them."""
+    return len(digests) - len(np.unique(np.array(digests, dtype=np.uint64)))
 
 
 def example_of(messages: object, where: str) -> dict[str, str] | None:
@@ -124,8 +214,8 @@ def example_of(messages: object, where: str) -> dict[str, str] | None:
     What stands after the last reply is nobody's answer and does not count; an empty system message is none.
 
     Args:
-        messages: a list of mappings with `role` (system, user or assistant) and `content`, in their order; None is an
-            empty one.
+        messages: a list of mappings with `role` (system, user or assistant) and `content`, in their order; or, as
+            ShareGPT has them, with `from` (system, human or gpt) and `value`. None is an empty one.
         where: how an error calls it.
 
     Returns:
@@ -138,9 +228,12 @@ def example_of(messages: object, where: str) -> dict[str, str] | None:
         raise UserError(f"{where}: must be a list of messages with role and content, and is {type(messages).__name__}")
     said: list[tuple[str, str]] = []
     for message in messages or []:
-        role, content = (message.get(key) for key in ("role", "content")) if isinstance(message, dict) else (None, None)
+        role, content = _said(message) if isinstance(message, dict) else (None, None)
         if not isinstance(role, str) or role not in ROLES:
-            raise UserError(f"{where}: the role of a message must be one of {', '.join(ROLES)} (it is {role!r})")
+            raise UserError(
+                f"{where}: the role of a message must be one of {', '.join(ROLES)} (it is {role!r}); ShareGPT's, with "
+                f"from and value instead of role and content, may be {' or '.join(SHAREGPT)} too"
+            )
         if not isinstance(content, str):
             raise UserError(f"{where}: the content of a message must be text (it is {type(content).__name__})")
         if role != "system" or content.strip():
@@ -154,111 +247,12 @@ def example_of(messages: object, where: str) -> dict[str, str] | None:
     return {"instruction": "\n\n".join(f"{ROLES[role]}\n{text}" for role, text in before), "response": response}
 
 
-def _report(where: str, taken: int, total: int, count: int, text_bytes: int) -> None:
-    print(
-        f"{where}: file {taken} of {total}, {count:,} records, {text_bytes / 1e6:,.1f} MB of text",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-# -- files of other formats -------------------------------------------------------------------
-
-
-def rows_of(path: Path, name: str, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
-    """The rows of a table, as plain data, without holding the table in memory.
-
-    Args:
-        path: where its bytes lie.
-        name: its name, whose end says what it is: .parquet, .arrow, .json, .jsonl, each of the last two with .gz too.
-            A JSON file holds an object a line, or one array of objects.
-        columns: those that are wanted; all, if None.
-
-    Raises:
-        UserError: another format, a broken file, or a column that is not there.
-    """
-    if name.endswith((".parquet", ".arrow")):
-        yield from _arrow_rows(path, name, columns)
-    elif name.endswith((".json", ".jsonl", ".json.gz", ".jsonl.gz")):
-        for row in _json_rows(path, name):
-            if missing := [column for column in columns or () if column not in row]:
-                raise UserError(f"{name}: a row has no column {missing[0]!r}; it has {', '.join(row)}")
-            yield row
-    else:
-        raise UserError(f"{name}: what it is cannot be told; allowed are .parquet, .arrow, .json and .jsonl (with .gz)")
-
-
-def _arrow_rows(path: Path, name: str, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    try:
-        if name.endswith(".parquet"):
-            table = pq.ParquetFile(path)
-            chosen = _chosen(table.schema_arrow.names, name, columns)
-            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=chosen):
-                yield from batch.to_pylist()
-            return
-        with pa.memory_map(str(path)) as source:
-            try:
-                batches: Iterable[Any] = pa.ipc.open_stream(source)
-                names = batches.schema.names  # type: ignore[attr-defined]
-            except pa.ArrowInvalid:
-                reader = pa.ipc.open_file(source)
-                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-                names = reader.schema.names
-            chosen = _chosen(names, name, columns)
-            for batch in batches:
-                for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-                    yield from batch.slice(start, _ROWS_AT_ONCE).select(chosen).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(f"{name}: cannot be read ({str(error).splitlines()[0]})") from error
-
-
-def _chosen(names: list[str], where: str, columns: Collection[str] | None) -> list[str]:
-    if columns is None:
-        return names
-    if missing := sorted(set(columns) - set(names)):
-        raise UserError(f"{where}: has no column {missing[0]!r}; it has {', '.join(names)}")
-    return sorted(columns)
-
-
-def _json_rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
-    with (gzip.open if name.endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
-        try:
-            # a name does not tell them apart: there are arrays whose file is called .jsonl.gz
-            start = file.read(_CHARACTERS_AT_ONCE).lstrip()
-            file.seek(0)
-            items = _array(file) if start.startswith("[") else (json.loads(line) for line in file if line.strip())
-            for number, item in enumerate(items, start=1):
-                if not isinstance(item, dict):
-                    raise UserError(f"{name}, row {number}: not a JSON object")
-                yield item
-        except (ValueError, EOFError, gzip.BadGzipFile) as error:
-            raise UserError(f"{name}: is not valid JSON ({error})") from error
-
-
-_GAP = re.compile(r"[\s,]*")
-
-
-def _array(file: TextIO) -> Iterator[Any]:
-    """The items of a JSON array, read piece by piece."""
-    decoder = json.JSONDecoder()
-    text = file.read(_CHARACTERS_AT_ONCE)
-    position = text.index("[") + 1
-    while True:
-        position = _GAP.match(text, position).end()  # type: ignore[union-attr]
-        if text.startswith("]", position):
-            return
-        try:
-            item, position = decoder.raw_decode(text, position)
-        except ValueError:
-            more = file.read(_CHARACTERS_AT_ONCE)
-            if not more:
-                raise
-            text, position = text[position:] + more, 0
-            continue
-        yield item
+def _said(message: Mapping[str, Any]) -> tuple[object, object]:
+    """Role and content of a message."""
+    if "from" in message and "role" not in message:
+        role = message["from"]
+        return SHAREGPT.get(role, role) if isinstance(role, str) else role, message.get("value")
+    return message.get("role"), message.get("content")
 
 
 def read_records(directory: Path) -> Iterator[dict[str, Any]]:

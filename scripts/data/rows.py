@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
-from scripts.components.templates import PLAIN, prompt_text, response_text
+from scripts.components.templates import PLAIN, record_prompt, response_text
+from scripts.data.packing import FOUNDRY
 from scripts.data.records import read_records
 
 if TYPE_CHECKING:
@@ -38,34 +39,38 @@ def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str
     if spec["regime"] == "cpt":
         return batches.write_cpt_rows(_documents(records, tokenizer), out, **layout)
     ift = {key: spec[key] for key in ("packing", "packing_ratio", "max_epochs") if key in spec}
-    examples = _examples(records, tokenizer, spec.get("template", PLAIN))
+    examples = _examples(records, tokenizer, spec.get("template", PLAIN), spec.get("packing", FOUNDRY))
     return batches.write_ift_rows(examples, out, **layout, **ift)
 
 
 def _documents(directory: Path, tokenizer: "Tokenizer") -> Iterator[list[int]]:
-    for (text,) in _encoded(directory, {"text": str}, tokenizer):
+    for (text,) in _encoded(directory, {"text": lambda record: str(record["text"])}, tokenizer):
         yield text
 
 
-def _examples(directory: Path, tokenizer: "Tokenizer", template: str) -> Iterator[tuple[list[int], list[int]]]:
-    frame = {
-        "instruction": lambda text: prompt_text(text, template),
-        "response": lambda text: response_text(text, template),
-    }
+def _examples(
+    directory: Path, tokenizer: "Tokenizer", template: str, packing: str
+) -> Iterator[tuple[list[int], list[int]]]:
+    def response(record: Mapping[str, Any]) -> str:
+        # llm-foundry leaves out what has no response; the text around one is none
+        empty = packing == FOUNDRY and not record["response"]
+        return "" if empty else response_text(record["response"], template)
+
+    frame = {"instruction": lambda record: record_prompt(record, template), "response": response}
     for example in _encoded(directory, frame, tokenizer):
         yield example[0], example[1]
 
 
 def _encoded(
-    directory: Path, frame: Mapping[str, Callable[[str], str]], tokenizer: "Tokenizer"
+    directory: Path, frame: Mapping[str, Callable[[Mapping[str, Any]], str]], tokenizer: "Tokenizer"
 ) -> Iterator[tuple[list[int], ...]]:
-    """The token ids of some fields of every record; `frame` says which, and what text is made of each."""
+    """The token ids of some fields of every record; `frame` says which, and what text of a record is each."""
     lines = read_records(directory)
     while some := list(islice(lines, _RECORDS_AT_ONCE)):
         columns = []
         for field, text_of in frame.items():
             if any(not isinstance(record.get(field), str) for record in some):
                 raise UserError(f"{directory}: every record must have the text field {field!r}")
-            texts = [text_of(record[field]) for record in some]
+            texts = [text_of(record) for record in some]
             columns.append([encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)])
         yield from zip(*columns, strict=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
-from scripts.components.templates import prompt_text, response_text
+from scripts.components.templates import record_prompt, response_text
 from scripts.data.records import read_records
 
 
@@ -27,4 +27,4 @@ def _texts(directories: list[Path]) -> Iterator[str]:
             if "text" in record:
                 yield record["text"]
             else:
-                yield prompt_text(record["instruction"]) + response_text(record["response"])
+                yield record_prompt(record) + response_text(record["response"])

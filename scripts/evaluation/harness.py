@@ -239,6 +239,7 @@ class Harness:
                 items = sum(1 for _ in file)
             if items < 2:
                 raise UserError(f"{records[label]}: {settings['task']} needs at least two items, there are {items}")
+            self._asked[label].check_forms([records[label], *([shots[label]] if label in shots else [])])
             shot_count, new_tokens = settings.get("shots", 0), settings.get("max_new_tokens", 0)
             key = f"evaluation.tasks.{settings['task']}"
             if shot_count > 0 and label not in shots:

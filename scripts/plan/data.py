@@ -61,6 +61,8 @@ class Data:
         if isinstance(setting, InstructionFinetuning):
             more = {"max_epochs": setting.max_epochs, "packing_ratio": setting.packing_ratio}
             more |= unusual(setting, "template", "packing")
+            if self._study.model.made_from and self._study.datasets[setting.dataset].identity:
+                more |= {"overlong": "cut"} if setting.packing == "foundry" else {}
         return self._add_rows(
             f"{setting_name}-seed{seed}",
             setting.dataset,

@@ -55,6 +55,8 @@ class Rows:
     template: str | None = None
     packing: str | None = None
     packing_ratio: float | None = None
+    overlong: Literal["cut"] | None = None
+    """Of examples of one's own that are longer than a row, which once were dropped, under a tokenizer made here."""
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "rows", **_said(self)}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeA
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from scripts.common.quantities import format_tokens, parse_tokens
-from scripts.components.measures import LANGUAGE_UNDERSTANDING, MEASURES, SOURCE_LOSS, SPECTRA
+from scripts.components.forms import Document, Form, Instruction, Use
+from scripts.components.measures import LANGUAGE_UNDERSTANDING, MEASURES, SOURCE_LOSS, SPECTRA, TARGET_LOSS
 from scripts.components.methods import AnyMethod
 from scripts.components.models import Model
 from scripts.components.modules import ATTENTION, MLP
@@ -511,6 +512,31 @@ class Study(Part):
         """The methods of figures 1 to 3."""
         return list(self.methods) if self.main.methods is None else self.main.methods
 
+    def uses(self, dataset: str) -> list[Use]:
+        """What the records of a dataset are for."""
+        return [use for name, use in self._uses() if name == dataset]
+
+    def _uses(self) -> Iterator[tuple[str, Use]]:
+        """The name of each dataset that a key names, and what for."""
+        if made := self.model.made_from:
+            for name in made[0].datasets:
+                yield name, Use("model.tokenizer.datasets", (Document, Instruction))
+            yield made[1].dataset, Use("model.pretraining.dataset", (Document,))
+        for key, setting in self.settings.items():
+            forms: tuple[type[Form], ...] = (Document if setting.regime == "cpt" else Instruction,)
+            yield setting.dataset, Use(f"settings.{key}.dataset", forms)
+        for key, task in self.evaluation.tasks.present.items():
+            yield task.dataset, Use(f"evaluation.tasks.{key}.dataset", TASKS[key].forms)
+            if isinstance(task, Shots) and task.shots_from:
+                yield task.shots_from, Use(f"evaluation.tasks.{key}.shots_from", TASKS[key].forms)
+        for key, setting in self.settings.items():
+            if setting.held_out:
+                yield setting.held_out, Use(f"settings.{key}.held_out", TASKS[TARGET_LOSS].forms)
+        if self.evaluation.held_out:
+            yield self.evaluation.held_out, Use("evaluation.held_out", TASKS[SOURCE_LOSS].forms)
+        for key, name in (self.sweep.validation if self.sweep else {}).items():
+            yield name, Use(f"sweep.validation.{key}", TASKS[key].forms)
+
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
         names: tuple[tuple[str, Any], ...] = (
@@ -676,33 +702,9 @@ class Study(Part):
     def _names_are_declared(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must differ from each other")
-        asked = self.evaluation.tasks.present
-        made = self.model.made_from
-        uses: dict[str, list[str]] = {
-            "model.tokenizer.datasets": made[0].datasets if made else [],
-            "model.pretraining.dataset": [made[1].dataset] if made else [],
-            **{f"settings.{name}.dataset": [setting.dataset] for name, setting in self.settings.items()},
-            **{f"evaluation.tasks.{name}.dataset": [task.dataset] for name, task in asked.items()},
-            **{
-                f"evaluation.tasks.{name}.shots_from": [task.shots_from]
-                for name, task in asked.items()
-                if isinstance(task, Shots) and task.shots_from
-            },
-            **{
-                f"settings.{name}.held_out": [setting.held_out]
-                for name, setting in self.settings.items()
-                if setting.held_out
-            },
-            "evaluation.held_out": [self.evaluation.held_out] if self.evaluation.held_out else [],
-            **{
-                f"sweep.validation.{task}": [name]
-                for task, name in (self.sweep.validation if self.sweep else {}).items()
-            },
-        }
-        for key, names in uses.items():
-            for name in names:
-                if name not in self.datasets:
-                    raise ValueError(f"{key}: unknown dataset {name!r}; declared are {_listed(self.datasets)}")
+        for name, use in self._uses():
+            if name not in self.datasets:
+                raise ValueError(f"{use.key}: unknown dataset {name!r}; declared are {_listed(self.datasets)}")
         for name, setting in self.settings.items():
             rates, methods = set(setting.learning_rates), set(self.methods)
             swept = set(setting.sweep.learning_rates) if setting.sweep else set()

@@ -165,10 +165,12 @@ class Blank(BaseModel):
 
 from scripts.components.asking.answers import Scored, choice
 from scripts.components.asking.shown import accuracy
+from scripts.components.forms import Form
 from scripts.components.tasks import MultipleChoice, Task
 
 TASK = Task(
     name="parity",
+    forms=(Form,),
     settings=MultipleChoice,
     meaning="whether a number is even",
     paper="beyond the paper",

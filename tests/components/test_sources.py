@@ -103,7 +103,7 @@ def test_a_file_is_found_by_its_hash_among_files_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     lock = {"package:a==1": {"file": "a.whl", **entry}, "path:other.jsonl": {"sha256": SHA}, f"path:{mine}": entry}
     results = chosen.build(chosen.spec(entry, 0), job(tmp_path, **lock), tmp_path / "out")
-    assert results == {"records": 2}
+    assert results == {"records": 2, "files": 1, "text_bytes": 2, "duplicates": 0}
     assert (tmp_path / "out/records.jsonl").read_text() == mine.read_text()
 
 

@@ -101,54 +101,118 @@ def pairs(lengths):
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-lengths_of_pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 12)), min_size=0, max_size=60)
+lengths_of_pairs = st.lists(st.tuples(st.integers(0, 18), st.integers(0, 20)), min_size=0, max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(lengths=lengths_of_pairs, seed=st.integers(0, 99))
 def test_ift_trains_every_response_once_an_epoch_or_counts_it_as_dropped(lengths, seed, tmp_path_factory):
     out = tmp_path_factory.mktemp("rows")
     examples = pairs(lengths)
     whole = [[*p, *r, EOS] for p, r in examples]
-    fitting = [ids for ids in whole if len(ids) <= 16]
-    if len(fitting) < 8:
-        with pytest.raises(UserError, match="examples fit into a row of 16 tokens"):
+    # with a prompt, a response, and some of it in the first 16 tokens
+    kept = {
+        p[0]: ([*p, *r, EOS][:16], ([-100] * len(p) + r + [EOS])[:16]) for p, r in examples if p and r and p[15:] == []
+    }
+    if len(kept) < 8:
+        with pytest.raises(UserError, match="examples have a token to learn in a row of 16 tokens"):
             write_ift_rows(iter(examples), out, **{**IFT, "seed": seed})
         return
     counts = write_ift_rows(iter(examples), out, **{**IFT, "seed": seed})
     batches = Batches(out)
-    steps = len(fitting) // 8
+    steps = len(kept) // 8
     assert (batches.steps_per_epoch, batches.epochs) == (steps, 3)
-    # Ids are unique, so the tokens between two eos say which example they are.
-    response_of = {(*p, *r): r for p, r in examples}
     for epoch in range(3):
         trained = []
         for step in range(epoch * steps, (epoch + 1) * steps):
             input_ids, labels = batches.batch(step)
             assert input_ids.shape == labels.shape == (4, 16)
             for row, targets in zip(input_ids.tolist(), labels.tolist(), strict=True):
-                while row and row[-1] == PAD:
-                    assert targets[len(row) - 1] == -100
-                    row.pop()
-                assert row[-1] == EOS
                 begin = 0
-                for end in [place for place, token in enumerate(row) if token == EOS]:
-                    ids = tuple(row[begin:end])
-                    response = response_of[ids]
-                    expected = [-100] * (len(ids) - len(response)) + response + [EOS]
-                    expected[0] = -100
-                    assert targets[begin : end + 1] == expected
-                    trained.append(ids)
-                    begin = end + 1
-        named = [ids for ids in trained if ids]
-        assert len(named) == len(set(named)), "trained twice in an epoch"
+                while begin < 16 and row[begin] != PAD:
+                    # ids are unique, so the first of an example says which it is
+                    ids, expected = kept[row[begin]]
+                    trained.append(row[begin])
+                    assert row[begin : begin + len(ids)] == ids
+                    assert targets[begin : begin + len(ids)] == expected
+                    begin += len(ids)
+                assert begin > 0
+                assert row[begin:] == [PAD] * (16 - begin)
+                assert targets[begin:] == [-100] * (16 - begin)
+        assert len(trained) == len(set(trained)), "trained twice in an epoch"
         found = counts["per_epoch"][epoch]
         assert found["trained_examples"] == len(trained)
-        assert found["trained_tokens"] == sum(len(ids) + 1 for ids in trained)
-        assert found["dropped_too_long_examples"] == len(whole) - len(fitting)
-        assert found["dropped_too_long_tokens"] == sum(map(len, whole)) - sum(map(len, fitting))
+        assert found["trained_tokens"] == sum(len(kept[first][0]) for first in trained)
+        assert found.get("dropped_without_loss_examples", 0) == len(whole) - len(kept)
+        assert found["dropped_too_long_examples"] == 0
+        assert found["dropped_too_long_tokens"] == sum(max(0, len(ids) - 16) for ids in whole)
         for unit, total in (("examples", len(whole)), ("tokens", sum(map(len, whole)))):
             assert sum(value for name, value in found.items() if name.endswith(unit)) == total == counts[unit]
+
+
+NONE = []
+# What llm-foundry 0.8 does with one device microbatch of these examples, worked out by hand from its rules. Rows have
+# 10 tokens; an example is (tokens of the prompt, tokens of the response), to which eos is added. From the longest
+# example to the shortest, each goes into the first bin with room, which then is the last of the bins, or opens one; it
+# opens one in any case once those that remain are just enough for the rows that have none. The fullest bins are kept.
+FOUNDRY = {
+    # 9 and 5 open bins; 4 joins the 5, behind it; 3 finds no room (9 + 3, 9 + 3) and opens a third, which waits
+    "skewed": (2, [(1, 7), (1, 3), (1, 2), (1, 1)], [[0], [1, 2]], [3], NONE),
+    # 7, 6; 4 fills the 6, whose bin moves to the end; 3 fills the 7, whose bin moves behind it
+    "filled to the last token": (2, [(1, 5), (1, 4), (1, 2), (1, 1)], [[1, 2], [0, 3]], NONE, NONE),
+    # the 4 would fit beside the 6, but then the second row would have nothing
+    "a row is never empty": (2, [(1, 4), (1, 2)], [[0], [1]], NONE, NONE),
+    # 5 opens; one row is without a bin and two remain, so 4 joins the 5; the last must open one, though it would fit
+    "opened when just enough remain": (2, [(1, 3), (1, 2), (1, 1)], [[0, 1], [2]], NONE, NONE),
+    # 23 tokens are cut to 10 before they are sorted: a row of their own, its end and eos gone
+    "over-long": (2, [(2, 20), (1, 2), (1, 3)], [[0], [2, 1]], NONE, NONE),
+    # the prompt has 9 tokens: one token of the response is left in the row, which is enough
+    "over-long, one token left": (2, [(9, 5), (1, 2)], [[0], [1]], NONE, NONE),
+    # a prompt of 10 tokens leaves none: dropped before it is packed, as is one that is longer still
+    "over-long, all masked": (2, [(10, 3), (15, 1), (1, 3), (1, 2)], [[2], [3]], NONE, [0, 1]),
+    # nothing to learn but to end: dropped
+    "empty response": (2, [(4, 0), (1, 3), (1, 2)], [[1], [2]], NONE, [0]),
+    # the first token of an example is never learned, and of one without a prompt it is the response's: dropped
+    "empty prompt": (2, [(0, 4), (1, 3), (1, 2)], [[1], [2]], NONE, [0]),
+    # prompt and response fill the row, and eos stands behind it: cut, so the model is not told to end there
+    "eos alone is over": (2, [(4, 6), (1, 2)], [[0], [1]], NONE, NONE),
+    # 9 and 8 have room for 1 and 2, and the shortest of all has 3 tokens: a bin of its own, which waits
+    "room that nothing fits into": (2, [(1, 6), (2, 6), (1, 1)], [[1], [0]], [2], NONE),
+    # one each, as many as rows
+    "no packing": (3, [(1, 6), (1, 5), (1, 1)], [[0], [1], [2]], NONE, NONE),
+}
+
+
+@pytest.mark.parametrize("name", FOUNDRY)
+def test_rows_drops_and_tokens_are_llm_foundrys(name, tmp_path):
+    rows, lengths, expected, left_over, without_loss = FOUNDRY[name]
+    examples = pairs(lengths)
+    ratio = (len(lengths) - len(without_loss)) / rows
+    layout = {"sequence_length": 10, "batch_rows": rows, "group_rows": rows, "packing_ratio": ratio, "max_epochs": 1}
+    (counts,) = write_ift_rows(examples, tmp_path, **{**IFT, **layout})["per_epoch"]
+    batches = Batches(tmp_path)
+    assert batches.steps_per_epoch == 1
+    for ids, labels, members in zip(*(array.tolist() for array in batches.batch(0)), expected, strict=True):
+        prompts = [[*examples[i][0], *examples[i][1], EOS][:10] for i in members]
+        stream = [token for part in prompts for token in part]
+        assert ids == stream + [PAD] * (10 - len(stream))
+        learned = [
+            token for i in members for token in [*examples[i][0], *examples[i][1], EOS][len(examples[i][0]) : 10]
+        ]
+        assert [label for label in labels if label != -100] == learned
+    assert counts["dropped_left_over_examples"] == len(left_over)
+    assert counts["dropped_left_over_tokens"] == sum(sum(lengths[i]) + 1 for i in left_over)
+    assert counts.get("dropped_without_loss_examples", 0) == len(without_loss)
+    assert counts["dropped_too_long_examples"] == 0
+
+
+def test_the_tokens_of_a_row_with_an_over_long_example_are_its_first(tmp_path):
+    """The whole stream in literals: 3 4 are the prompt, 11 and 12 and eos stand in no row."""
+    changes = {"sequence_length": 8, "batch_rows": 1, "group_rows": 1, "packing_ratio": 1, "max_epochs": 1}
+    write_ift_rows([([3, 4], [5, 6, 7, 8, 9, 10, 11, 12])], tmp_path, **{**IFT, **changes})
+    input_ids, labels = Batches(tmp_path).batch(0)
+    assert input_ids.tolist() == [[3, 4, 5, 6, 7, 8, 9, 10]]
+    assert labels.tolist() == [[-100, -100, 5, 6, 7, 8, 9, 10]]
 
 
 @settings(max_examples=60, deadline=None)

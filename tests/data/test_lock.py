@@ -16,6 +16,7 @@ from tests.standins.hub import Hub, use, wheel
 ROOT = Path(__file__).resolve().parents[2]
 SHA, COMMIT = "0123456789abcdef" * 4, "01234567" * 5
 BRANCHES = {"0.25B-tokens": "a", "500M": "b", "1B": "c", "1B-again": "d", "main": "e"}
+ITEM = b'{"question": "1+1?", "answer": "#### 2"}\n'
 REPOSITORY = "authors/starcoder-lora-rank-2-2B-tokens"
 
 
@@ -56,7 +57,7 @@ def test_every_kind_of_source_is_locked(hub: Hub, house: House, tmp_path: Path) 
     commits = {
         branch: hub.commit("model", REPOSITORY, {"x": seed.encode()}, branch) for branch, seed in BRANCHES.items()
     }
-    package = wheel(tmp_path / "index", "some-data", "1.0", {"some_data/test.jsonl": b"{}"})
+    package = wheel(tmp_path / "index", "some-data", "1.0", {"some_data/test.jsonl": ITEM})
     path = house.root / "config/data.lock"
     path.write_text(yaml.safe_dump({"dataset:of/another-study": {"revision": COMMIT}}))
 

@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.data.packing import (
-    CARRIED_BINS_PER_ROW,
     PACKINGS,
     Bin,
     Epoch,
@@ -14,6 +13,7 @@ from scripts.data.packing import (
     pack_best_fit,
     pack_group,
     shuffled,
+    without_loss,
 )
 
 pytestmark = pytest.mark.arithmetic
@@ -125,7 +125,7 @@ layouts = st.builds(
 
 def everything(epoch: Epoch) -> list[int]:
     placed = [example for row in epoch.rows for example in row]
-    return sorted(placed + epoch.too_long + epoch.incomplete_step + epoch.left_over)
+    return sorted(placed + epoch.too_long + epoch.incomplete_step + epoch.left_over + epoch.without_loss)
 
 
 @settings(max_examples=200, deadline=None)
@@ -137,14 +137,19 @@ def everything(epoch: Epoch) -> list[int]:
 )
 def test_every_example_is_trained_once_or_dropped_for_one_reason(lengths, layout, seed, epoch):
     sizes = np.array(lengths, dtype=np.int64)
-    result = compose_epoch(sizes, layout, seed=seed, epoch=epoch)
+    lossless = np.array([length % 7 == 0 for length in lengths], dtype=bool)
+    result = compose_epoch(sizes, layout, seed=seed, epoch=epoch, lossless=lossless)
     assert everything(result) == list(range(len(lengths)))
-    fitting = int((sizes <= layout.sequence_length).sum())
-    assert len(result.too_long) == len(lengths) - fitting
-    assert len(result.rows) == layout.steps_per_epoch(fitting) * layout.batch_rows
-    assert len(result.incomplete_step) == fitting % layout.examples_per_step
-    assert all(row and sizes[list(row)].sum() <= layout.sequence_length for row in result.rows)
-    assert result == compose_epoch(sizes, layout, seed=seed, epoch=epoch)
+    assert result.too_long == []
+    assert result.without_loss == [i for i, length in enumerate(lengths) if length % 7 == 0]
+    kept = len(lengths) - len(result.without_loss)
+    assert len(result.rows) == layout.steps_per_epoch(kept) * layout.batch_rows
+    assert len(result.incomplete_step) == kept % layout.examples_per_step
+    for row in result.rows:
+        assert row
+        # one that is longer than a row has one of its own
+        assert len(row) == 1 or sizes[list(row)].sum() <= layout.sequence_length
+    assert result == compose_epoch(sizes, layout, seed=seed, epoch=epoch, lossless=lossless)
 
 
 @settings(max_examples=150, deadline=None)
@@ -226,17 +231,23 @@ def test_unknown_packing():
         compose_epoch(np.array([3]), Layout(8, 1, 1), seed=0, epoch=0, packing="best")
 
 
-def test_bins_beyond_the_limit_are_dropped_and_counted():
-    # Nothing shares a row here: of four examples a group trains one, and the other three wait in vain.
+def test_no_bin_is_given_up_before_the_epoch_ends():
+    """llm-foundry carried at most ten bins a row once, and has carried all since its commit 2ff88c2ca.
+
+    Nothing shares a row here, so of four examples a group trains one; the oldest bin is the first of those that are
+    equally full, so what waits is trained in the order in which it came, however long it waits.
+    """
     layout = Layout(sequence_length=10, batch_rows=1, group_rows=1, packing_ratio=4)
     epoch = compose_epoch(np.full(400, 10), layout, seed=0, epoch=0)
-    assert len(epoch.rows) == 100
-    assert len(epoch.left_over) == 300
-    assert everything(epoch) == list(range(400))
-    placed_at = {row[0]: step for step, row in enumerate(epoch.rows)}
     order = shuffled(400, 0, 0).tolist()
-    waited = [placed_at[e] - order.index(e) // 4 for e in placed_at]
-    assert max(waited) <= CARRIED_BINS_PER_ROW
+    assert epoch.rows == [(example,) for example in order[:100]]
+    assert epoch.left_over == order[100:]
+
+
+def test_what_has_no_loss_by_hand():
+    """Rows of 8 tokens; without a prompt, without a response, and with a prompt that leaves it no place."""
+    lengths, prompts = np.array([5, 5, 5, 9, 9, 30, 30]), np.array([0, 4, 3, 8, 7, 8, 2])
+    assert without_loss(lengths, prompts, 8).tolist() == [True, True, False, True, False, True, False]
 
 
 def test_magicoder_gives_the_papers_193_steps():

@@ -1,6 +1,5 @@
 """Records from outside: locked by hash, verified when taken, refused when they are other ones."""
 
-import gzip
 import hashlib
 import io
 import json
@@ -13,8 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
@@ -97,15 +94,6 @@ def test_locked_taken_and_refused(house: House) -> None:
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("line", ["not json\n", "[1]\n"])
-def test_a_bad_line_is_named(house: House, line: str) -> None:
-    (house.root / "mine.jsonl").write_text(DOCUMENTS + line)
-    house.python("-m", "scripts.data.lock", "--study", "smoke")
-    said = house.python("-m", "scripts.data.products", "data/records/file", "--study", "smoke", ok=False)
-    assert "line 61" in said
-    assert not house.manifests("data/records")
-
-
 def test_train_and_test_of_the_studies_share_no_item() -> None:
     """The demo's and the smoke study's own records: no benchmark item stands in what is trained on."""
     from scripts.components.sources.generated import GeneratedDataset
@@ -133,92 +121,14 @@ def test_train_and_test_of_the_studies_share_no_item() -> None:
             assert problem["question"] not in trained
 
 
-# -- files of other formats -------------------------------------------------------------------
-
-# separators that str.splitlines takes for line ends, text that is no ASCII, quotes and brackets
-TEXTS = st.text(alphabet=st.sampled_from('ab"\\[]{},: \n\r\t\u2028\x0b\x85\u00e9\U0001f600'), max_size=30)
-ROWS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "text": TEXTS,
-            "number": st.integers(-(2**53), 2**53),
-            "choices": st.fixed_dictionaries({"label": st.lists(TEXTS, max_size=3)}),
-        }
-    ),
-    min_size=1,
-    max_size=20,
-)
-
-
 def parquet(rows: list[dict[str, Any]]) -> bytes:
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=3)
     return file.getvalue()
 
 
-def arrow(rows: list[dict[str, Any]], *, stream: bool) -> bytes:
-    file, table = io.BytesIO(), pa.Table.from_pylist(rows)
-    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=3)
-    return file.getvalue()
-
-
 def lines(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-FORMATS = {
-    "a.parquet": parquet,
-    "stream.arrow": lambda rows: arrow(rows, stream=True),
-    "file.arrow": lambda rows: arrow(rows, stream=False),
-    "a.jsonl": lines,
-    "a.json": lines,
-    "a.jsonl.gz": lambda rows: gzip.compress(lines(rows)),
-    "array.json": lambda rows: json.dumps(rows).encode(),
-    "indented.json": lambda rows: json.dumps(rows, indent=2, ensure_ascii=False).encode(),
-    "array.jsonl.gz": lambda rows: gzip.compress(json.dumps(rows).encode()),
-}
-
-
-@pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=25, deadline=None)
-@given(rows=ROWS)
-def test_every_format_gives_the_rows_that_were_written(
-    tmp_path_factory: pytest.TempPathFactory, name: str, rows: list[dict[str, Any]]
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "blob"  # the hub's cache names no endings
-    path.write_bytes(FORMATS[name](rows))
-    whole = records._CHARACTERS_AT_ONCE
-    records._CHARACTERS_AT_ONCE = 7  # so that items lie across pieces
-    try:
-        assert list(records.rows_of(path, name, None)) == rows
-    finally:
-        records._CHARACTERS_AT_ONCE = whole
-    (first, *_) = records.rows_of(path, name, {"text"})
-    assert first["text"] == rows[0]["text"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.csv", b"a,b", ".parquet"),
-        ("a.jsonl", b'{"text": "a"}\n{"text"', "not valid JSON"),
-        ("a.json", b'[{"text": "a"}, {"te', "not valid JSON"),
-        ("a.json", b"[1]", "row 1: not a JSON object"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n', mtime=0)[:-9], "not valid JSON"),
-        ("a.jsonl", b'{"content": "a"}', "no column 'text'; it has content"),
-        ("a.parquet", b"PAR1", "cannot be read"),
-        ("a.parquet", parquet([{"content": "a"}]), "no column 'text'; it has content"),
-        ("a.arrow", b"ARROW", "cannot be read"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
-    (tmp_path / "blob").write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        list(records.rows_of(tmp_path / "blob", name, {"text"}))
-    assert str(caught.value).startswith(name)
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 # -- the hub ----------------------------------------------------------------------------------
@@ -241,7 +151,7 @@ def test_records_of_the_hub(hub: Hub, tmp_path: Path) -> None:
     }
     found, results = built(tmp_path, spec)
     assert found == [{"instruction": f"q{i}x", "response": f"a{i}x"} for i in (0, 0, 1, 1)]
-    assert results == {"records": 4, "files": 2, "text_bytes": 4 * 6}
+    assert results == {"records": 4, "files": 2, "text_bytes": 4 * 6, "duplicates": 2}
     assert hub.downloads() == ["data/train-0.parquet", "data/train-1.parquet"]
     with pytest.raises(UserError, match=r"no file matches 'data/valid\*'; it has README\.md, data/test-0\.parquet"):
         built(tmp_path, {**spec, "files": ["data/valid*"]})
@@ -321,7 +231,7 @@ def test_the_last_reply_of_a_conversation_is_learned(hub: Hub, house: House, tmp
         found, results = built(tmp_path, {**spec, "revision": commit})
         assert found == wanted
         size = sum(len(text) for record in wanted for text in record.values())
-        assert results == {"records": 7, "files": 1, "text_bytes": size, "left_out": 7}
+        assert results == {"records": 7, "files": 1, "text_bytes": size, "duplicates": 2, "left_out": 7}
         # beside other columns, and of one part of the rows
         found, results = built(tmp_path, {**spec, "revision": commit, "columns": {"name": "id"}, "keep": {"set": "b"}})
         assert found == [
@@ -332,14 +242,22 @@ def test_the_last_reply_of_a_conversation_is_learned(hub: Hub, house: House, tmp
         assert (results["records"], results["left_out"]) == (3, 4)
 
 
+def test_sharegpts_form_says_the_same() -> None:
+    """Its `from` and `value` give what `role` and `content` do."""
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    for messages, both in CONVERSATIONS:
+        shared = [{"from": names[one["role"]], "value": one["content"]} for one in messages or []]
+        wanted = {"instruction": both[0], "response": both[1]} if both else None
+        assert records.example_of(shared, "a") == wanted
+
+
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
         ("Hello?", "must be a list of messages with role and content, and is str"),
-        (
-            [{"from": "human", "value": "Hello?"}],
-            "the role of a message must be one of system, user, assistant (it is N",
-        ),
+        ([{"speaker": "human"}], "the role of a message must be one of system, user, assistant (it is None"),
+        ([{"from": "tool", "value": "4"}], "the role of a message must be one of system, user, assistant (it is 'to"),
+        ([{"from": "gpt", "text": "4"}], "the content of a message must be text (it is NoneType)"),
         ([message("tool", "4")], "the role of a message must be one of system, user, assistant (it is 'tool')"),
         ([{"role": ["user"], "content": "a"}], "the role of a message must be one of"),
         (["Hello?"], "the role of a message must be one of"),
@@ -358,7 +276,7 @@ def test_what_is_no_conversation_is_named(hub: Hub, tmp_path: Path, messages: An
     }
     with pytest.raises(UserError) as caught:
         built(tmp_path, spec)
-    assert str(caught.value).startswith(f"a.jsonl, row 2: messages: {said}")
+    assert str(caught.value).startswith(f"a.jsonl, line 2: messages: {said}")
     assert "\n" not in str(caught.value)
 
 

@@ -392,8 +392,8 @@ def test_a_task_can_be_asked_of_several_record_sets(base: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([{"text": "one"}, {"text": None}], "'text', or all 'instruction' and 'response'"),
-        ([{"text": "one"}, {"instruction": "two?", "response": "two"}], "records of source_loss must all have"),
+        ([{"text": "one"}, {"text": None}], r"line 2: is no document \(text must be text, and is null\)"),
+        ([{"text": "one"}, {"instruction": "two?", "response": "two"}], r"line 2: is no document \(it has no text\)"),
         ([{"instruction": "two?", "response": "cat " * n} for n in (1, 200)], "at most the 160 tokens .*; the longest"),
     ],
 )

@@ -231,7 +231,7 @@ def test_a_missing_judge_is_said_before_any_model_is_loaded(
 )
 def test_records_of_another_form(item: dict[str, Any], base: Path, tmp_path: Path) -> None:
     records = write_records(tmp_path, {"mt_bench": [*questions(2), item]})
-    with pytest.raises(UserError, match=r"mt_bench\.jsonl: line 3 is no item of mt_bench"):
+    with pytest.raises(UserError, match=r"mt_bench\.jsonl, line 3: is no item of mt_bench"):
         Harness(SETTINGS, records, base)
 
 

@@ -235,10 +235,10 @@ def test_shots_of_texts_are_solved_questions(base: Path, files: dict[str, Path])
 @pytest.mark.parametrize(
     ("change", "shots", "message"),
     [
-        ({"choices": ["a", "b", "c"]}, 0, r"mmlu\.jsonl: line 21 is no item of mmlu"),
-        ({"answer": 4}, 0, "line 21 .* the number of the right one, from 0"),
-        ({"answer": "B"}, 0, "line 21 is no item"),
-        ({"subject": None}, 0, "line 21 is no item"),
+        ({"choices": ["a", "b", "c"]}, 0, r"mmlu\.jsonl, line 21: is no item of mmlu \(choices must be 4, and are 3\)"),
+        ({"answer": 4}, 0, "line 21: is no item .* the number of the right one of 4, from 0, and is 4"),
+        ({"answer": "B"}, 0, "line 21: is no item .*answer must be a whole number, and is text"),
+        ({"subject": None}, 0, "line 21: is no item .*subject must be text, and is null"),
         ({"subject": "dogs"}, 0, "at least two items of each subject, 'dogs' has 1"),
         ({}, 4, r"solved\.jsonl: 4 shots need as many records of 'mats', it has 3"),
     ],

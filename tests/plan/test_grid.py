@@ -344,3 +344,12 @@ def test_the_papers_durations_become_whole_batches() -> None:
     )
     assert [setting.batches(tokens) for tokens in setting.durations] == [318, 25431]
     assert round(0.2 * 25431) == 5086
+
+
+def test_rows_of_ones_own_records_say_that_long_examples_are_cut() -> None:
+    """They were dropped once, so rows under the old name have other examples; none that is made here was ever long."""
+
+    def own(study: dict[str, Any]) -> None:
+        study["datasets"]["math-instructions"] = {"source": "path", "path": "mine.jsonl"}
+
+    assert [one.rows("math-ift", 0).spec.get("overlong") for one in (grid(), grid(own))] == [None, "cut"]

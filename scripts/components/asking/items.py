@@ -1,7 +1,7 @@
 """How the items of a benchmark are read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,20 @@ def read_items(test: str, train: str | None = None, **_rest: Any) -> dict[str, A
     """
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(read(test)), "train": read(train) if train else []}
+    # a column may hold numbers and texts: a label is one or the other
+    return {"test": Dataset.from_list(read(test), on_mixed_types="use_json"), "train": read(train) if train else []}
 
 
-def texts(item: Item, field: str) -> list[str]:
-    """The list of texts in a field; empty where the field holds anything else, or the list anything but texts."""
-    value = item.get(field)
-    return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else []
+def right_one(name: str, label: int | str, of: str, choices: Sequence[str]) -> None:
+    """Raises ValueError where a label is not the number of a choice, from 0, or there are fewer than two choices.
+
+    Args:
+        name: of the field with the label, a number or a text of one.
+        of: the name of the field with the choices.
+    """
+    if len(choices) < 2:
+        raise ValueError(f"{of} must be at least two, and are {len(choices)}")
+    if label == "":
+        raise ValueError(f"{name} is empty, as where a split's answers are not published")
+    if not str(label).isdecimal() or int(label) >= len(choices):
+        raise ValueError(f"{name} must be the number of the right one of {len(choices)}, from 0, and is {label!r}")

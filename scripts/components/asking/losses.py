@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from scripts.common.errors import UserError
 from scripts.components.asking.items import Item, read
 from scripts.components.asking.shown import Shown
-from scripts.components.templates import prompt_text, response_text
+from scripts.components.forms import Document, Instruction
+from scripts.components.templates import record_prompt, response_text
 
 if TYPE_CHECKING:
     from scripts.components.tasks import Given
 
+FORMS = (Document, Instruction)
 DOCUMENTS, RESPONSES = "document_loss", "response_loss"
 """The task files."""
 _FIELDS = {DOCUMENTS: ("text",), RESPONSES: ("instruction", "response")}
@@ -71,7 +73,7 @@ def document_text(item: Item) -> str:
 
 
 def response_context(item: Item) -> str:
-    return prompt_text(item["instruction"])
+    return record_prompt(item)
 
 
 def response_continuation(item: Item) -> str:

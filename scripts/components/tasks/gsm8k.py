@@ -1,7 +1,13 @@
 """GSM8K: word problems."""
 
+import re
+from typing import ClassVar, Self
+
+from pydantic import model_validator
+
 from scripts.components.asking.answers import Scored, match
 from scripts.components.asking.shown import accuracy
+from scripts.components.forms import Filled, Form
 from scripts.components.part import Count, field
 from scripts.components.tasks import Shots, Task
 
@@ -12,8 +18,24 @@ class Gsm8k(Shots):
     max_new_tokens: Count = field("where an answer is cut off that does not end", unit="tokens", paper="not said")
 
 
+class Problem(Form):
+    """A word problem; what follows ``####`` in its answer is the number."""
+
+    called: ClassVar[str] = "item of gsm8k"
+
+    question: Filled
+    answer: Filled
+
+    @model_validator(mode="after")
+    def _has_a_number(self) -> Self:
+        if not re.search(r"#### -?[0-9.,]", self.answer):
+            raise ValueError(f"answer must end in #### and a number, and is {self.answer[-40:]!r}")
+        return self
+
+
 TASK = Task(
     name="gsm8k",
+    forms=(Problem,),
     settings=Gsm8k,
     meaning="learning of math: word problems",
     paper="section 3.2",

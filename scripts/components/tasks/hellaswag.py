@@ -1,14 +1,37 @@
 """HellaSwag: how a description goes on."""
 
 import re
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from scripts.components.asking.answers import Scored, choice
-from scripts.components.asking.items import Item
+from scripts.components.asking.items import Item, right_one
 from scripts.components.asking.shown import accuracy
+from scripts.components.forms import Filled, Form
 from scripts.components.tasks import MultipleChoice, Task
+
+
+class Description(Form):
+    """A description and its endings, and the number of the right one."""
+
+    called: ClassVar[str] = "item of hellaswag"
+
+    activity_label: str
+    ctx_a: Filled
+    ctx_b: str
+    endings: list[Filled]
+    label: int | str
+
+    @model_validator(mode="after")
+    def _has_an_answer(self) -> Self:
+        right_one("label", self.label, "endings", self.endings)
+        return self
+
 
 TASK = Task(
     name="hellaswag",
+    forms=(Description,),
     settings=MultipleChoice,
     meaning="forgetting: how a description goes on",
     paper="section 3.3",

@@ -1,13 +1,15 @@
 """HumanEval: programs that pass their tests."""
 
+import ast
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scripts.components.asking.answers import Programs
 from scripts.components.asking.items import Item
 from scripts.components.asking.shown import accuracy
+from scripts.components.forms import Filled, Form
 from scripts.components.part import Count, Name, field
 from scripts.components.tasks import Settings, Task
 
@@ -32,8 +34,31 @@ class HumanEval(Settings):
     memory_mb: Count = field("address space of a program's process", default=2048, unit="MiB", paper="not said")
 
 
+class Problem(Form):
+    """The beginning of a program, and the function ``check`` that tests the one that it defines."""
+
+    called: ClassVar[str] = "item of humaneval"
+
+    prompt: Filled
+    test: Filled
+    entry_point: Filled
+
+    @model_validator(mode="after")
+    def _can_be_tested(self) -> Self:
+        if not self.entry_point.isidentifier():
+            raise ValueError(f"entry_point must be the name of a function, and is {self.entry_point!r}")
+        try:
+            defined = {part.name for part in ast.parse(self.test).body if isinstance(part, ast.FunctionDef)}
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"test must be a program in Python ({error})") from error
+        if "check" not in defined:
+            raise ValueError("test must define the function check(candidate)")
+        return self
+
+
 TASK = Task(
     name="humaneval",
+    forms=(Problem,),
     settings=HumanEval,
     meaning="learning of code: programs that pass their tests",
     paper="section 3.2",

@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from scripts.common.errors import UserError
 from scripts.components.asking.answers import Scored, choice
-from scripts.components.asking.items import Item, read, texts
+from scripts.components.asking.items import Item, read, right_one
 from scripts.components.asking.shown import accuracy
+from scripts.components.forms import Filled, Form
 from scripts.components.part import field
 from scripts.components.tasks import Given, Shots, Task
 
@@ -41,17 +44,8 @@ def _sample(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]
 
 
 def _check(given: Given) -> None:
-    """Raises UserError where records have another form, or a subject has too few."""
+    """Raises UserError where a subject has too few records."""
     items, examples = read(given.records), read(given.shots) if given.shots else []
-    for path, found in ((given.records, items), (given.shots, examples)):
-        for line, item in enumerate(found, 1):
-            named = all(isinstance(item.get(key), str) for key in ("subject", "question"))
-            right = item.get("answer") if named and len(texts(item, "choices")) == len(LETTERS) else None
-            if not isinstance(right, int) or not 0 <= right < len(LETTERS):
-                raise UserError(
-                    f"{path}: line {line} is no item of mmlu, which has the texts subject and question, "
-                    f"{len(LETTERS)} texts as choices, and as answer the number of the right one, from 0"
-                )
     counts, solved = Counter(item["subject"] for item in items), Counter(item["subject"] for item in examples)
     shots = given.settings["shots"]
     for subject, count in counts.items():
@@ -63,8 +57,27 @@ def _check(given: Given) -> None:
             )
 
 
+class Question(Form):
+    """A question of a subject, its four choices, and the number of the right one."""
+
+    called: ClassVar[str] = "item of mmlu"
+
+    subject: Filled
+    question: Filled
+    choices: list[Filled]
+    answer: int
+
+    @model_validator(mode="after")
+    def _has_an_answer(self) -> Self:
+        if len(self.choices) != len(LETTERS):
+            raise ValueError(f"choices must be {len(LETTERS)}, and are {len(self.choices)}")
+        right_one("answer", self.answer, "choices", self.choices)
+        return self
+
+
 TASK = Task(
     name="mmlu",
+    forms=(Question,),
     settings=Mmlu,
     meaning="knowledge in many subjects",
     paper="figure S5, table S11",

@@ -1,15 +1,14 @@
 """MT-bench: conversations that a judge grades."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from scripts.common.errors import UserError
 from scripts.components.asking.answers import TURNS, Conversations
-from scripts.components.asking.items import read, texts
 from scripts.components.asking.shown import Shown
+from scripts.components.forms import Filled, Form
 from scripts.components.part import Count, Name, Part, field
-from scripts.components.tasks import Given, Settings, Task
+from scripts.components.tasks import Settings, Task
 
 
 class Judge(Part):
@@ -38,20 +37,25 @@ class MtBench(Settings):
         return super().asked() | {"judge": judge}
 
 
-def _check(given: Given) -> None:
-    """Raises UserError where records have another form."""
-    for line, item in enumerate(read(given.records), 1):
-        turns = texts(item, "turns")
-        well_formed = len(turns) == TURNS and all(turns)
-        if not well_formed or "question_id" not in item or not isinstance(item.get("category"), str):
-            raise UserError(
-                f"{given.records}: line {line} is no item of mt_bench, which has a question_id, the text category, and "
-                f"{TURNS} texts as turns"
-            )
+class Conversation(Form):
+    """The turns of a user, of which the second asks about the answer to the first."""
+
+    called: ClassVar[str] = "item of mt_bench"
+
+    question_id: int | str
+    category: str
+    turns: list[Filled]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if len(self.turns) != TURNS:
+            raise ValueError(f"turns must be {TURNS}, and are {len(self.turns)}")
+        return self
 
 
 TASK = Task(
     name="mt_bench",
+    forms=(Conversation,),
     settings=MtBench,
     meaning="conversations that a judge grades",
     paper="figure S4, table S10",
@@ -72,5 +76,5 @@ TASK = Task(
     metrics=("score",),
     file=None,
     answers=Conversations(),
-    check=_check,
+    check=None,
 )

@@ -15,6 +15,7 @@ def _metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 TASK = Task(
     name="pass_at_k",
+    forms=humaneval.TASK.forms,
     settings=humaneval.HumanEval,
     meaning="HumanEval with many programs a problem",
     paper="figure S9",

@@ -6,6 +6,7 @@ from scripts.components.tasks import Task
 
 TASK = Task(
     name="source_loss",
+    forms=losses.FORMS,
     settings=None,
     meaning="forgetting: loss on held-out records of the data that the base model was pretrained on",
     paper="beyond the paper",

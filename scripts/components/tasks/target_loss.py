@@ -6,6 +6,7 @@ from scripts.components.tasks import Task
 
 TASK = Task(
     name="target_loss",
+    forms=losses.FORMS,
     settings=None,
     meaning="learning: loss on held-out records of the data that a setting trains on",
     paper="beyond the paper",

@@ -1,12 +1,38 @@
 """Winograd: what a pronoun refers to."""
 
+from typing import ClassVar, Self
+
+from pydantic import model_validator
+
 from scripts.components.asking.answers import Scored, choice
-from scripts.components.asking.items import Item
+from scripts.components.asking.items import Item, right_one
 from scripts.components.asking.shown import accuracy
+from scripts.components.forms import Filled, Form
 from scripts.components.tasks import MultipleChoice, Task
+
+
+class Schema(Form):
+    """A text with a pronoun, what it may refer to, and the number of the right one."""
+
+    called: ClassVar[str] = "item of winograd"
+
+    text: Filled
+    pronoun: Filled
+    pronoun_loc: int
+    options: list[Filled]
+    label: int | str
+
+    @model_validator(mode="after")
+    def _has_an_answer(self) -> Self:
+        right_one("label", self.label, "options", self.options)
+        if not 0 <= self.pronoun_loc < len(self.text):
+            raise ValueError(f"pronoun_loc must be a place in the text, from 0, and is {self.pronoun_loc}")
+        return self
+
 
 TASK = Task(
     name="winograd",
+    forms=(Schema,),
     settings=MultipleChoice,
     meaning="what a pronoun refers to, for language understanding",
     paper="figure S2",

@@ -1,12 +1,36 @@
 """WinoGrande: what a blank in a sentence refers to."""
 
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
 from scripts.components.asking.answers import Scored, choice
 from scripts.components.asking.items import Item
 from scripts.components.asking.shown import accuracy
+from scripts.components.forms import Filled, Form
 from scripts.components.tasks import MultipleChoice, Task
+
+
+class Sentence(Form):
+    """A sentence with a blank, two options for it, and which of them is right."""
+
+    called: ClassVar[str] = "item of winogrande"
+
+    sentence: Filled
+    option1: Filled
+    option2: Filled
+    answer: Literal["1", "2"]
+
+    @model_validator(mode="after")
+    def _has_a_blank(self) -> Self:
+        if "_" not in self.sentence:
+            raise ValueError("sentence must have a blank, which is an underscore")
+        return self
+
 
 TASK = Task(
     name="winogrande",
+    forms=(Sentence,),
     settings=MultipleChoice,
     meaning="forgetting: what a blank in a sentence refers to",
     paper="section 3.3",
