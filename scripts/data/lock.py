@@ -83,7 +83,8 @@ def outside(study: Study) -> dict[str, Outside]:
     chosen = {f"datasets.{name}": dataset for name, dataset in study.datasets.items()} | {"model": study.model}
     for where, choice in chosen.items():
         if choice.identity is not None:
-            found.setdefault(choice.identity, Outside(where, _whole(choice.lock)))
+            lock = _trainable(study) if choice is study.model else choice.lock
+            found.setdefault(choice.identity, Outside(where, _whole(lock)))
     for name, setting in study.settings.items():
         if setting.tokenizer:
             lock = partial(lock_repository, setting.tokenizer)
@@ -96,6 +97,17 @@ def outside(study: Study) -> dict[str, Outside]:
 def _whole(lock: Callable[[Entry], Entry]) -> Resolver:
     """Of what is locked wholly or not at all."""
     return lambda before: (lock(before), "")
+
+
+def _trainable(study: Study) -> Callable[[Entry], Entry]:
+    """Of the base model: it is locked where the study's methods can train one of its architecture."""
+
+    def lock(before: Entry) -> Entry:
+        entry = study.model.lock(before)
+        study.model.require_trainable(entry, study.methods)
+        return entry
+
+    return lock
 
 
 def _published(study: Study) -> Iterator[_Checkpoints]:
