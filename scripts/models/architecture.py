@@ -28,14 +28,16 @@ def skeleton(config: Mapping[str, Any], where: object) -> Any:
         raise UserError(
             f"{where}: transformers makes no causal language model of its config.json, whose model_type is {kind!r}"
         ) from error
-    lacking = None
+    obstacle = None
     if not network._supports_sdpa:
-        lacking = "its attention by torch's scaled_dot_product_attention"
+        obstacle = "transformers does not have its attention by torch's scaled_dot_product_attention"
     elif not any(isinstance(part, GradientCheckpointingLayer) for part in network.modules()):
-        lacking = "decoder layers that can be checkpointed one by one"
-    if lacking:
+        obstacle = "transformers does not have its decoder layers as layers that can be checkpointed"
+    elif getattr(read, "output_router_logits", False):
+        obstacle = "its loss has a part for the balance of its experts (output_router_logits)"
+    if obstacle:
         raise UserError(
-            f"{where}: a model of the kind {kind!r} cannot be trained here, as transformers does not have {lacking}; "
+            f"{where}: a model of the kind {kind!r} cannot be trained here, as {obstacle}; "
             "choose one of an architecture that docs/architectures.md has"
         )
     return network

@@ -14,7 +14,7 @@ from scripts.models.architecture import linear_modules, skeleton
 from scripts.study import datalock
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use
-from tests.training.architectures import ARCHITECTURES
+from tests.training import architectures
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "owner/net"
@@ -37,8 +37,7 @@ MODULES = {
 
 
 def config(name: str) -> dict[str, Any]:
-    kind, settings = ARCHITECTURES[name]
-    return {"model_type": kind, **settings, "max_position_embeddings": 512}
+    return architectures.config(name) | {"max_position_embeddings": 512}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -74,9 +73,10 @@ GEMMA2 = {
         (config("Llama") | {"hidden_size": "32"}, "all-linear", "no causal language model of its config.json"),
         (config("Llama") | {"hidden_size": 64}, "all-linear", "hidden_size is 64, not 32"),
         (config("GPT-NeoX"), ["q_proj"], "(methods.lora) has no linear module 'q_proj'; allowed are dense, "),
+        (config("Mixtral") | {"output_router_logits": True}, "attention", "the balance of its experts"),
         (config("Mixtral"), "mlp", "(methods.lora) has a mixture of experts"),
     ],
-    ids=["gemma2", "unknown", "types", "shape", "names", "experts"],
+    ids=["gemma2", "unknown", "types", "shape", "names", "balance", "experts"],
 )
 def test_what_cannot_be_trained_is_refused_by_its_config(
     hub: Hub, changed: dict[str, Any], modules: Any, reason: str

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scripts.common.errors import UserError
 from scripts.components.methods import Method
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from scripts.components.models import BaseModel
 
-ModuleName = Annotated[str, Field(pattern=r"^\w+$")]
 _ADAPTER = "adapter_model.safetensors"
 _QUANTIZATION = "quantization_config.json"
 """Beside an adapter: how its base model was quantized, for transformers' BitsAndBytesConfig."""
@@ -34,7 +33,7 @@ class Lora(Method):
     alpha: Annotated[float, Field(gt=0)] = field(
         "what the adapter adds is multiplied by `alpha / rank` (but see `scaling`)", paper="appendix B.2, figure S3"
     )
-    modules: Word | Annotated[list[ModuleName], Field(min_length=1)] = field(
+    modules: Word | Annotated[list[str], Field(min_length=1)] = field(
         "the linear modules of every block that get an adapter; the others stay as they are. A list of names, or for a "
         "model of any architecture: `all-linear`, `attention`, `mlp`",
         default=list(ALL_LINEAR),
@@ -78,6 +77,14 @@ class Lora(Method):
     def variant(self) -> dict[str, Any]:
         names = ("scaling", "decomposed", "initialization", "learning_rate_ratio_b", "quantization")
         return unusual(self, *names)
+
+    @field_validator("modules", mode="before")
+    @classmethod
+    def _are_a_word_or_names(cls, value: Any) -> Any:
+        words = isinstance(value, str) and value in WORDS
+        if words or (isinstance(value, list) and value and all(isinstance(name, str) for name in value)):
+            return value
+        raise ValueError(f"must be a list of names of linear modules, or one of {', '.join(WORDS)}")
 
     @model_validator(mode="after")
     def _variants_go_together(self) -> Self:
