@@ -446,7 +446,9 @@ def test_a_frozen_base_in_bf16_leaves_the_adapter_alone(base: Path) -> None:
 
     model = trainable_model(base, ranks.METHODS["lora"], 0, None)
     execution.halve_frozen(model)
-    kinds: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
-    for parameter in model.parameters():
-        kinds[parameter.requires_grad].add(parameter.dtype)
-    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
+    kinds: dict[torch.dtype, set[str]] = {torch.float32: set(), torch.bfloat16: set()}
+    for name, parameter in model.named_parameters():
+        kinds[parameter.dtype].add(name.removesuffix(".weight").rpartition(".")[2])
+    assert kinds[torch.bfloat16] == {"base_layer"}
+    norms = {"input_layernorm", "post_attention_layernorm", "norm"}
+    assert kinds[torch.float32] == {"default", "embed_tokens", *norms}, "of A and B; and the residual stream's"
