@@ -104,11 +104,16 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
     batches = Batches(job.rows)
     share = group.share(batches.batch_rows)
     method = method_of(job.method)
-    model = trainable_model(job.base, job.method, job.seed, job.start, job.attention_dropout, job.precision)
-    execution.prepare_model(model, device, job.precision)
-    vocabulary, meter = model.config.vocab_size, Meter(model, batches.sequence_length, device, job.precision)
+
+    def load() -> Objective:
+        model = trainable_model(job.base, job.method, job.seed, job.start, job.attention_dropout, job.precision)
+        execution.prepare_model(model, device, job.precision)
+        return Objective(model.train(), job.precision)
+
     sharded = group.world > 1 and not method.is_adapter
-    objective = parallel.spread(Objective(model.train(), job.precision), group, sharded, job.precision)
+    objective = parallel.spread(load, group, sharded, job.precision)
+    model = parallel.unwrapped(objective).model
+    vocabulary, meter = model.config.vocab_size, Meter(model, batches.sequence_length, device, job.precision)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = NamedOptimizer(trained, job.optimizer, method.rate_ratio)
     owner = checkpoints.Owner(job.product, batches.batch_rows)

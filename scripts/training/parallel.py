@@ -134,6 +134,14 @@ class Group:
                 raise failure
         return [result for result, _ in outcomes]
 
+    def in_turn(self, act: Callable[[], T]) -> T:
+        """What `act` returns, which the processes of a machine call one after the other. Where it raises, all raise."""
+        found: list[T] = []
+        for turn in range(self.local_world):
+            mine = turn == self.local_rank % self.local_world
+            self.together(lambda mine=mine: found.append(act()) if mine else None)  # type: ignore[misc]
+        return found[0]
+
     @contextmanager
     def _waiting(self, whom: str = "the other processes") -> Iterator[None]:
         """Inside it waits for other processes, and says so after SAY_SECONDS."""
@@ -293,17 +301,20 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def spread(objective: "nn.Module", group: Group, sharded: bool, precision: str) -> "nn.Module":
-    """`objective` on the group's devices: as it is for one process, else with gradients that are summed over all.
+def spread(load: "Callable[[], nn.Module]", group: Group, sharded: bool, precision: str) -> "nn.Module":
+    """What `load` returns on the group's devices: as it is for one process, else with gradients summed over all.
+
+    Processes of a machine load and spread one after the other: so that only one has all of a model in the machine's
+    own memory, where devices have theirs.
 
     `sharded` spreads the parameters too (FSDP2), within a machine if there are several with several processes each
     (HSDP); without, every process has all of them (DDP), which suits a frozen base. In bf16 the weights of decoder
     layers are gathered in bf16; their masters, what is outside of layers, and gradients stay in fp32.
     """
     if group.world == 1:
-        return objective.to(group.device)
+        return load().to(group.device)
     if not sharded:
-        return _replicated(objective.to(group.device))
+        return _replicated(group.in_turn(lambda: load().to(group.device)))
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -317,9 +328,15 @@ def spread(objective: "nn.Module", group: Group, sharded: bool, precision: str) 
     # autocast decides what is computed in bf16, as in one process; a cast of inputs would round the loss's weights
     whole = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     halved = replace(whole, param_dtype=torch.bfloat16) if precision == "bf16" else whole
-    for layer in decoder_layers(objective):
-        fully_shard(layer, mesh=mesh, mp_policy=halved)
-    fully_shard(objective, mesh=mesh, mp_policy=whole)
+
+    def shard() -> "nn.Module":
+        loaded = load()
+        for layer in decoder_layers(loaded):
+            fully_shard(layer, mesh=mesh, mp_policy=halved)
+        fully_shard(loaded, mesh=mesh, mp_policy=whole)
+        return loaded
+
+    objective = group.in_turn(shard)
     for module in objective.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -351,6 +368,13 @@ def decoder_layers(model: "nn.Module") -> list[Any]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+
+def unwrapped(objective: "nn.Module") -> Any:
+    """What was loaded, of what `spread` returns."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return objective.module if isinstance(objective, DistributedDataParallel) else objective
 
 
 def passing(objective: "nn.Module", last: bool) -> AbstractContextManager[object]:

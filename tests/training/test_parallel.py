@@ -398,6 +398,36 @@ def test_who_waits_for_others_to_start_says_for_whom_and_gives_up(here: int, wai
     assert SAY_SECONDS <= 15
 
 
+def test_processes_of_a_machine_load_in_turn_and_fail_together(tmp_path: Path) -> None:
+    """Who loads holds a lock that nobody waits for."""
+    number = free_port() - 20000
+    code = f"""
+import fcntl, os, sys, time
+from scripts.training import parallel
+
+def load():
+    with open({str(tmp_path / "lock")!r}, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.5)
+    return os.getpid()
+
+def fails():
+    raise ValueError("of process 1" if group.rank else "of process 0")
+
+with parallel.launched() as group:
+    assert group.in_turn(load) == os.getpid()
+    try:
+        group.in_turn(fails)
+    except ValueError as error:
+        print("raised", error, file=sys.stderr)
+"""
+    processes = [task(rank, 2, number, "-c", code) for rank in range(2)]
+    for process in processes:
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said
+        assert "raised of process 0" in said
+
+
 def test_who_waits_for_others_that_run_says_so_and_gives_up() -> None:
     """Process 0 is busy with something else: with what it will tell, then for good."""
     number = free_port() - 20000
