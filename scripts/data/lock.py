@@ -95,7 +95,8 @@ def outside(study: Study, name: str) -> dict[str, Outside]:
     chosen = {f"datasets.{name}": dataset for name, dataset in study.datasets.items()} | {"model": study.model}
     for where, choice in chosen.items():
         if choice.identity is not None:
-            source = found.setdefault(choice.identity, Outside(where, _whole(choice.lock)))
+            lock = _trainable(study) if choice is study.model else choice.lock
+            source = found.setdefault(choice.identity, Outside(where, _whole(lock)))
             if isinstance(choice, Source):
                 source.checks[where] = partial(_check_records, study, name, where)
     for setting_name, setting in study.settings.items():
@@ -134,6 +135,17 @@ def _check_records(study: Study, name: str, where: str, entry: Entry) -> None:
 def _whole(lock: Callable[[Entry], Entry]) -> Resolver:
     """Of what is locked wholly or not at all."""
     return lambda before: (lock(before), "")
+
+
+def _trainable(study: Study) -> Callable[[Entry], Entry]:
+    """Of the base model: it is locked where the study's methods can train one of its architecture."""
+
+    def lock(before: Entry) -> Entry:
+        entry = study.model.lock(before)
+        study.model.require_trainable(entry, study.methods)
+        return entry
+
+    return lock
 
 
 def _published(study: Study) -> Iterator[_Checkpoints]:

@@ -31,13 +31,21 @@ def load_model(base: Path, run: Path | None, method_kind: str | None, merge: boo
 
 
 def pretrained(directory: Path, quantized: Any = None) -> Any:
-    """The transformers model in a directory. `quantized` is a BitsAndBytesConfig, and puts it on the GPU."""
-    from transformers import AutoModelForCausalLM
+    """The transformers model in a directory. `quantized` is a BitsAndBytesConfig, and puts it on the GPU.
+
+    Its makers' own dropout is off, in training too, as in the paper: OPT, GPT-2 and others have some in their configs.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for every file loaded or saved would bury the run's own progress
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, int | float):
+            setattr(config, name, 0.0)
     return AutoModelForCausalLM.from_pretrained(
         directory,
+        config=config,
         dtype=torch.float32,
         attn_implementation="sdpa",
         local_files_only=True,

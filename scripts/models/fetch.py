@@ -7,6 +7,7 @@ from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.data.hub import Repository
+from scripts.models.architecture import skeleton
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
 _SHAPE = {
@@ -29,7 +30,7 @@ def take_model(
     out: Path,
     scratch: Path,
 ) -> None:
-    """Takes the weights of a model and those of the `wanted` files that it has; the shape is checked first.
+    """Takes the weights of a model and those of the `wanted` files that it has; what it is is checked first.
 
     Args:
         files: what `Repository.files` says of the commit.
@@ -37,7 +38,33 @@ def take_model(
         scratch: see `Repository.take`.
 
     Raises:
-        UserError: no safetensors, another shape, or what `Repository.take` raises.
+        UserError: no safetensors, another shape, an architecture that cannot be trained here, or what `Repository.take`
+            raises.
+    """
+    network = read_architecture(repository, revision, files, scratch)
+    if architecture is not None:
+        check_shape(network.config, architecture, repository)
+    parts = [WEIGHTS]
+    if INDEX in files:
+        index = _read(repository, INDEX, revision, files, scratch)
+        parts = [INDEX, *sorted(set(index["weight_map"].values()))]
+        if lost := [part for part in parts if part not in files]:
+            raise UserError(f"{repository}: its {INDEX} names {lost[0]}, which it does not have")
+    chosen = dict.fromkeys([*(name for name in wanted if name in files), *parts])
+    repository.take({name: files[name] for name in chosen}, revision, out, scratch)
+
+
+def read_architecture(
+    repository: Repository, revision: str, files: Mapping[str, str | None], cache: Path | None = None
+) -> Any:
+    """The `skeleton` of a model of the hub, of which its config.json alone is downloaded.
+
+    Args:
+        files: what `Repository.files` says of the commit.
+        cache: see `Repository.download`.
+
+    Raises:
+        UserError: it has none or no weights in safetensors, it cannot be had, or what `skeleton` raises.
     """
     if CONFIG not in files:
         raise UserError(f"{repository}: has no {CONFIG} at the commit {revision[:12]}; it is no model of transformers")
@@ -45,35 +72,33 @@ def take_model(
         pickled = sorted(path for path in files if path.endswith((".bin", ".pt", ".pth")))
         has = f"pickled weights alone ({pickled[0]}), which are never loaded" if pickled else "no weights"
         raise UserError(f"{repository}: has {has}; safetensors are needed ({WEIGHTS} or {INDEX})")
-
-    def read(name: str) -> Any:
-        path = repository.download(name, revision, files[name], scratch)
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{repository}: its {name} is not valid JSON") from error
-
-    if architecture is not None:
-        check_shape(read(CONFIG), architecture, repository)
-    parts = [WEIGHTS]
-    if INDEX in files:
-        parts = [INDEX, *sorted(set(read(INDEX)["weight_map"].values()))]
-        if lost := [part for part in parts if part not in files]:
-            raise UserError(f"{repository}: its {INDEX} names {lost[0]}, which it does not have")
-    chosen = dict.fromkeys([*(name for name in wanted if name in files), *parts])
-    repository.take({name: files[name] for name in chosen}, revision, out, scratch)
+    return skeleton(_read(repository, CONFIG, revision, files, cache), repository)
 
 
-def check_shape(config: Mapping[str, Any], architecture: Mapping[str, Any], where: object) -> None:
-    """Compares a config.json with the study's `model.architecture`.
+def _read(
+    repository: Repository, name: str, revision: str, files: Mapping[str, str | None], cache: Path | None
+) -> dict[str, Any]:
+    path = repository.download(name, revision, files[name], cache)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{repository}: its {name} is not valid JSON") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{repository}: its {name} is not a JSON object")
+    return found
+
+
+def check_shape(config: Any, architecture: Mapping[str, Any], where: object) -> None:
+    """Compares a transformers config with the study's `model.architecture`, as far as it has such numbers.
 
     Raises:
         UserError: they differ; the sentence names every difference.
     """
+    found = {key: getattr(config, theirs, None) for key, theirs in _SHAPE.items()}
     differences = [
-        f"{key} is {config.get(theirs)}, not {architecture[key]}"
-        for key, theirs in _SHAPE.items()
-        if key in architecture and config.get(theirs) != architecture[key]
+        f"{key} is {found[key]}, not {architecture[key]}"
+        for key in _SHAPE
+        if key in architecture and found[key] not in (None, architecture[key])
     ]
     if differences:
         raise UserError(f"{where}: has another shape than the study's model.architecture: {', '.join(differences)}")

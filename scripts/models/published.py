@@ -13,6 +13,7 @@ from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
 from scripts.components.methods import METHODS
 from scripts.components.models.hub import ModelEntry
+from scripts.components.modules import llama
 from scripts.data.hub import Repository
 from scripts.models.fetch import CONFIG, take_model
 
@@ -60,10 +61,10 @@ def check_adapter(directory: Path, method: Mapping[str, Any], where: str) -> Non
     if found != [method["rank"]]:
         ranks_found = " and ".join(map(str, found)) or "none (it has no lora_A weights)"
         raise UserError(f"{where}: rank {method['rank']} is expected, but its weights have rank {ranks_found}")
-    modules = {name.rpartition(".")[2] for name in ranks}
-    if modules != set(method["modules"]):
+    modules, wanted = {name.rpartition(".")[2] for name in ranks}, llama(method["modules"])
+    if modules != set(wanted):
         raise UserError(
-            f"{where}: an adapter of {_listed(method['modules'])} is expected, but its weights adapt {_listed(modules)}"
+            f"{where}: an adapter of {_listed(wanted)} is expected, but its weights adapt {_listed(modules)}"
         )
     config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if (config.get("r"), config.get("lora_alpha")) != (method["rank"], method["alpha"]):

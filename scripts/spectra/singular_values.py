@@ -21,12 +21,15 @@ from scripts.spectra.ranks import FILE, LINEAR, place
 from scripts.store.store import Build
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Report = Callable[[int, int, float], None]
 """Is told after each matrix how many are done, of how many, and which share of the work that is."""
 
 _REPORT_SECONDS = 10.0
+_DROWNED = 0.1
+"""The share of a change's variance from which on rounding decides the rank that explains 90 % of it."""
 
 
 def main(launch: Launch, name: str) -> None:
@@ -51,6 +54,9 @@ def main(launch: Launch, name: str) -> None:
 def builder(launch: Launch, product: Product) -> Build:
     """Writes ``spectra.safetensors``: see `spectra`, and `scripts.spectra.ranks.read_spectra` for reading it.
 
+    Where finetuned weights lie in 16 bits the results have `rounding`: of every matrix, which share of the variance of
+    its change rounding is expected to be.
+
     Of a model whose training diverged nothing is written; the results say at which step it did.
     """
     subject = next(key for key in product.inputs if key.endswith(product.spec["subject"]))
@@ -63,20 +69,29 @@ def builder(launch: Launch, product: Product) -> Build:
         if diverged := store.require(subject)["results"].get("diverged"):
             return {"diverged": diverged["step"]}
         try:
-            values, shapes = spectra(
+            values, shapes, noise = spectra(
                 store.bytes_of(base), store.bytes_of(subject), product.spec["whole"], _reporter(product.name)
             )
         except UserError as error:
             raise UserError(f"{product.key}: {error}") from error
         save_file(values, out / FILE)
-        return {"matrices": len(shapes), "shapes": {name: list(shape) for name, shape in shapes.items()}}
+        results = {"matrices": len(shapes), "shapes": {name: list(shape) for name, shape in shapes.items()}}
+        if noise:
+            results["rounding"] = noise
+            drowned = sum(share > _DROWNED for share in noise.values())
+            print(
+                f"{product.name}: the finetuned weights lie in 16 bits; in {drowned} of {len(noise)} matrices more "
+                f"than {_DROWNED:.0%} of the change is their rounding, so that its rank says nothing",
+                file=sys.stderr,
+            )
+        return results
 
     return decompose
 
 
 def spectra(
     base: Path, finetuned: Path, whole: Sequence[str], report: Report
-) -> tuple[dict[str, "Tensor"], dict[str, tuple[int, int]]]:
+) -> tuple[dict[str, "Tensor"], dict[str, tuple[int, int]], dict[str, float]]:
     """Singular values of the difference between a finetuned and its base model (figures 6 and S7 of the paper).
 
     All arithmetic is in float64, whatever the weights are stored in, and one matrix is in memory at a time. The values
@@ -92,7 +107,8 @@ def spectra(
 
     Returns:
         ``delta.NAME`` for every linear matrix, ``base.NAME`` and ``tuned.NAME`` for those of `whole`: float64,
-        [min(rows, columns)], from the largest value down. And the shape of every linear matrix.
+        [min(rows, columns)], from the largest value down. The shape of every linear matrix. And, of every matrix whose
+        finetuned weights lie in 16 bits, the share of their rounding in the variance of the difference (`_Weights`).
 
     Raises:
         UserError: a matrix is missing in one of the two, has another shape, or holds a value that is not finite; the
@@ -112,17 +128,20 @@ def spectra(
     else:
         after = _Weights.of(finetuned, before, shapes)
     values: dict[str, Tensor] = {}
+    noise: dict[str, float] = {}
     # what a decomposition costs grows so
     work = {name: max(shape) * min(shape) ** 2 for name, shape in shapes.items()}
     done = 0
     for number, name in enumerate(shapes, start=1):
-        values[f"delta.{name}"] = after.difference(name)
+        values[f"delta.{name}"] = delta = after.difference(name)
+        if isinstance(after, _Weights) and (rounding := after.rounding(name)) is not None:
+            noise[name] = min(1.0, rounding / changed) if (changed := float(delta.square().sum())) else 0.0
         if name in whole:
             values[f"base.{name}"] = svdvals(before.read(f"{name}.weight"))
             values[f"tuned.{name}"] = svdvals(after.read(name))
         done += work[name]
         report(number, len(shapes), done / sum(work.values()))
-    return values, shapes
+    return values, shapes, noise
 
 
 @dataclass(frozen=True)
@@ -163,6 +182,13 @@ class _Tensors:
         with safe_open(self.files[name], framework="pt") as opened:
             return tuple(opened.get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> "torch.dtype":
+        from safetensors import safe_open
+
+        with safe_open(self.files[name], framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+        return tensor.dtype
+
     def read(self, name: str) -> "Tensor":
         """In float64."""
         from safetensors import safe_open
@@ -194,6 +220,21 @@ class _Weights:
 
     def read(self, name: str) -> "Tensor":
         return self.tensors.read(f"{name}.weight")
+
+    def rounding(self, name: str) -> float | None:
+        """The expected sum of squares of what the stored weights were rounded by; None where they lie in 32 bits.
+
+        A number between 2**e and 2**(e + 1) lies in steps of 2**e * eps, and is off by the square of a step over 12 in
+        the mean, as whatever is rounded evenly.
+        """
+        import torch
+
+        stored = self.tensors.dtype(f"{name}.weight")
+        if stored not in (torch.bfloat16, torch.float16):
+            return None
+        _, exponents = torch.frexp(self.read(name))
+        steps = torch.ldexp(torch.tensor(torch.finfo(stored).eps, dtype=torch.float64), exponents - 1)
+        return float((steps.square() / 12).sum())
 
     def difference(self, name: str) -> "Tensor":
         """Singular values of finetuned minus base."""
@@ -231,7 +272,8 @@ class _Adapter:
         tensors = _Tensors.of(directory, "adapter_model")
         expected: dict[str, tuple[int, ...]] = {}
         for name, (rows, columns) in shapes.items():
-            if place(name)[1] in config["target_modules"]:
+            # as peft takes them: a name, or its last words
+            if any(f".{name}".endswith(f".{target}") for target in config["target_modules"]):
                 expected |= {_factor(name, "A"): (rank, columns), _factor(name, "B"): (rows, rank)}
                 expected |= {_lengths(name): (rows,)} if decomposed else {}
         for name, shape in expected.items():

@@ -375,6 +375,8 @@ def _form(schema: Schema, definitions: Mapping[str, Schema], sections: Mapping[s
             return f"{form(number)}, or like `0.25B`"
         case {"anyOf": [only, {"type": "null"}]}:
             return form(only)
+        case {"anyOf": several}:
+            return ", or ".join(form(one) for one in several)
         case {"type": "boolean"}:
             return "`true` or `false`"
         case {"type": "array", "items": items}:

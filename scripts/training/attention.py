@@ -1,4 +1,4 @@
-"""Attention beside transformers' own: with a dropout that no cut into passes changes; within segments on a GPU."""
+"""Attention beside transformers' own: with a dropout that no cut into passes changes; within segments."""
 
 from typing import Any
 
@@ -39,14 +39,45 @@ def use_varlen(model: Any) -> None:
 
     The kernel takes bf16, and has no dropout.
     """
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(VARLEN, _attention)
+    AttentionMaskInterface.register(VARLEN, sdpa_mask)  # without it no layer would have its window
     model.config._attn_implementation = VARLEN
 
 
 def is_varlen(model: Any) -> bool:
     return bool(model.config._attn_implementation == VARLEN)
+
+
+def confined(model: Any, segments: Tensor) -> dict[str, Any]:
+    """What makes a transformers model attend within `segments`, int64 [rows, length], besides its own windows.
+
+    That is the position in the segment [rows, length], and a mask [rows, 1, length, length] (true: is attended to) for
+    each kind of layer that the model has. The mask is explicit, because transformers leaves it out where it takes a row
+    for one text. With `use_varlen` the segments' begins are in its place.
+    """
+    from transformers.masking_utils import create_masks_for_generate
+
+    positions = positions_of(segments)
+    if is_varlen(model):
+        return {"begins": begins_of(segments), "position_ids": positions}
+    mask = create_masks_for_generate(
+        model.config,
+        torch.empty(*segments.shape, 0, device=segments.device),  # of which it reads rows, length and device
+        attention_mask=None,
+        past_key_values=None,
+        and_mask_function=lambda row, _, query, key: segments[row, query] == segments[row, key],
+    )
+    return {"attention_mask": mask, "position_ids": positions}
+
+
+def positions_of(segments: Tensor) -> Tensor:
+    """The place of every token in its segment, int64 [rows, length]."""
+    place = torch.arange(segments.shape[1], device=segments.device)
+    begins = pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+    return place - (begins * place).cummax(dim=1).values
 
 
 def begins_of(segments: Tensor) -> Tensor:
@@ -77,11 +108,11 @@ def _by_row(
 
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *,
-    begins: Tensor | None = None, scaling: float | None = None, **others: Any,
+    begins: Tensor | None = None, scaling: float | None = None, sliding_window: int | None = None, **others: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """`query` is [rows, heads, length, size], `key` and `value` have as many heads or a divisor of them.
 
-    The result is [rows, length, heads, size].
+    The result is [rows, length, heads, size]. A `sliding_window` counts the token itself; SDPA has it in its mask.
     """
     from torch.nn.attention import varlen
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -93,5 +124,6 @@ def _attention(
     rows, heads, length, _ = query.shape
     groups = heads // key.shape[1]
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
-    found: Any = varlen.varlen_attn(q, k, v, begins, begins, length, length, scale=scaling, window_size=(-1, 0))
+    window = (-1 if sliding_window is None else sliding_window - 1, 0)
+    found: Any = varlen.varlen_attn(q, k, v, begins, begins, length, length, scale=scaling, window_size=window)
     return found.unflatten(0, (rows, length)), None

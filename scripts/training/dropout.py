@@ -143,9 +143,10 @@ def module_of(name: Tensor) -> str:
 def drop(module: str, rate: float, *inputs: Tensor) -> tuple[Tensor, ...]:
     """The inputs, all of one shape, times the `keep_mask` of the tokens that `dropout_of` has named, in their types."""
     now = _named()
-    hashes = _hashes(now.seed, now.step, module, now.rows, now.positions, inputs[0].shape[-1])
+    *shape, width = inputs[0].shape
+    tokens, channels = _hashes(now.seed, now.step, module, now.rows, now.positions, width)
     compute = _dropped_in_one_kernel() if inputs[0].is_cuda else _dropped
-    return compute(*hashes, rate, inputs)
+    return compute(tokens.view(shape), channels, rate, inputs)  # OPT's MLP has all tokens of all rows in a line
 
 
 def use_lora_dropout(model: Any) -> None:

@@ -37,10 +37,22 @@ def prepare_model(model: nn.Module, device: torch.device, precision: str) -> Non
 
 
 def halve_frozen(model: nn.Module) -> None:
-    """Keep what is not trained in bf16, as it is multiplied."""
-    for parameter in model.parameters():
-        if not parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.bfloat16()
+    """Keep the weights of linear modules that are not trained in bf16, as autocast multiplies them.
+
+    Embeddings and norms stay in fp32, and with them the residual stream, as in full finetuning: a LoRA that adds
+    nothing yet has the losses of full finetuning bit for bit. So do experts that lie in one tensor. What it costs
+    (measured with a layer a quarter as wide as Llama-2 7B's, on a CPU, and multiplied): 0.26 GB for the embedding, and
+    for a token 27 KB in each layer (183 for 157 KB) or, where that is checkpointed, 8 KB (16 for 8 KB). For a pass of
+    8192 tokens in 32 layers, 7.0 GB or 2.1 GB.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    for part in model.modules():
+        if isinstance(part, nn.Linear | Conv1D) and id(part.weight) not in embeddings:
+            weight = part.weight
+            if not weight.requires_grad and weight.is_floating_point():  # in 4 bits they are integers
+                weight.data = weight.data.bfloat16()
 
 
 def plan_passes(objective: nn.Module, optimizer: NamedOptimizer, rows: int, length: int) -> int | None:

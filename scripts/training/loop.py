@@ -20,6 +20,7 @@ from torch.utils import deterministic
 from scripts.components.methods import method_of
 from scripts.data.batches import Batches
 from scripts.training import checkpoints, execution, parallel
+from scripts.training.agreement import require_agreement
 from scripts.training.divergence import Divergence, Watch
 from scripts.training.metrics import Meter
 from scripts.training.model import trainable_model
@@ -95,18 +96,24 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
     the metrics have `diverged`, the fields of a Divergence: steps, tokens and the curve reach to that batch, final_loss
     is None, and loss_tokens is not there.
 
-    Raises UserError where a checkpoint or the weights cannot be written, where a checkpoint is of another product, and
-    where the rows of a batch cannot be divided among the processes.
+    Raises UserError where a checkpoint or the weights cannot be written, where a checkpoint is of another product,
+    where the rows of a batch cannot be divided among the processes, and before the first step of every attempt where
+    the loss is not transformers' own (`require_agreement`).
     """
     device = group.device
     batches = Batches(job.rows)
     share = group.share(batches.batch_rows)
     method = method_of(job.method)
-    model = trainable_model(job.base, job.method, job.seed, job.start, job.attention_dropout, job.precision)
-    execution.prepare_model(model, device, job.precision)
-    vocabulary, meter = model.config.vocab_size, Meter(model, batches.sequence_length, device, job.precision)
+
+    def load() -> Objective:
+        model = trainable_model(job.base, job.method, job.seed, job.start, job.attention_dropout, job.precision)
+        execution.prepare_model(model, device, job.precision)
+        return Objective(model.train(), job.precision)
+
     sharded = group.world > 1 and not method.is_adapter
-    objective = parallel.spread(Objective(model.train(), job.precision), group, sharded, job.precision)
+    objective = parallel.spread(load, group, sharded, job.precision)
+    model = parallel.unwrapped(objective).model
+    vocabulary, meter = model.config.vocab_size, Meter(model, batches.sequence_length, device, job.precision)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = NamedOptimizer(trained, job.optimizer, method.rate_ratio)
     owner = checkpoints.Owner(job.product, batches.batch_rows)
@@ -120,6 +127,8 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
     progress = progress or checkpoints.Progress(step=job.start_step)
     rows_here = share.stop - share.start
     pass_tokens = execution.plan_passes(objective, optimizer, rows_here, batches.sequence_length)
+    if progress.step < job.stop_step:
+        require_agreement(objective, trained, *_batch(job, batches, progress.step), job.precision)
 
     watch = Watch(vocabulary, job.best_loss, progress.losses)
     unread: list[Tensor] = []  # losses and gradient norms on the device: reading each would stall a GPU
@@ -146,8 +155,7 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
             step_began = time.monotonic()
             factor = multiplier(job.schedule, progress.step)
             optimizer.set_rates(factor)
-            input_ids, labels = (torch.as_tensor(array) for array in batches.batch(progress.step))
-            segments = torch.as_tensor(batches.segments(progress.step)) if job.attention == "within" else None
+            input_ids, labels, segments = _batch(job, batches, progress.step)
             loss, loss_tokens = backward(
                 objective,
                 input_ids,
@@ -246,6 +254,12 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
         "loss_curve": _curve(progress.losses, job.start_step),
         "seconds": progress.seconds,
     }
+
+
+def _batch(job: Fit, batches: Batches, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Token ids, labels and, where attention is within them, the segments of a step."""
+    input_ids, labels = (torch.as_tensor(array) for array in batches.batch(step))
+    return input_ids, labels, torch.as_tensor(batches.segments(step)) if job.attention == "within" else None
 
 
 def _late(deadline: float | None, seconds: float) -> bool:

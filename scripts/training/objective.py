@@ -1,6 +1,8 @@
 """What training minimizes: the loss of a batch, computed pass by pass, whose weights no cut into passes changes."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from scripts.common.errors import UserError
-from scripts.training.attention import begins_of, is_varlen
+from scripts.training.attention import begins_of, confined
 from scripts.training.dropout import dropout_of
 from scripts.training.parallel import passing
 
@@ -26,25 +28,41 @@ class Objective(nn.Module):
         self.precision = precision
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, targets: Tensor, weights: Tensor, segments: Tensor | None = None
-    ) -> Tensor:
+        self, input_ids: Tensor, positions: Tensor, targets: Tensor, weights: Tensor, segments: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The sum over the scored positions of weight times cross-entropy (nats).
 
         `input_ids` and `segments` are int64 [rows, length]; `positions`, `targets` and `weights` [positions] say which
         flat positions are scored, on which token, and what each counts. All are on the model's device. Where there
         are more than CHUNK_LOGITS logits, the output layer and the loss take that many at a time, in the backward
-        pass once more; no other position has logits.
+        pass once more; no other position has logits. With `labels`, which are not shifted, transformers computes it.
         """
-        confined = {} if segments is None else _confined(segments, is_varlen(self.model))
+        if labels is not None:
+            return self._transformers_own(input_ids, labels, weights, segments)
+        within = {} if segments is None else confined(self.model, segments)
         with _autocast(input_ids.device, self.precision):
-            hidden, head = _hidden(self.model, input_ids, positions, **confined)
+            hidden, head = _hidden(self.model, input_ids, positions, **within)
         many = max(1, CHUNK_LOGITS // head.weight.shape[0])
         if len(hidden) <= many:
             return self._weighted(head, hidden, targets, weights)
         chunks = zip(*(torch.split(part, many) for part in (hidden, targets, weights)), strict=True)
         return torch.stack([checkpoint(self._weighted, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
-    def _weighted(self, head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def _transformers_own(self, input_ids: Tensor, labels: Tensor, weights: Tensor, segments: Tensor | None) -> Tensor:
+        """The same, where all weights are equal: by the model's own loss of each row, or of each of its segments."""
+        losses = []
+        for row, tokens in enumerate(input_ids):
+            begins = [0, len(tokens)] if segments is None else begins_of(segments[row : row + 1]).tolist()
+            for text in (slice(*ends) for ends in pairwise(begins)):
+                wanted = labels[row, text]
+                if count := int((wanted[1:] != -100).sum()):
+                    with _autocast(input_ids.device, self.precision):
+                        mean = self.model(input_ids=tokens[None, text], labels=wanted[None], use_cache=False).loss
+                    losses.append(count * mean)
+        return torch.stack(losses).sum() * weights[0]
+
+    def _weighted(self, head: "_Head", hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         with _autocast(hidden.device, self.precision):
             logits = head(hidden)
         losses = functional.cross_entropy(logits.float(), targets, reduction="none")
@@ -63,6 +81,7 @@ def backward(
     step: int = 0,
     pass_tokens: int | None = None,
     share: slice | None = None,
+    own: bool = False,
 ) -> tuple[Tensor, int]:
     """Add the gradient of a batch's loss to `.grad`; return the loss (on the device) and its number of tokens.
 
@@ -79,7 +98,8 @@ def backward(
 
     Rows are padded on the right, so causal attention needs no mask. With `segments`, int64 [rows, length], a token
     attends only to tokens of its own number before it, its position counts from the first of them, and the first
-    token of a segment is no target: nothing of its own stands before it. Raises UserError for an unknown `loss`.
+    token of a segment is no target: nothing of its own stands before it. With `own`, "token_mean" is computed by
+    transformers' own loss. Raises UserError for an unknown `loss`.
     """
     device = next(objective.parameters()).device
     targets = functional.pad(labels[:, 1:], (0, 1), value=-100)  # position t is scored on the label of t + 1
@@ -98,8 +118,9 @@ def backward(
         wanted = targets[part].flatten()[positions].to(device)
         weight = weights[part].flatten()[positions].to(device)
         within = None if segments is None else segments[part].to(device)
+        told = labels[part].to(device) if own else None
         with dropout_of(seed, step, numbers[part], places), passing(objective, last=part.stop == share.stop):
-            weighted = objective(input_ids[part].to(device), positions.to(device), wanted, weight, within)
+            weighted = objective(input_ids[part].to(device), positions.to(device), wanted, weight, within, told)
             weighted.backward()
         total += weighted.detach()
     return total, int(labelled.sum())
@@ -115,29 +136,40 @@ def _weights(labelled: Tensor, group_rows: int, loss: str) -> Tensor:
     return (1.0 / (len(counts) * counts)).repeat_interleave(group_rows)[:, None].expand_as(labelled)
 
 
-def _confined(segments: Tensor, varlen: bool) -> dict[str, Tensor]:
-    """The positions [rows, length] of `segments`, and a mask [rows, 1, length, length] (true: is attended to).
-
-    The mask is explicit, because transformers leaves it out where it takes a row for one text. With `varlen` the
-    segments' begins are in its place.
-    """
-    length = segments.shape[1]
-    place = torch.arange(length, device=segments.device)
-    begins = functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
-    positions = place - (begins * place).cummax(dim=1).values
-    if varlen:
-        return {"begins": begins_of(segments), "position_ids": positions}
-    mask = (segments[:, :, None] == segments[:, None, :]) & (place[:, None] >= place)
-    return {"attention_mask": mask[:, None], "position_ids": positions}
-
-
-def _hidden(model: Any, input_ids: Tensor, positions: Tensor, **confined: Tensor) -> tuple[Tensor, Any]:
-    """What the output layer is given at these flat positions, [len(positions), width], and that layer."""
+def _hidden(model: Any, input_ids: Tensor, positions: Tensor, **within: Any) -> tuple[Tensor, "_Head"]:
+    """The last hidden states at these flat positions, [len(positions), width], and what makes logits of them."""
     from peft import PeftModel
 
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    hidden: Tensor = network.base_model(input_ids=input_ids, use_cache=False, **confined).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, positions), network.get_output_embeddings()
+    outputs = network.get_decoder()(input_ids=input_ids, use_cache=False, **within)
+    return outputs.last_hidden_state.flatten(0, 1).index_select(0, positions), _Head(network, type(outputs))
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What a transformers model's own forward pass makes of its last hidden states: often more than a product.
+
+    Granite and Cohere scale the logits, Gemma 2 caps them. So the whole network is called, and its decoder answers
+    with the given hidden states, in an object of the class of its `outputs`.
+    """
+
+    network: Any
+    outputs: type
+
+    @property
+    def weight(self) -> Tensor:
+        weight: Tensor = self.network.get_output_embeddings().weight
+        return weight
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """The logits [positions, vocabulary] of `hidden` [positions, width]."""
+        inner = self.network.get_decoder()
+        inner.forward = lambda *_, **__: self.outputs(last_hidden_state=hidden[None])
+        try:
+            logits: Tensor = self.network(inputs_embeds=hidden[None], use_cache=False).logits
+        finally:
+            del inner.forward
+        return logits[0]
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

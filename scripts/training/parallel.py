@@ -6,7 +6,10 @@ without any communication. torch is imported where it is needed: a job that find
 """
 
 import os
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,8 +24,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)
+LOCK_PATIENCE = timedelta(days=7)
 """How long the others wait while the first waits for a lock. Who waits for a process that has ended is told at once."""
+PATIENCE = timedelta(hours=1)
+"""How long a process waits for others at anything else, before it gives up."""
+MEETING_PATIENCE = timedelta(minutes=10)
+"""How long a process waits for others to start."""
+SAY_SECONDS = 10.0
+"""After how long a process that waits for others says so."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,8 @@ class Group:
     """One process of those that train together; by default, alone.
 
     `local_rank` and `local_world` count the processes of its machine. `control` is torch's process group for what is
-    agreed on while training, `writing` a second one for the thread that writes checkpoints; None for one process.
+    agreed on while training, `writing` a second one for the thread that writes checkpoints, `orders` the one for what
+    the first process tells; None for one process. Who waits at any of them says so, once for each wait.
     """
 
     rank: int = 0
@@ -39,6 +49,7 @@ class Group:
     local_world: int = 1
     control: Any = None
     writing: Any = None
+    orders: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -79,7 +90,8 @@ class Group:
         from torch import distributed
 
         found = torch.tensor(wishes, dtype=torch.int32)
-        distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self.control)
+        with self._waiting():
+            distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self.control)
         return [bool(wish) for wish in found.tolist()]
 
     def total(self, values: "Tensor") -> "Tensor":
@@ -88,7 +100,8 @@ class Group:
         if self.world > 1:
             from torch import distributed
 
-            distributed.all_reduce(values, group=self.control)
+            with self._waiting():
+                distributed.all_reduce(values, group=self.control)
         return values
 
     def told(self, message: T) -> T:
@@ -98,7 +111,8 @@ class Group:
         from torch import distributed
 
         box = [message]
-        distributed.broadcast_object_list(box, src=0, group=self.control)
+        with nullcontext() if self.is_first else self._waiting("process 0"):
+            distributed.broadcast_object_list(box, src=0, group=self.orders)
         return box[0]
 
     def together(self, act: Callable[[], T]) -> list[T]:
@@ -113,11 +127,31 @@ class Group:
         except Exception as error:
             outcome = (None, error)
         outcomes: list[Any] = [None] * self.world
-        distributed.all_gather_object(outcomes, outcome, group=self.control)
+        with self._waiting():
+            distributed.all_gather_object(outcomes, outcome, group=self.control)
         for _, failure in outcomes:
             if failure is not None:
                 raise failure
         return [result for result, _ in outcomes]
+
+    def in_turn(self, act: Callable[[], T]) -> T:
+        """What `act` returns, which the processes of a machine call one after the other. Where it raises, all raise."""
+        found: list[T] = []
+        for turn in range(self.local_world):
+            mine = turn == self.local_rank % self.local_world
+            self.together(lambda mine=mine: found.append(act()) if mine else None)  # type: ignore[misc]
+        return found[0]
+
+    @contextmanager
+    def _waiting(self, whom: str = "the other processes") -> Iterator[None]:
+        """Inside it waits for other processes, and says so after SAY_SECONDS."""
+        told = threading.Timer(SAY_SECONDS, _say, [f"process {self.rank} of {self.world} is waiting for {whom}"])
+        told.daemon = True
+        told.start()
+        try:
+            yield
+        finally:
+            told.cancel()
 
 
 ALONE = Group()
@@ -125,13 +159,18 @@ ALONE = Group()
 
 @dataclass(frozen=True)
 class Place:
-    """What a launcher tells a process; `meeting` is where torch's processes find one another."""
+    """What a launcher tells a process; at `host` and `port` torch's processes find one another.
+
+    What listens there is the first process, unless the place is `hosted` by the launcher.
+    """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     local_world: int = 1
-    meeting: str = ""
+    host: str = ""
+    port: int = 0
+    hosted: bool = False
 
 
 def place(environment: Mapping[str, str]) -> Place:
@@ -143,10 +182,13 @@ def place(environment: Mapping[str, str]) -> Place:
         if "RANK" in environment:
             world = int(environment["WORLD_SIZE"])
             local_world = int(environment.get("LOCAL_WORLD_SIZE", 1))
-            return Place(int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), local_world, "env://")
-        if "SLURM_STEP_ID" not in environment or int(environment.get("SLURM_NTASKS", 1)) == 1:
+            rank, local_rank = int(environment["RANK"]), int(environment["LOCAL_RANK"])
+            host, port = (environment["MASTER_ADDR"], int(environment["MASTER_PORT"])) if world > 1 else ("", 0)
+            hosted = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            return Place(rank, world, local_rank, local_world, host, port, hosted)
+        # SLURM_NTASKS is the allocation's, of which a shell in it is a step with one task
+        if "SLURM_STEP_ID" not in environment or (world := int(environment["SLURM_STEP_NUM_TASKS"])) == 1:
             return Place()
-        world = int(environment["SLURM_NTASKS"])
         nodes = int(environment["SLURM_STEP_NUM_NODES"])
         port = 20000 + int(environment["SLURM_JOB_ID"]) % 20000  # two jobs on a machine rarely meet
         return Place(
@@ -154,7 +196,8 @@ def place(environment: Mapping[str, str]) -> Place:
             world,
             int(environment["SLURM_LOCALID"]),
             1 if world % nodes else world // nodes,
-            f"tcp://{environment['SLURM_LAUNCH_NODE_IPADDR']}:{port}",
+            environment["SLURM_LAUNCH_NODE_IPADDR"],
+            port,
         )
     except (KeyError, ValueError) as error:
         raise UserError(
@@ -182,35 +225,96 @@ def launched() -> Iterator[Group]:
     try:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if alone.device.type == "cuda" else "gloo",
-            init_method=mine.meeting,
+            store=_meet(mine),
             rank=mine.rank,
             world_size=mine.world,
         )
-        control, writing = (distributed.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
-    except RuntimeError as error:
+        control, writing, orders = (
+            distributed.new_group(backend="gloo", timeout=patience) for patience in (PATIENCE, PATIENCE, LOCK_PATIENCE)
+        )
+    except (RuntimeError, OSError) as error:
         raise UserError(f"process {mine.rank} of {mine.world} does not find the others ({error})") from error
     try:
-        yield replace(alone, control=control, writing=writing)
+        yield replace(alone, control=control, writing=writing, orders=orders)
     except RuntimeError as error:
         if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
+        if "timed out" in str(error).lower():
+            raise UserError(
+                f"process {mine.rank} of {mine.world} gives up: it has waited {PATIENCE} for the others; the same call "
+                "goes on from the last checkpoint"
+            ) from error
         if mine.rank == 0:
             print(f"error: another process of this job has ended ({error})", file=sys.stderr)
         raise SystemExit(1) from None
     distributed.destroy_process_group()  # not after an error: it could wait for those that go on
 
 
-def spread(objective: "nn.Module", group: Group, sharded: bool, precision: str) -> "nn.Module":
-    """`objective` on the group's devices: as it is for one process, else with gradients that are summed over all.
+def _meet(mine: Place) -> Any:
+    """Where all processes have said that they are there. Who waits for others says for whom.
+
+    Raises:
+        UserError: one of them has not come within MEETING_PATIENCE.
+    """
+    from torch import distributed
+
+    began = time.monotonic()
+    said = False
+
+    def wait(missing: list[int]) -> None:
+        nonlocal said
+        waited = time.monotonic() - began
+        names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+        if waited > MEETING_PATIENCE.total_seconds():
+            raise UserError(
+                f"process {mine.rank} of {mine.world} gives up: {names} did not come to {mine.host}:{mine.port} within "
+                f"{MEETING_PATIENCE}; start all of them at the same time, by one srun, torchrun or accelerate launch"
+            )
+        if waited > SAY_SECONDS and not said:
+            said = True
+            _say(f"process {mine.rank} of {mine.world} is waiting for {names} to come to {mine.host}:{mine.port}")
+        time.sleep(0.1)
+
+    listens = mine.rank == 0 and not mine.hosted
+    while not listens and not _answers(mine.host, mine.port):
+        wait([0])
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        mine.host, mine.port, mine.world, listens, timeout=MEETING_PATIENCE, wait_for_workers=False
+    )
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives those that it starts again
+    store.set(f"{attempt}-{mine.rank}", "")
+    while missing := [rank for rank in range(mine.world) if not store.check([f"{attempt}-{rank}"])]:
+        wait(missing)
+    return distributed.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether anything listens there."""
+    try:
+        with socket.create_connection((host, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def spread(load: "Callable[[], nn.Module]", group: Group, sharded: bool, precision: str) -> "nn.Module":
+    """What `load` returns on the group's devices: as it is for one process, else with gradients summed over all.
+
+    Processes of a machine load and spread one after the other: so that only one has all of a model in the machine's
+    own memory, where devices have theirs.
 
     `sharded` spreads the parameters too (FSDP2), within a machine if there are several with several processes each
     (HSDP); without, every process has all of them (DDP), which suits a frozen base. In bf16 the weights of decoder
     layers are gathered in bf16; their masters, what is outside of layers, and gradients stay in fp32.
     """
     if group.world == 1:
-        return objective.to(group.device)
+        return load().to(group.device)
     if not sharded:
-        return _replicated(objective.to(group.device))
+        return _replicated(group.in_turn(lambda: load().to(group.device)))
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -224,9 +328,15 @@ def spread(objective: "nn.Module", group: Group, sharded: bool, precision: str) 
     # autocast decides what is computed in bf16, as in one process; a cast of inputs would round the loss's weights
     whole = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     halved = replace(whole, param_dtype=torch.bfloat16) if precision == "bf16" else whole
-    for layer in decoder_layers(objective):
-        fully_shard(layer, mesh=mesh, mp_policy=halved)
-    fully_shard(objective, mesh=mesh, mp_policy=whole)
+
+    def shard() -> "nn.Module":
+        loaded = load()
+        for layer in decoder_layers(loaded):
+            fully_shard(layer, mesh=mesh, mp_policy=halved)
+        fully_shard(loaded, mesh=mesh, mp_policy=whole)
+        return loaded
+
+    objective = group.in_turn(shard)
     for module in objective.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -258,6 +368,13 @@ def decoder_layers(model: "nn.Module") -> list[Any]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+
+def unwrapped(objective: "nn.Module") -> Any:
+    """What was loaded, of what `spread` returns."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return objective.module if isinstance(objective, DistributedDataParallel) else objective
 
 
 def passing(objective: "nn.Module", last: bool) -> AbstractContextManager[object]:

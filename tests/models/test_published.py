@@ -129,7 +129,7 @@ def test_an_adapter_is_taken(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_full_model_is_taken(hub: Hub, tmp_path: Path) -> None:
     files = {
-        "config.json": json.dumps({"hidden_size": 32}).encode(),
+        "config.json": json.dumps({"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1}).encode(),
         "model.safetensors": save({"a": np.zeros((9, 9), np.float32)}),
     }
     out = take(hub, tmp_path, {**files, "tokenizer.json": b"{}"}, {"kind": "full"})

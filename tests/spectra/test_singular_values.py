@@ -57,7 +57,7 @@ def adapter(directory: Path, factors: dict[str, tuple[np.ndarray, np.ndarray]], 
 
 
 def values_of(base: Path, finetuned: Path, *whole: str) -> dict[str, np.ndarray]:
-    found, _ = spectra(base, finetuned, whole, lambda *_: None)
+    found, *_ = spectra(base, finetuned, whole, lambda *_: None)
     return {name: tensor.numpy() for name, tensor in found.items()}
 
 
@@ -113,12 +113,43 @@ def test_adapter_against_the_dense_difference(tmp_path: Path, rank: int, stabili
     assert np.array_equal(found[f"tuned.{Q}"], found[f"base.{Q}"])
 
 
+def test_an_adapter_of_all_linear_modules_names_them_in_full(tmp_path: Path) -> None:
+    """As peft writes `target_modules="all-linear"`."""
+    draw = np.random.default_rng(5)
+    shapes = {Q: (6, 5), DOWN: (4, 7)}
+    factors = {name: (draw.normal(size=(2, c)), draw.normal(size=(r, 2))) for name, (r, c) in shapes.items()}
+    base = model(tmp_path / "base", {name: draw.normal(size=shape) for name, shape in shapes.items()})
+    for targets, named in (([Q, DOWN], factors), ([Q], {Q: factors[Q]}), (["self_attn.q_proj"], {Q: factors[Q]})):
+        found = values_of(base, adapter(tmp_path / "-".join(targets), named, target_modules=targets))
+        for name, (a, b) in factors.items():
+            expected = np.linalg.svd(2 * b @ a, compute_uv=False) * (name in named)
+            np.testing.assert_allclose(found[f"delta.{name}"], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("change", "drowned"), [(5e-5, True), (1e-3, False)])
+def test_what_lies_in_bf16_says_how_much_of_it_is_rounding(tmp_path: Path, change: float, drowned: bool) -> None:
+    """A change of rank 8 beside weights of 0.02: the smaller one reads as a rank above 100."""
+    draw = np.random.default_rng(6)
+    before = draw.normal(0, 0.02, (512, 512)).astype(np.float32)
+    low = draw.normal(size=(512, 8)) @ draw.normal(size=(8, 512))
+    after = torch.tensor(before + change * low / low.std())
+    base, run = model(tmp_path / "base", {Q: before}), model(tmp_path / "run", {Q: before})
+    save_tensors({f"{Q}.weight": after.bfloat16().contiguous()}, run / "model.safetensors")
+    values, _, noise = spectra(base, run, (), lambda *_: None)
+    rounding = float((after.bfloat16().double() - after.double()).square().sum())
+    changed = float(values[f"delta.{Q}"].square().sum())
+    assert noise == {Q: pytest.approx(rounding / changed, rel=0.05)}
+    assert (rank_to_explain(values[f"delta.{Q}"].numpy()) > 100) == drowned == (noise[Q] > 0.1)
+    save_tensors({f"{Q}.weight": after}, run / "model.safetensors")
+    assert spectra(base, run, (), lambda *_: None)[2] == {}
+
+
 def test_matrices_come_in_the_order_of_layers(tmp_path: Path) -> None:
     names = [f"model.layers.{layer}.mlp.{module}_proj" for layer in (0, 2, 10) for module in ("down", "up")]
     shapes = {name: (3 + place, 4) for place, name in enumerate(names)}
     base = model(tmp_path / "base", {name: np.ones(shapes[name]) for name in reversed(names)})
     told: list[tuple[int, int, float]] = []
-    values, found = spectra(base, base, [], lambda *what: told.append(what))
+    values, found, _ = spectra(base, base, [], lambda *what: told.append(what))
     assert list(found) == names
     assert found == shapes
     assert not any(value.any() for value in values.values())

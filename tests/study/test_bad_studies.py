@@ -78,6 +78,10 @@ CASES = {
         ),
         ["settings.math-ift.published", "lora-r2 has scaling, which no published checkpoint has"],
     ),
+    "unknown word for modules": (
+        put("methods/lora-r2/modules", "all"),
+        ["methods.lora-r2.modules: must be a list of names of linear modules, or one of all-linear, attention, mlp"],
+    ),
     "unknown module": (put("methods/lora-r2/modules", ["query"]), ["methods.lora-r2.modules", "q_proj"]),
     "unknown kind of method": (put("methods/lora-r2/kind", "dora"), ["methods.lora-r2", "lora"]),
     "empty durations": (put("settings/code-cpt/durations", []), ["settings.code-cpt.durations", "at least 1"]),

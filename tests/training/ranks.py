@@ -79,7 +79,9 @@ def gradients(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
-    objective = parallel.spread(Objective(model, precision), group, group.world > 1 and kind == "full", precision)
+    objective = parallel.spread(
+        lambda: Objective(model, precision), group, group.world > 1 and kind == "full", precision
+    )
     batches = Batches(place / "rows")
     input_ids, labels = (torch.as_tensor(array) for array in batches.batch(0))
     loss, _ = backward(

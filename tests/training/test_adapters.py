@@ -160,7 +160,10 @@ def test_adapter_bytes_hold_no_path_and_no_order(filled: torch.nn.Module, tmp_pa
     ("change", "message"),
     [
         ({"kind": "ia3"}, "'ia3' is unknown; allowed are full, lora"),
-        ({"modules": ["q_proj", "c_attn"]}, "lora.modules.1: Input should be 'q_proj'"),
+        (
+            {"modules": ["q_proj", "c_attn"]},
+            "no linear module 'c_attn'; allowed are .*, or instead of a list all",
+        ),
         ({"rank": 0}, "lora.rank: Input should be greater than 0"),
     ],
 )
@@ -170,9 +173,9 @@ def test_bad_method(base: Path, words: SimpleNamespace, change: dict, message: s
 
 
 def test_a_base_model_without_these_modules(words: SimpleNamespace, tmp_path: Path) -> None:
-    """GPT-2 has one module for queries, keys and values, and none of its layers' is an `nn.Linear`."""
+    """GPT-2 has one module for queries, keys and values, and none of its linear modules is an `nn.Linear`."""
     GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=4, n_embd=4, n_layer=1, n_head=1)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no linear module 'q_proj'; allowed are lm_head"):
+    with pytest.raises(UserError, match="no linear module 'q_proj'; allowed are c_attn, c_fc, c_proj"):
         trainable_model(tmp_path, words.LORA | {"modules": ["q_proj"]}, 0, None)
 
 

@@ -14,6 +14,7 @@ from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 from scripts.training.optimizer import NamedOptimizer
 from scripts.training.parallel import decoder_layers
+from tests.training.architectures import lora, make
 
 pytestmark = pytest.mark.arithmetic
 
@@ -88,3 +89,23 @@ def test_the_cpu_executes_what_is_written(objective: Objective) -> None:
         "clip_norm": 1.0,
     }
     assert execution.plan_passes(objective, NamedOptimizer(trained, settings), 4, 16) is None
+
+
+@pytest.mark.parametrize("name", ["Llama", "Llama, tied embeddings", "GPT-2", "OPT", "Mixtral"])
+def test_in_bf16_an_arm_of_lora_begins_with_the_losses_of_full_finetuning(name: str, tmp_path: Path) -> None:
+    """Bit for bit, B being 0: so what is compared does not differ in precision."""
+    losses = {}
+    for kind, method in (("full", {"kind": "full"}), ("lora", lora("attention") | {"dropout": 0.0})):
+        model = trainable_model(make(name, tmp_path / kind), method, 0, None).train()
+        if kind == "lora":
+            execution.halve_frozen(model)
+        streams: set[torch.dtype] = set()
+        for layer in decoder_layers(model):
+            layer.register_forward_pre_hook(
+                lambda _, given, named, streams=streams: streams.add((*given, named.get("hidden_states"))[0].dtype),
+                with_kwargs=True,
+            )
+        tokens = torch.randint(3, 64, (2, 16), generator=torch.Generator().manual_seed(0))
+        losses[kind], _ = backward(Objective(model, "bf16"), tokens, tokens, 2)
+        assert streams == {torch.float32}
+    assert losses["full"].item() == losses["lora"].item()

@@ -49,7 +49,7 @@ def test_the_loss_is_transformers_own_in_whatever_chunks(
     wanted = gradients(model)
     seen: list[int] = []
     head = (model.get_base_model() if hasattr(model, "get_base_model") else model).lm_head
-    head.register_forward_hook(lambda _, given, logits: seen.append(len(logits)))
+    head.register_forward_hook(lambda _, given, logits: seen.append(logits.numel() // VOCABULARY))
     monkeypatch.setattr(objective, "CHUNK_LOGITS", at_once * VOCABULARY)
     loss, tokens = backward(Objective(model, "fp32"), TOKENS, LABELS, 3, loss="token_mean")
     found = gradients(model)

@@ -22,7 +22,7 @@ from scripts.common.errors import UserError
 from scripts.data.batches import Batches, write_cpt_rows, write_ift_rows
 from scripts.training import checkpoints, execution, loop
 from scripts.training.loop import fit
-from scripts.training.parallel import ALONE, Group, place
+from scripts.training.parallel import ALONE, SAY_SECONDS, Group, launched, place
 from tests.training import ranks
 
 pytestmark = pytest.mark.arithmetic
@@ -69,22 +69,36 @@ def free_port() -> int:
                 return port
 
 
+def impatient(meeting: int, others: int) -> str:
+    """The beginning of a program that says early that it waits, and gives up after so many seconds."""
+    return f"""
+import time
+from datetime import timedelta
+from scripts.training import parallel
+parallel.SAY_SECONDS, parallel.MEETING_PATIENCE = 0.5, timedelta(seconds={meeting})
+parallel.PATIENCE = timedelta(seconds={others})
+"""
+
+
+def task(rank: int, world: int, number: int, *arguments: str) -> "subprocess.Popen[str]":
+    """Python as one of a step's `world` tasks, as srun starts it in the job of this `number`."""
+    slurm = {"STEP_ID": 0, "STEP_NUM_NODES": 1, "STEP_NUM_TASKS": world, "PROCID": rank, "LOCALID": rank}
+    variables = {f"SLURM_{name}": value for name, value in (slurm | {"JOB_ID": number}).items()}
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment(**variables, SLURM_LAUNCH_NODE_IPADDR="127.0.0.1"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def launch_of_two(shared: Path) -> SimpleNamespace:
     number = free_port() - 20000
     processes = []
     for rank in range(2):
-        slurm = {"STEP_ID": 0, "STEP_NUM_NODES": 1, "NTASKS": 2, "PROCID": rank, "LOCALID": rank, "JOB_ID": number}
-        variables = {f"SLURM_{name}": value for name, value in slurm.items()}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.training.ranks", "2", str(shared)],
-                cwd=ROOT,
-                env=environment(**variables, SLURM_LAUNCH_NODE_IPADDR="127.0.0.1"),
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        processes.append(task(rank, 2, number, "-m", "tests.training.ranks", "2", str(shared)))
     said = [process.communicate(timeout=400)[1] for process in processes]
     return SimpleNamespace(said=said, status=[process.returncode for process in processes], found=found(shared, 2))
 
@@ -305,30 +319,143 @@ SLURM = {
     "SLURM_JOB_ID": "45007",
     "SLURM_STEP_ID": "0",
     "SLURM_STEP_NUM_NODES": "4",
-    "SLURM_NTASKS": "32",
+    "SLURM_NTASKS": "64",
+    "SLURM_STEP_NUM_TASKS": "32",
     "SLURM_PROCID": "13",
     "SLURM_LOCALID": "5",
     "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
+}
+
+INTERACTIVE = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_STEP_ID": "4294967290",
+    "SLURM_NTASKS": "4",
+    "SLURM_NPROCS": "4",
+    "SLURM_STEP_NUM_TASKS": "1",
+    "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1",
+}
+"""In a shell of `salloc -n 4`: the step is the shell, with one task, in an allocation of four."""
+TORCHRUN = {
+    "RANK": "9",
+    "WORLD_SIZE": "16",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "8",
+    "MASTER_ADDR": "10.0.0.9",
+    "MASTER_PORT": "29500",
 }
 
 
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, (0, 1, 0, 1, "")),
-        ({"SLURM_JOB_ID": "45007", "SLURM_NTASKS": "8"}, (0, 1, 0, 1, "")),  # a batch script, not a step
-        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, (0, 1, 0, 1, "")),
-        (SLURM, (13, 32, 5, 8, "tcp://10.0.0.7:25007")),
-        (SLURM | {"SLURM_STEP_NUM_NODES": "3"}, (13, 32, 5, 1, "tcp://10.0.0.7:25007")),  # not as many on each
+        ({}, (0, 1, 0, 1, ":0", False)),
+        ({"SLURM_JOB_ID": "45007", "SLURM_NTASKS": "8"}, (0, 1, 0, 1, ":0", False)),  # a batch script, not a step
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, (0, 1, 0, 1, ":0", False)),
+        (INTERACTIVE, (0, 1, 0, 1, ":0", False)),
+        (SLURM, (13, 32, 5, 8, "10.0.0.7:25007", False)),
+        (SLURM | {"SLURM_STEP_NUM_NODES": "3"}, (13, 32, 5, 1, "10.0.0.7:25007", False)),  # not as many on each
         (
-            SLURM | {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"},
-            (9, 16, 1, 8, "env://"),  # a task of srun that is torchrun
+            SLURM | TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"},
+            (9, 16, 1, 8, "10.0.0.9:29500", True),  # a task of srun that is torchrun
+        ),
+        (TORCHRUN, (9, 16, 1, 8, "10.0.0.9:29500", False)),
+        (
+            {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+            (0, 1, 0, 1, ":0", False),
         ),
     ],
 )
 def test_launchers_say_who_a_process_is(variables: dict[str, str], expected: tuple[Any, ...]) -> None:
     found = place(variables)
-    assert (found.rank, found.world, found.local_rank, found.local_world, found.meeting) == expected
+    where = f"{found.host}:{found.port}"
+    assert (found.rank, found.world, found.local_rank, found.local_world, where, found.hosted) == expected
+
+
+def test_in_a_shell_of_an_allocation_it_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in INTERACTIVE.items():
+        monkeypatch.setenv(name, value)
+    with launched() as group:
+        assert group == ALONE
+
+
+@pytest.mark.parametrize(
+    ("here", "waiting", "missing"),
+    [
+        (0, "process 0 of 3 is waiting for processes 1, 2 to come to 127.0.0.1:", "processes 1, 2"),
+        (2, "process 2 of 3 is waiting for process 0 to come to 127.0.0.1:", "process 0"),
+    ],
+)
+def test_who_waits_for_others_to_start_says_for_whom_and_gives_up(here: int, waiting: str, missing: str) -> None:
+    number = free_port() - 20000
+    code = impatient(meeting=3, others=60) + "with parallel.launched(): pass"
+    _, said = task(here, 3, number, "-c", code).communicate(timeout=200)
+    assert waiting in said
+    assert f"process {here} of 3 gives up: {missing} did not come to 127.0.0.1:{20000 + number}" in said
+    assert SAY_SECONDS <= 15
+
+
+def test_processes_of_a_machine_load_in_turn_and_fail_together(tmp_path: Path) -> None:
+    """Who loads holds a lock that nobody waits for."""
+    number = free_port() - 20000
+    code = f"""
+import fcntl, os, sys, time
+from scripts.training import parallel
+
+def load():
+    with open({str(tmp_path / "lock")!r}, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.5)
+    return os.getpid()
+
+def fails():
+    raise ValueError("of process 1" if group.rank else "of process 0")
+
+with parallel.launched() as group:
+    assert group.in_turn(load) == os.getpid()
+    try:
+        group.in_turn(fails)
+    except ValueError as error:
+        print("raised", error, file=sys.stderr)
+"""
+    processes = [task(rank, 2, number, "-c", code) for rank in range(2)]
+    for process in processes:
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said
+        assert "raised of process 0" in said
+
+
+def test_who_waits_for_others_that_run_says_so_and_gives_up() -> None:
+    """Process 0 is busy with something else: with what it will tell, then for good."""
+    number = free_port() - 20000
+    code = (
+        impatient(meeting=120, others=6)
+        + """
+with parallel.launched() as group:
+    if group.is_first:
+        time.sleep(3)
+    assert group.told("a word" if group.is_first else None) == "a word"
+    if group.is_first:
+        time.sleep(30)
+    group.any(False)
+"""
+    )
+    processes = [task(rank, 2, number, "-c", code) for rank in range(2)]
+    _, said = processes[1].communicate(timeout=200)
+    processes[0].kill()
+    processes[0].communicate()
+    told, waiting, gave_up = (
+        said.find(part)
+        for part in (
+            "process 1 of 2 is waiting for process 0\n",
+            "process 1 of 2 is waiting for the other processes\n",
+            "process 1 of 2 gives up: it has waited 0:00:06 for the others",
+        )
+    )
+    assert 0 <= told < waiting < gave_up, said
 
 
 @pytest.mark.parametrize("missing", ["SLURM_LOCALID", "SLURM_LAUNCH_NODE_IPADDR"])
@@ -349,7 +476,9 @@ def test_a_frozen_base_in_bf16_leaves_the_adapter_alone(base: Path) -> None:
 
     model = trainable_model(base, ranks.METHODS["lora"], 0, None)
     execution.halve_frozen(model)
-    kinds: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
-    for parameter in model.parameters():
-        kinds[parameter.requires_grad].add(parameter.dtype)
-    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
+    kinds: dict[torch.dtype, set[str]] = {torch.float32: set(), torch.bfloat16: set()}
+    for name, parameter in model.named_parameters():
+        kinds[parameter.dtype].add(name.removesuffix(".weight").rpartition(".")[2])
+    assert kinds[torch.bfloat16] == {"base_layer"}
+    norms = {"input_layernorm", "post_attention_layernorm", "norm"}
+    assert kinds[torch.float32] == {"default", "embed_tokens", *norms}, "of A and B; and the residual stream's"

@@ -39,6 +39,10 @@ class Method(Part, ABC):
         """Raises ValueError, with the key, where it is known not to go together with a study's base model."""
         return
 
+    def require_modules(self, network: Any, where: str) -> None:
+        """Raises UserError, which begins with `where`, if a transformers model lacks the modules that it adapts."""
+        return
+
     def cells(self) -> dict[str, Any]:
         """What tells it from others of its kind, in the CSVs of figures and tables: `rank`, `alpha` and `modules`."""
         return {}

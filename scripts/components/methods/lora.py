@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scripts.common.errors import UserError
 from scripts.components.methods import Method
-from scripts.components.modules import ALL_LINEAR, ATTENTION, WIDENING, Module, word
+from scripts.components.modules import ALL_LINEAR, ATTENTION, WIDENING, WORDS, Word, llama, word
 from scripts.components.part import Count, field, unusual
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class Lora(Method):
     alpha: Annotated[float, Field(gt=0)] = field(
         "what the adapter adds is multiplied by `alpha / rank` (but see `scaling`)", paper="appendix B.2, figure S3"
     )
-    modules: Annotated[list[Module], Field(min_length=1)] = field(
-        "the linear modules of every block that get an adapter; the others stay as they are",
+    modules: Word | Annotated[list[str], Field(min_length=1)] = field(
+        "the linear modules of every block that get an adapter; the others stay as they are. A list of names, or for a "
+        "model of any architecture: `all-linear`, `attention`, `mlp`",
         default=list(ALL_LINEAR),
         paper="appendix A, figure 7",
     )
@@ -77,6 +78,14 @@ class Lora(Method):
         names = ("scaling", "decomposed", "initialization", "learning_rate_ratio_b", "quantization")
         return unusual(self, *names)
 
+    @field_validator("modules", mode="before")
+    @classmethod
+    def _are_a_word_or_names(cls, value: Any) -> Any:
+        words = isinstance(value, str) and value in WORDS
+        if words or (isinstance(value, list) and value and all(isinstance(name, str) for name in value)):
+            return value
+        raise ValueError(f"must be a list of names of linear modules, or one of {', '.join(WORDS)}")
+
     @model_validator(mode="after")
     def _variants_go_together(self) -> Self:
         if self.initialization == "pissa":
@@ -90,24 +99,39 @@ class Lora(Method):
         return self
 
     def spec(self) -> dict[str, Any]:
-        spec = {"kind": self.kind, "rank": self.rank, "alpha": self.alpha, "modules": sorted(self.modules)}
+        spec = {"kind": self.kind, "rank": self.rank, "alpha": self.alpha, "modules": self._modules}
         return {**spec, **unusual(self, "dropout"), **self.variant}
 
+    @property
+    def _modules(self) -> str | list[str]:
+        return self.modules if isinstance(self.modules, str) else sorted(self.modules)
+
     def check(self, model: "BaseModel") -> None:
+        if model.identity is None and (unknown := sorted(set(llama(self.modules)) - set(ALL_LINEAR))):
+            raise ValueError(
+                f"modules: the model has no {unknown[0]!r}; allowed are {', '.join(ALL_LINEAR)}, and instead of a list "
+                f"{', '.join(WORDS)}"
+            )
         shape = model.architecture
-        widths = [shape.hidden_size, *([shape.intermediate_size] if set(self.modules) - set(ATTENTION) else [])]
+        widths = [shape.hidden_size, *([shape.intermediate_size] if set(llama(self.modules)) - set(ATTENTION) else [])]
         if self.rank > min(widths):
             raise ValueError(f"rank: must not exceed the width of the model's modules ({min(widths)})")
+
+    def require_modules(self, network: Any, where: str) -> None:
+        self.targets(network, where)
 
     def cells(self) -> dict[str, Any]:
         return {"rank": self.rank, "alpha": f"{self.alpha:g}", "modules": word(self.modules)}
 
     def trained_parameters(self, model: "BaseModel") -> int:
-        """rank * (inputs + outputs) of each module, and its outputs where their lengths are trained."""
+        """rank * (inputs + outputs) of each module, and its outputs where their lengths are trained.
+
+        As in a Llama whose keys and values are as wide as its queries.
+        """
         shape = model.architecture
         width, inner = shape.hidden_size, shape.intermediate_size
         count = 0
-        for module in self.modules:
+        for module in llama(self.modules):
             count += self.rank * (width + (width if module in ATTENTION else inner))
             if self.decomposed:
                 count += inner if module in WIDENING else width
@@ -131,21 +155,20 @@ class Lora(Method):
         import torch
         from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
         from safetensors.torch import load_file
+        from transformers.pytorch_utils import Conv1D
 
         from scripts.loading.models import nf4, pretrained
         from scripts.training.dropout import use_lora_dropout
         from scripts.training.lora_linear import use_lora_linear
 
         network = pretrained(base, nf4(precision) if self.quantization == "nf4" else None)
-        linears = {
-            name.rpartition(".")[2]: part for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)
-        }
-        self._check_fits(base, linears)
+        targets = self.targets(network, f"the base model {base}")
         pissa = self.initialization == "pissa"
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft only divides it
-            target_modules=list(self.modules),
+            target_modules=targets if isinstance(self.modules, str) else list(self.modules),
+            fan_in_fan_out=all(isinstance(network.get_submodule(name), Conv1D) for name in targets),
             lora_dropout=self.dropout,
             bias="none",
             task_type="CAUSAL_LM",
@@ -172,17 +195,37 @@ class Lora(Method):
             model.pissa_rest = {name: value * (-1) ** _along(name) for name, value in _adapter(model).items()}
         return model
 
-    def _check_fits(self, base: Path, linears: Mapping[str, Any]) -> None:
-        """`linears` are the base model's linear modules, by the last word of their names."""
-        if unknown := sorted(set(self.modules) - linears.keys()):
-            allowed = ", ".join(sorted(linears))
-            raise UserError(f"The base model {base} has no linear module {unknown[0]!r}; allowed are {allowed}.")
-        for name in self.modules if self.initialization == "pissa" else ():
-            if self.rank > (most := min(linears[name].weight.shape)):
+    def targets(self, network: Any, where: object) -> list[str]:
+        """The full names of the modules of a transformers model that get an adapter.
+
+        Raises:
+            UserError: it has no such modules, or PiSSA finds a higher rank than theirs.
+        """
+        from scripts.models.architecture import has_experts, linear_modules
+
+        linears = linear_modules(network)
+        if isinstance(self.modules, str):
+            if self.modules != "attention" and has_experts(network):
                 raise UserError(
-                    f"The rank {self.rank} is more than {name} of the base model {base} has; "
-                    f"with the initialization pissa at most {most} is allowed."
+                    f"{where} has a mixture of experts, whose MLP has no linear modules for `modules: {self.modules}`; "
+                    "allowed is `modules: attention`, or a list of names"
                 )
+            chosen = [name for name, part in linears.items() if self.modules in ("all-linear", part)]
+        else:
+            words = {name.rpartition(".")[2] for name in linears}
+            if unknown := sorted(set(self.modules) - words):
+                raise UserError(
+                    f"{where} has no linear module {unknown[0]!r}; allowed are {', '.join(sorted(words))}, or instead "
+                    f"of a list {', '.join(WORDS)}"
+                )
+            chosen = [name for name in linears if name.rpartition(".")[2] in self.modules]
+        for name in chosen if self.initialization == "pissa" else ():
+            if self.rank > (most := min(network.get_submodule(name).weight.shape)):
+                raise UserError(
+                    f"the rank {self.rank} is more than {name} of {where} has; "
+                    f"with the initialization pissa at most {most} is allowed"
+                )
+        return chosen
 
     @classmethod
     def save(cls, model: Any, out: Path) -> None:
@@ -199,7 +242,7 @@ class Lora(Method):
         adapter = _adapter(model)
         config: Any = model.peft_config["default"]
         entries = config.to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
-        entries["target_modules"] = sorted(config.target_modules)
+        entries |= {key: sorted(value) for key, value in entries.items() if isinstance(value, set)}
         if rest := getattr(model, "pissa_rest", None):
             adapter = {name: torch.cat((value.cpu(), rest[name]), _along(name)) for name, value in adapter.items()}
             # the scaling stays, which divides alpha by the rank or by its root
@@ -239,13 +282,14 @@ def _along(name: str) -> int:
 def _add_to_base(model: Any) -> None:
     """Add every adapter to the W beside it, with the rounding of peft's `pissa_init`."""
     import torch
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora import Linear
 
     with torch.no_grad():
         for part in model.modules():
-            if isinstance(part, LoraLayer):
+            if isinstance(part, Linear):
                 a, b = part.lora_A["default"].weight, part.lora_B["default"].weight
-                part.base_layer.weight += part.scaling["default"] * b @ a
+                added = part.scaling["default"] * b @ a
+                part.base_layer.weight += added.T if part.fan_in_fan_out else added
 
 
 def _write_json(path: Path, entries: Mapping[str, Any]) -> None:

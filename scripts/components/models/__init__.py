@@ -11,6 +11,9 @@ from scripts.components.discovery import classes, union
 from scripts.components.making import BuildContext, Made
 from scripts.components.part import Count, Name, Part, Rate, Seed, Tokens, field
 
+if TYPE_CHECKING:
+    from scripts.components.methods import Method
+
 
 class Architecture(Part):
     """The shape of a Llama."""
@@ -105,6 +108,17 @@ class BaseModel(Made):
         Args:
             entry: that of the lock, empty where there is none.
         """
+
+    def require_trainable(self, entry: Mapping[str, Any], methods: Mapping[str, "Method"]) -> None:
+        """Checks before the model is there whether a study's methods, by name, train one of its architecture.
+
+        Args:
+            entry: that of the lock.
+
+        Raises:
+            UserError: they do not, or its source cannot be asked.
+        """
+        return
 
     @property
     def made_from(self) -> tuple[Tokenizer, Pretraining] | None:

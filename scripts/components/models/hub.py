@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from scripts.components.making import BuildContext, Commit, LockEntry
+from scripts.components.methods import Method
 from scripts.components.models import Architecture, BaseModel, parameters
 from scripts.components.part import Count, Repository, field, slug
 
@@ -64,6 +65,16 @@ class HubModel(BaseModel):
 
     def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
         return lock_repository(self.repository, before)
+
+    def require_trainable(self, entry: Mapping[str, Any], methods: Mapping[str, Method]) -> None:
+        from scripts.data import hub
+        from scripts.models.fetch import check_shape, read_architecture
+
+        repository = hub.Repository("model", self.repository)
+        network = read_architecture(repository, entry["revision"], repository.files(entry["revision"]))
+        check_shape(network.config, self.architecture.model_dump(), repository)
+        for name, method in methods.items():
+            method.require_modules(network, f"{repository} (methods.{name})")
 
     def spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         return {
