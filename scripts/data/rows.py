@@ -1,71 +1,57 @@
 """Tokenizes the records of a setting and writes its rows: which tokens stand in which row of which batch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
-from scripts.components.templates import PLAIN, prompt_text, response_text
+from scripts.components.templates import BOS, JOIN, PLAIN, prompt_text, response_text
 from scripts.data.records import read_records
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from scripts.data.encoding import Encoding
 
 _RECORDS_AT_ONCE = 1000
 
 
 def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
     """Writes what `scripts.data.batches.Batches` reads."""
-    from tokenizers import Tokenizer
-
     from scripts.data import batches
-    from scripts.data.tokenizer import EOS, PAD
+    from scripts.data.encoding import Encoding
 
     records, tokenizer_directory = context.inputs()
-    tokenizer = Tokenizer.from_file(str(tokenizer_directory / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True  # a text that contains "</s>" is text
-    eos, pad = tokenizer.token_to_id(EOS), tokenizer.token_to_id(PAD)
-    if eos is None:
-        raise UserError(f"{tokenizer_directory}: the tokenizer has no token {EOS!r}")
+    encoding = Encoding.read(tokenizer_directory, spec.get("bos", BOS), spec.get("join", JOIN))
     layout = {
         **{key: spec[key] for key in ("sequence_length", "batch_rows", "group_rows", "seed")},
-        "eos": eos,
-        "pad": eos if pad is None else pad,  # Llama 2 has no pad token, and what is masked may be any
-        "vocab_size": tokenizer.get_vocab_size(),
+        "eos": encoding.eos,
+        "pad": encoding.pad,
+        "vocab_size": encoding.size,
     }
     if spec["regime"] == "cpt":
-        return batches.write_cpt_rows(_documents(records, tokenizer), out, **layout)
+        return batches.write_cpt_rows(_documents(records, encoding), out, **layout)
     ift = {key: spec[key] for key in ("packing", "packing_ratio", "max_epochs") if key in spec}
-    examples = _examples(records, tokenizer, spec.get("template", PLAIN))
+    examples = _examples(records, encoding, spec.get("template", PLAIN))
     return batches.write_ift_rows(examples, out, **layout, **ift)
 
 
-def _documents(directory: Path, tokenizer: "Tokenizer") -> Iterator[list[int]]:
-    for (text,) in _encoded(directory, {"text": str}, tokenizer):
-        yield text
+def _documents(directory: Path, encoding: "Encoding") -> Iterator[list[int]]:
+    for (texts,) in _fields(directory, "text"):
+        yield from encoding.documents(texts)
 
 
-def _examples(directory: Path, tokenizer: "Tokenizer", template: str) -> Iterator[tuple[list[int], list[int]]]:
-    frame = {
-        "instruction": lambda text: prompt_text(text, template),
-        "response": lambda text: response_text(text, template),
-    }
-    for example in _encoded(directory, frame, tokenizer):
-        yield example[0], example[1]
+def _examples(directory: Path, encoding: "Encoding", template: str) -> Iterator[tuple[list[int], list[int]]]:
+    for instructions, responses in _fields(directory, "instruction", "response"):
+        prompts = [prompt_text(text, template) for text in instructions]
+        yield from encoding.examples(prompts, [response_text(text, template) for text in responses])
 
 
-def _encoded(
-    directory: Path, frame: Mapping[str, Callable[[str], str]], tokenizer: "Tokenizer"
-) -> Iterator[tuple[list[int], ...]]:
-    """The token ids of some fields of every record; `frame` says which, and what text is made of each."""
+def _fields(directory: Path, *fields: str) -> Iterator[list[list[str]]]:
+    """The texts in some fields of the records, of many records at a time."""
     lines = read_records(directory)
     while some := list(islice(lines, _RECORDS_AT_ONCE)):
-        columns = []
-        for field, text_of in frame.items():
+        for field in fields:
             if any(not isinstance(record.get(field), str) for record in some):
                 raise UserError(f"{directory}: every record must have the text field {field!r}")
-            texts = [text_of(record[field]) for record in some]
-            columns.append([encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)])
-        yield from zip(*columns, strict=True)
+        yield [[record[field] for record in some] for field in fields]

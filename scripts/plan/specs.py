@@ -55,6 +55,8 @@ class Rows:
     template: str | None = None
     packing: str | None = None
     packing_ratio: float | None = None
+    bos: str | None = None
+    join: str | None = None
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "rows", **_said(self)}

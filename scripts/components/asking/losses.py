@@ -1,6 +1,6 @@
 """Losses on records that are held out from what models are trained on: documents, or instructions with responses.
 
-The texts are those that the data stage makes rows of.
+The texts are those that the data stage makes rows of, in the template of the setting.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scripts.common.errors import UserError
 from scripts.components.asking.items import Item, read
 from scripts.components.asking.shown import Shown
-from scripts.components.templates import prompt_text, response_text
+from scripts.components.templates import PLAIN, prompt_text, response_text
 
 if TYPE_CHECKING:
     from scripts.components.tasks import Given
@@ -44,7 +44,8 @@ def check(given: "Given") -> None:
     """
     if file(given.settings, given.records) != RESPONSES:
         return
-    longest = given.longest([response_continuation(item) for item in read(given.records)])
+    items = read_responses(str(given.records), given.settings.get("template", PLAIN))["test"]
+    longest = given.longest([(item["prompt"], item["response"]) for item in items])
     if longest > given.positions:
         raise UserError(
             f"{given.records}: {given.settings['task']} needs responses of at most the {given.positions} tokens that "
@@ -70,12 +71,23 @@ def document_text(item: Item) -> str:
     return str(item["text"])
 
 
+def read_responses(test: str, template: str = PLAIN, **_rest: Any) -> dict[str, Any]:
+    """The split of a task whose items are what stands before a response (`prompt`), and the `response`."""
+    from datasets import Dataset
+
+    texts = [
+        {"prompt": prompt_text(item["instruction"], template), "response": response_text(item["response"], template)}
+        for item in read(test)
+    ]
+    return {"test": Dataset.from_list(texts)}
+
+
 def response_context(item: Item) -> str:
-    return prompt_text(item["instruction"])
+    return str(item["prompt"])
 
 
 def response_continuation(item: Item) -> str:
-    return response_text(item["response"])
+    return str(item["response"])
 
 
 def response_score(item: Item, results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:
