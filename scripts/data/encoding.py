@@ -129,16 +129,16 @@ class Encoding:
             name = named.get("content") if isinstance(named, dict) else named
             if isinstance(name, str) and name:
                 number = self._tokenizer.token_to_id(name)
-                if number is None:
+                if number is None and kind != "pad":  # any token can fill rows
                     raise UserError(
                         f"{self._where}: its {file} names the {kind} token {name!r}, which is not among the tokens of "
                         f"its {TOKENIZER}"
                     )
-                return int(number)
+                return number
         for file in _NUMBERS:
             number = configured.get(file, {}).get(f"{kind}_token_id")
             number = number[0] if isinstance(number, list) and number else number
-            if isinstance(number, int) and self._tokenizer.id_to_token(number) is not None:
+            if isinstance(number, int) and number >= 0 and self._tokenizer.id_to_token(number) is not None:
                 return number
         return None
 
