@@ -52,9 +52,12 @@ def special(*names: str) -> list[AddedToken]:
 
 
 def written(out: Path, tokenizer: Tokenizer, **files: Any) -> Path:
+    """Saves a tokenizer and what its files say; a config.json that is there says the rest of a model."""
     tokenizer.save(str(out / "tokenizer.json"))
     for name, content in files.items():
-        (out / f"{name}.json").write_text(json.dumps(content))
+        path = out / f"{name}.json"
+        there = json.loads(path.read_text()) if name == "config" and path.exists() else None
+        path.write_text(json.dumps(there | content if there else content))
     return out
 
 
@@ -155,7 +158,7 @@ def gpt2(out: Path) -> Path:
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     number = tokenizer.token_to_id("<|endoftext|>")
     numbers = {"bos_token_id": number, "eos_token_id": number}
-    return written(out, tokenizer, tokenizer_config={"model_max_length": 1024}, config={"vocab_size": 1, **numbers})
+    return written(out, tokenizer, tokenizer_config={"model_max_length": 1024}, config=numbers)
 
 
 def qwen2(out: Path) -> Path:

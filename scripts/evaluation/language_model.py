@@ -70,9 +70,12 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         return ids, mask
 
     def tok_decode(self, tokens: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
-        """What tokens that the model wrote add to their prompt, up to the eos token; or what a token is called."""
+        """What tokens that the model wrote add to their prompt, up to the eos token.
+
+        lm-eval asks for the text of the eos token to stop at it. It has none: what looks like it is text.
+        """
         if isinstance(tokens, int):
-            return self._encoding.token(tokens)
+            return ""
         ids = list(tokens)
         (text,) = self._encoding.continuations(
             [ids[: ids.index(self.eot_token_id)] if self.eot_token_id in ids else ids]
@@ -135,7 +138,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         mask, positions = mask[prompt_of_row], positions[prompt_of_row, -1:]
 
         # A token is at least one byte, so no stop sequence is spread over more tokens than it has bytes.
-        lookback = max(len(sequence.encode()) for sequence in stop)
+        stop = [sequence for sequence in stop if sequence]
+        lookback = max((len(sequence.encode()) for sequence in stop), default=0)
         running = torch.arange(rows, device=context.device)
         for step in range(steps):
             if do_sample:
