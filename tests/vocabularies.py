@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tokenizers import (
@@ -190,6 +191,14 @@ def llama_3(out: Path) -> Path:
     return written(out, tokenizer, tokenizer_config=configuration)
 
 
+def small(out: Path, **files: Any) -> Path:
+    """A tokenizer of letters with two tokens that could end a text."""
+    tokenizer = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "<|im_end|>": 2, "a": 3, "b": 4}, []))
+    tokenizer.add_special_tokens(special("<s>", "</s>", "<|im_end|>"))
+    tokenizer.decoder = decoders.Fuse()
+    return written(out, tokenizer, **files)
+
+
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "llama-2": llama_2,
     "llama-2-chatml": llama_2_chatml,
@@ -211,9 +220,11 @@ BEGIN_AND_END = {
 """What the makers' own tokenizer puts before a text, and which token they say ends one."""
 
 
-def files(directory: Path) -> dict[str, bytes]:
-    """As a repository of the hub has them."""
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+def small_files() -> dict[str, bytes]:
+    """Those of a tokenizer, as a repository of the hub has them."""
+    with TemporaryDirectory() as directory:
+        small(Path(directory), tokenizer_config={"eos_token": "</s>"})
+        return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
 
 
 def directories(root: Path) -> Iterator[tuple[str, Path]]:

@@ -60,8 +60,8 @@ class Encoding:
         eos = self._special("eos", configured)
         if eos is None:
             raise UserError(
-                f"{where}: names no token that ends a text; `eos_token` in its tokenizer_config.json must be one of "
-                f"the tokens of its {TOKENIZER}"
+                f"{where}: does not say which token ends a text: neither `eos_token` in {' or '.join(_NAMES)} nor "
+                f"`eos_token_id` in {' or '.join(_NUMBERS)} is a token of its {TOKENIZER}"
             )
         pad = self._special("pad", configured)
         self.eos, self.pad = eos, eos if pad is None else pad

@@ -86,7 +86,7 @@ def outside(study: Study) -> dict[str, Outside]:
             found.setdefault(choice.identity, Outside(where, _whole(choice.lock)))
     for name, setting in study.settings.items():
         if setting.tokenizer:
-            lock = partial(lock_repository, setting.tokenizer)
+            lock = partial(lock_repository, setting.tokenizer, getattr(study.model.architecture, "vocabulary", None))
             found.setdefault(ModelEntry.key(setting.tokenizer), Outside(f"settings.{name}.tokenizer", _whole(lock)))
     for checkpoints in _published(study):
         found[ModelEntry.key(checkpoints.repository)] = Outside(checkpoints.where, _branch_resolver(checkpoints))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, processors
+from tokenizers import Tokenizer, models, processors
 
 from scripts.common.errors import UserError
 from scripts.data.encoding import Encoding
-from tests.vocabularies import BEGIN_AND_END, FAMILIES, directories, llama_2, special, written
+from tests.vocabularies import BEGIN_AND_END, FAMILIES, directories, llama_2, small, special, written
 
 PARTS = ["Question:", " the", "\n", "\n\n", "    ", " ", "  ", "42", " 1234", "=", '"""', "</s>", "<s>", "<|im_end|>"]
 LOOK_ALIKES = [
@@ -139,14 +139,6 @@ def test_a_token_on_both_sides_belongs_to_the_response(places: dict[str, Path]) 
     assert pieces(Encoding.read(directory), "a:", "ba") == (["a", ":"], ["b", "a"])
 
 
-def small(out: Path, **files: Any) -> Path:
-    """A tokenizer of letters with two tokens that could end a text."""
-    tokenizer = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "<|im_end|>": 2, "a": 3, "b": 4}, []))
-    tokenizer.add_special_tokens(special("<s>", "</s>", "<|im_end|>"))
-    tokenizer.decoder = decoders.Fuse()
-    return written(out, tokenizer, **files)
-
-
 @pytest.mark.parametrize(
     ("files", "eos", "pad"),
     [
@@ -215,8 +207,11 @@ def test_every_id_has_an_embedding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({}, "names no token that ends a text; `eos_token` in its tokenizer_config.json"),
-        ({"tokenizer_config": {"eos_token": None}, "config": {"eos_token_id": 99}}, "names no token that ends a text"),
+        ({}, "does not say which token ends a text: neither `eos_token` in tokenizer_config.json or"),
+        (
+            {"tokenizer_config": {"eos_token": None}, "config": {"eos_token_id": 99}},
+            "does not say which token ends a text",
+        ),
         ({"tokenizer_config": {"eos_token": "<end>"}}, "names the eos token '<end>', which is not among the tokens"),
         ({"tokenizer_config": []}, "its tokenizer_config.json holds no object"),
     ],
