@@ -88,7 +88,15 @@ class Encoding:
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def documents(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each document or prompt, with the prefix before them."""
+        """The ids of each document, with the prefix before them, as they stand in rows between two of eos.
+
+        Where the prefix is eos itself (OPT's), the one behind the former document is it: else one of the two would be
+        a document of its own.
+        """
+        return self.texts(texts) if self.prefix == (self.eos,) else self.prompts(texts)
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each prompt, with the prefix before them."""
         return [[*self.prefix, *ids] for ids in self.texts(texts)]
 
     def examples(self, prompts: Sequence[str], responses: Sequence[str]) -> Iterator[tuple[list[int], list[int]]]:
@@ -98,7 +106,7 @@ class Encoding:
         response is the response's first.
         """
         if self._join == "separate":
-            yield from zip(self.documents(prompts), self.texts(responses), strict=True)
+            yield from zip(self.prompts(prompts), self.texts(responses), strict=True)
             return
         both = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
         encodings = self._tokenizer.encode_batch(both, add_special_tokens=False)

@@ -63,7 +63,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         A prompt that is longer than `left_truncate_len` loses its beginning, as in lm-eval.
         """
         assert padding_side == "left"
-        prompts = [torch.tensor(ids[-(left_truncate_len or 0) :]) for ids in self._encoding.documents(strings)]
+        prompts = [torch.tensor(ids[-(left_truncate_len or 0) :]) for ids in self._encoding.prompts(strings)]
         pad = torch.nn.utils.rnn.pad_sequence
         ids = pad(prompts, batch_first=True, padding_value=self._encoding.pad, padding_side="left")
         mask = pad([torch.ones_like(one) for one in prompts], batch_first=True, padding_side="left")

@@ -100,7 +100,9 @@ class _Setting(Part):
         paper="beyond the paper",
     )
     tokenizer: Repository | None = field(
-        "a repository whose tokenizer is used here instead of the base model's", default=None, paper="appendix A"
+        "a repository whose tokenizer is used here, in training and in evaluation, instead of the base model's",
+        default=None,
+        paper="appendix A",
     )
     attention: Literal["across", "within"] = field(
         "`across`: a token attends to documents or examples before its own in the row too; `within`: to its own alone",

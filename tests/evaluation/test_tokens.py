@@ -175,6 +175,26 @@ def test_a_held_out_document_is_asked_as_it_stands_in_rows(
     assert len(wanted) <= 1
 
 
+@each_family
+@pytest.mark.parametrize("bos", ["tokenizer", "none"])
+def test_a_document_of_a_row_is_a_segment_of_its_own(
+    family: str, bos: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """With what begins it and what ends it, so that attention `within` documents begins where they do."""
+    layout = {"sequence_length": 32, "batch_rows": 1, "group_rows": 1}
+    documents = [{"text": "ab"}, {"text": "a</s>b"}] * 8
+    batches = Batches(made_rows(bases[family], documents, tmp_path / "rows", regime="cpt", bos=bos, **layout))
+    tokenizer = Tokenizer.from_file(str(bases[family] / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    begin, end = ([tokenizer.token_to_id(name) for name in names] for names in _names(family, bos))
+    wholes = [[*begin, *tokenizer.encode(d["text"], add_special_tokens=False).ids, *end] for d in documents[:2]]
+    ids, numbers = batches.batch(0)[0][0], batches.segments(0)[0]
+    found = [ids[numbers == number].tolist() for number in range(numbers[-1] + 1)]
+    assert len(found) > 3
+    assert all(segment in wholes for segment in found[:-1])
+    assert any(whole[: len(found[-1])] == found[-1] for whole in wholes)
+
+
 def _names(family: str, bos: str) -> tuple[list[str], list[str]]:
     begin, end = BEGIN_AND_END[family]
     return (begin if bos == "tokenizer" else []), [end]
