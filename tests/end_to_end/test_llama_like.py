@@ -24,7 +24,7 @@ from tests.vocabularies import llama_2, llama_2_chatml
 pytestmark = pytest.mark.thorough
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "context": 512, "vocabulary": 1024}
-"""More embeddings than the 961 tokens there are, as models have that were made for fast matrix products."""
+"""More embeddings than the tokens there are, as models have that were made for fast matrix products."""
 COMMANDS = {
     "records": "scripts.data.products",
     "tokenizer": "scripts.data.products",

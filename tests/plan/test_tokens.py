@@ -107,8 +107,3 @@ def test_a_setting_s_tokenizer_is_that_of_all_that_its_models_are_asked() -> Non
     (base,) = with_own - trained  # its loss on what the setting trains on; all else with its own tokenizer
     assert base.endswith("/target_loss")
     assert kinds(trained) == BENCHMARKS - {"humaneval"} | LOSSES
-
-
-def test_a_tokenizer_that_would_not_be_used_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"settings\.math-ift\.tokenizer: the base model is made here"):
-        grid(chat)
