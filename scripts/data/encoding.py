@@ -29,6 +29,7 @@ _NUMBERS = ("config.json", "generation_config.json")
 FILES = (TOKENIZER, *_NAMES, *_NUMBERS)
 """Of a repository what is read here."""
 _ANY_TEXT = "a"
+"""What a tokenizer does to a text is seen on it."""
 
 
 class Encoding:
@@ -41,7 +42,7 @@ class Encoding:
         eos: id of the token that ends a document or a response.
         pad: id of the token that fills rows; the tokenizer's own, else eos.
         prefix: ids that stand before a document, a prompt or a question.
-        size: the least number of embeddings that has one for every id.
+        size: the least number of embeddings that has one for every id that can stand in rows.
 
     Raises:
         UserError: no tokenizer can be read, or none of the files says which token ends a text.
@@ -66,7 +67,7 @@ class Encoding:
         pad = self._special("pad", configured)
         self.eos, self.pad = eos, eos if pad is None else pad
         self.prefix = self._own_prefix(configured) if bos == "tokenizer" else ()
-        self.size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.size = 1 + max(self._can_stand_in_rows())
         # An offset is where a token's text ends, with the spaces that some post-processors leave out.
         self._tokenizer.post_processor = None
         self._anchor: list[int] = self._tokenizer.encode(_ANY_TEXT, add_special_tokens=False).ids
@@ -129,6 +130,13 @@ class Encoding:
     def backend(self) -> "Tokenizer":
         """The tokenizer itself, for libraries that must have one."""
         return self._tokenizer
+
+    def _can_stand_in_rows(self) -> set[int]:
+        """All ids but special ones that nobody puts anywhere; some tokenizers have such that their model has not."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        ordinary = {number for number, token in added.items() if not token.special}
+        known = set(self._tokenizer.get_vocab(with_added_tokens=False).values())
+        return {*known, *ordinary, self.eos, self.pad, *self.prefix}
 
     def _special(self, kind: str, configured: Mapping[str, Mapping[str, Any]]) -> int | None:
         """The id of the eos, bos or pad token; None where no file says it."""

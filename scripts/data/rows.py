@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
-from scripts.components.templates import BOS, JOIN, PLAIN, prompt_text, response_text
+from scripts.components.templates import JOIN, PLAIN, prompt_text, response_text
 from scripts.data.records import read_records
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str
     from scripts.data.encoding import Encoding
 
     records, tokenizer_directory = context.inputs()
-    encoding = Encoding.read(tokenizer_directory, spec.get("bos", BOS), spec.get("join", JOIN))
+    # a spec that does not say it is of a tokenizer that puts nothing before a text
+    encoding = Encoding.read(tokenizer_directory, spec.get("bos", "none"), spec.get("join", JOIN))
     layout = {
         **{key: spec[key] for key in ("sequence_length", "batch_rows", "group_rows", "seed")},
         "eos": encoding.eos,

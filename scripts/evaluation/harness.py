@@ -23,7 +23,7 @@ from scripts.common.files import ROOT
 from scripts.components.asking.answers import TURNS, Conversations, Programs, Scored
 from scripts.components.asking.items import read
 from scripts.components.tasks import TASKS, Given
-from scripts.components.templates import BOS, JOIN, PLAIN, conversation_text, stop_text
+from scripts.components.templates import JOIN, PLAIN, conversation_text, stop_text
 from scripts.data.encoding import Encoding
 from scripts.evaluation import mt_bench
 from scripts.evaluation.sandbox import ProgramResult, Sandbox
@@ -155,7 +155,8 @@ class Harness:
 
     def _encoding_of(self, label: str) -> Encoding:
         settings = self._settings[label]
-        return self._encoding(self._tokenizers[label], settings.get("bos", BOS), settings.get("join", JOIN))
+        # a spec that does not say it is of a tokenizer that puts nothing before a text
+        return self._encoding(self._tokenizers[label], settings.get("bos", "none"), settings.get("join", JOIN))
 
     def _score_label(self, lm: Any, label: str) -> Result:
         import torch

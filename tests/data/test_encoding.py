@@ -206,6 +206,17 @@ def test_every_id_has_an_embedding(tmp_path: Path) -> None:
     assert Encoding.read(tmp_path).size == 41
 
 
+def test_a_special_token_that_nobody_puts_needs_no_embedding(tmp_path: Path) -> None:
+    """Finetunes of Llama-2 have a pad token that its embeddings do not."""
+    small(tmp_path, tokenizer_config={"eos_token": "</s>"})
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.add_special_tokens(special("<pad>"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert Encoding.read(tmp_path).size == 5
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>", "pad_token": "<pad>"}')
+    assert Encoding.read(tmp_path).size == 6
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [

@@ -278,7 +278,7 @@ def test_the_target_loss_is_the_loss_that_training_reports(
 @each_family
 def test_what_was_learned_is_written_to_its_end(family: str, bases: dict[str, Path], tmp_path: Path) -> None:
     """Spaces at the beginning are there, and eos ends the text although a stop sequence never comes."""
-    directory = made_rows(bases[family], EXAMPLES, tmp_path / "rows", regime="ift")
+    directory = made_rows(bases[family], EXAMPLES, tmp_path / "rows", regime="ift", bos="tokenizer")
     overfitted(bases[family], directory, tmp_path / "run", loss_on=lambda labels: labels)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run").eval()
     lm = LanguageModel(model, Encoding.read(bases[family]), batch_size=4)
@@ -333,12 +333,12 @@ def test_a_conversation_is_in_the_setting_s_template(
     records = [{"instruction": "Who?", "response": f"She.{stop} more"}, {"instruction": "How?", "response": "So."}]
     random_model(seed=2).save_pretrained(tmp_path)
     llama_2(tmp_path)
-    choices = {"template": template, "join": "together"}
+    choices = {"template": template, "join": "together", "bos": "tokenizer"}
     directory = made_rows(tmp_path, records, tmp_path / "rows", regime="ift", **choices)
     overfitted(tmp_path, directory, tmp_path / "run", loss_on=lambda labels: labels)
     judge = {"model": "judge", "temperature": 0.0, "url_variable": "SOME_JUDGE", "key_variable": "SOME_KEY"}
     questions = [{"question_id": n, "category": "c", "turns": ["Who?", "How?"]} for n in range(2)]
-    settings = {"task": "mt_bench", "max_new_tokens": 20, "judge": judge, "template": template}
+    settings = {"task": "mt_bench", "max_new_tokens": 20, "judge": judge, **choices}
     seen: list[list[int]] = []
     generate = LanguageModel._model_generate
 
