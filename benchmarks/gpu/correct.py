@@ -211,14 +211,14 @@ def answers(bench: Bench) -> None:
     shape = replace(TINY, vocab_size=WORDS, length=512)
     pairs = [(f"Question: {number} times {number + 2}?\n", f"Answer: {number * 7}") for number in range(12)]
     with bench.attempt("answers"), tempfile.TemporaryDirectory() as where:
-        tokenizer = made_tokenizer(Path(where))
+        encoding = made_tokenizer(Path(where))
         texts, values = {}, {}
         for device in (torch.device("cpu"), bench.device):
-            lm = language_model(shape, device, torch.float32, tokenizer)
+            lm = language_model(shape, device, torch.float32, encoding)
             settings = {"until": NEVER, "do_sample": False, "max_gen_toks": 12}
             texts[device.type] = write(lm, [prompt for prompt, _ in pairs], settings)
             values[device.type] = [
-                value / len(tokenizer.encode(text)) for value, (_, text) in zip(score(lm, pairs), pairs, strict=True)
+                value / len(encoding.texts([text])[0]) for value, (_, text) in zip(score(lm, pairs), pairs, strict=True)
             ]
         kind = bench.device.type
         differ = sum(one != other for one, other in zip(texts["cpu"], texts[kind], strict=True))

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
-from transformers import PreTrainedTokenizerFast
 
 from benchmarks.gpu.models import LLAMA_2_7B, TINY, Shape, free, network
 from benchmarks.gpu.part import Bench, Clock
+from scripts.data.encoding import Encoding
 from scripts.data.generators import code, math
-from scripts.data.tokenizer import load_tokenizer, train_tokenizer
+from scripts.data.tokenizer import train_tokenizer
 from scripts.evaluation.harness import BATCH_SIZE, Harness, _quiet
 from scripts.evaluation.language_model import LanguageModel
 
@@ -34,7 +34,7 @@ WORDS = 1024  # of the tokenizer
 
 def main(bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as where:
-        tokenizer = made_tokenizer(Path(where))
+        encoding = made_tokenizer(Path(where))
         with bench.attempt("the harness's device"):
             network(replace(TINY, vocab_size=WORDS), torch.device("cpu"), torch.float32).save_pretrained(where)
             device = Harness({}, {}, Path(where))._load(None, None).device
@@ -47,34 +47,30 @@ def main(bench: Bench) -> None:
     free(bench)
     shape = replace(TINY, vocab_size=WORDS, length=1024) if bench.tiny else LLAMA_2_7B
     with torch.inference_mode():
-        lm = language_model(shape, bench.device, bench.dtype, tokenizer)
+        lm = language_model(shape, bench.device, bench.dtype, encoding)
         with bench.attempt("programs"):
             programs(bench, lm)
         with bench.attempt("likelihoods"):
             likelihoods(bench, lm)
 
 
-def made_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+def made_tokenizer(directory: Path) -> Encoding:
     records = [*code.instructions(100, 0, "train"), *math.instructions(100, 0, "train")]
     train_tokenizer((record[key] for record in records for key in ("instruction", "response")), WORDS, directory)
-    return load_tokenizer(directory)
+    return Encoding.read(directory)
 
 
-def language_model(
-    shape: Shape, device: torch.device, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast
-) -> LanguageModel:
+def language_model(shape: Shape, device: torch.device, dtype: torch.dtype, encoding: Encoding) -> LanguageModel:
     """As the harness has it, of a model that lies in no directory.
 
     Words that the tokenizer does not have, and eos, have logits of 0: none of them is likely.
     """
     made = network(shape, device, dtype).eval()
     with torch.no_grad():
-        made.lm_head.weight[len(tokenizer) :] = 0
-        made.lm_head.weight[tokenizer.eos_token_id] = 0
+        made.lm_head.weight[encoding.size :] = 0
+        made.lm_head.weight[encoding.eos] = 0
     with _quiet():
-        return LanguageModel(
-            pretrained=made, tokenizer=tokenizer, batch_size=BATCH_SIZE, prefix_token_id=tokenizer.eos_token_id
-        )
+        return LanguageModel(made, encoding, batch_size=BATCH_SIZE)
 
 
 def programs(bench: Bench, lm: LanguageModel) -> None:

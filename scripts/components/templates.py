@@ -1,26 +1,46 @@
-"""The text around an instruction and its response."""
+"""The text around an instruction and its response, and how both become tokens."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from scripts.common.errors import UserError
 
 PLAIN = "plain"
 
-# A space in front of a response belongs to the response's first token, see `scripts.data.tokenizer`.
+Bos: TypeAlias = Literal["tokenizer", "none"]
+"""What stands before a document, a prompt or a question: what the tokenizer puts there by itself, or nothing."""
+Join: TypeAlias = Literal["separate", "together"]
+"""Whether prompt and response are encoded apart, or as one text that is cut where the response begins."""
+BOS: Bos = "tokenizer"
+JOIN: Join = "separate"
+
+
+class _Template(NamedTuple):
+    prompt: str
+    """What stands before a response; {} is the instruction."""
+    response: str
+    """The response as the model learns to write it. A space in front belongs to its first token."""
+    between: str
+    """What stands between a response and the next instruction of a conversation."""
+    stop: str
+    """What a model that does not end its response by itself writes next."""
+
+
 TEMPLATES = {
     # The text of lm-eval's GSM8K and ARC prompts.
-    PLAIN: ("Question: {}\nAnswer:", " {}"),
+    PLAIN: _Template("Question: {}\nAnswer:", " {}", "\n\n", "\nQuestion:"),
     # Stanford Alpaca's, for an instruction without an input.
-    "alpaca": (
+    "alpaca": _Template(
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         "\n\n### Instruction:\n{}\n\n### Response:\n",
         "{}",
+        "\n\n",
+        "\n### Instruction:",
     ),
     # Llama 2's for the first turn, without a system prompt. Its bos and eos are ids and no text.
-    "llama2-chat": ("[INST] {} [/INST]", " {} "),
+    "llama2-chat": _Template("[INST] {} [/INST]", " {} ", "", "[INST]"),
 }
-"""Name to what stands before a response, and the response as the model learns to write it.
+"""Name to the text around instructions and responses.
 
 The paper does not print its template, so it is a choice; evaluation's own prompts look like `plain`.
 """
@@ -44,7 +64,7 @@ else:
 
 def prompt_text(instruction: str, template: str = PLAIN) -> str:
     """What stands before a response in instruction finetuning. Raises UserError for an unknown template."""
-    return _template(template)[0].format(instruction)
+    return _template(template).prompt.format(instruction)
 
 
 def record_prompt(record: Mapping[str, Any], template: str = PLAIN) -> str:
@@ -62,10 +82,25 @@ def response_text(response: str, template: str = PLAIN) -> str:
 
     Raises UserError for an unknown template.
     """
-    return _template(template)[1].format(response)
+    return _template(template).response.format(response)
 
 
-def _template(name: str) -> tuple[str, str]:
+def conversation_text(turns: Sequence[tuple[str, str]], instruction: str, template: str = PLAIN) -> str:
+    """Earlier instructions with their responses, and what stands before the response to the next instruction.
+
+    Raises UserError for an unknown template.
+    """
+    between = _template(template).between
+    told = (f"{prompt_text(asked, template)}{response_text(said, template)}{between}" for asked, said in turns)
+    return "".join(told) + prompt_text(instruction, template)
+
+
+def stop_text(template: str = PLAIN) -> str:
+    """What a model that does not end its response by itself writes next. Raises UserError for an unknown template."""
+    return _template(template).stop
+
+
+def _template(name: str) -> _Template:
     if name not in TEMPLATES:
         raise UserError(f"the template {name!r} is unknown; allowed are {', '.join(TEMPLATES)}")
     return TEMPLATES[name]

@@ -15,16 +15,10 @@ from typing import Literal
 from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
 from scripts.components.making import lock_command
+from scripts.data import encoding
 from scripts.store.fingerprint import file_sha256
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
+TOKENIZER_FILES = (*encoding.FILES, "tokenizer.model", "added_tokens.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -227,10 +221,32 @@ def _http_error() -> type[Exception]:
     return error
 
 
-def require_tokenizer(repository: Repository, revision: str, files: Mapping[str, str | None]) -> None:
-    """Raises UserError where a repository has no tokenizer that can be read; `files` as `Repository.files` has them."""
-    if "tokenizer.json" not in files:
-        raise UserError(f"{repository}: has no tokenizer.json at the commit {revision[:12]}")
+def require_tokenizer(
+    repository: Repository,
+    revision: str,
+    files: Mapping[str, str | None],
+    embeddings: int | None = None,
+    scratch: Path | None = None,
+) -> None:
+    """Reads the tokenizer of a model repository, without the model.
+
+    Args:
+        files: what `Repository.files` says of the commit.
+        embeddings: how many tokens the model can read; unchecked, if None.
+        scratch: see `Repository.take`; the hub's own cache, if None.
+
+    Raises:
+        UserError: it has none that says how a text ends, or one with more tokens than the model can read; or what
+            `Repository.download` raises.
+    """
+    wanted = [name for name in encoding.FILES if name in files]
+    paths = {name: repository.download(name, revision, files[name], scratch) for name in wanted}
+    size = encoding.Encoding(paths, repository).size
+    if embeddings is not None and size > embeddings:
+        raise UserError(
+            f"{repository}: its tokenizer has {size} tokens, but the model of the study has embeddings "
+            f"(model.architecture.vocabulary) of {embeddings}"
+        )
 
 
 def take_tokenizer(repository: Repository, revision: str, out: Path, scratch: Path) -> None:
@@ -243,5 +259,5 @@ def take_tokenizer(repository: Repository, revision: str, out: Path, scratch: Pa
         UserError: it has none, or what `Repository.take` raises.
     """
     files = repository.files(revision)
-    require_tokenizer(repository, revision, files)
+    require_tokenizer(repository, revision, files, scratch=scratch)
     repository.take({name: files[name] for name in TOKENIZER_FILES if name in files}, revision, out, scratch)

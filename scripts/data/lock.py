@@ -89,8 +89,8 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{DATA_LOCK}: {len(sources)} outside source{'s' * (len(sources) != 1)} of study {arguments.study} locked")
 
 
-def outside(study: Study, name: str) -> dict[str, Outside]:
-    """Identity to source, of everything that a study takes from outside; `name` is the study's."""
+def outside(study: Study, study_name: str) -> dict[str, Outside]:
+    """Identity to source, of everything that a study takes from outside; `study_name` is its own."""
     found: dict[str, Outside] = {}
     chosen = {f"datasets.{name}": dataset for name, dataset in study.datasets.items()} | {"model": study.model}
     for where, choice in chosen.items():
@@ -98,10 +98,11 @@ def outside(study: Study, name: str) -> dict[str, Outside]:
             lock = _trainable(study) if choice is study.model else choice.lock
             source = found.setdefault(choice.identity, Outside(where, _whole(lock)))
             if isinstance(choice, Source):
-                source.checks[where] = partial(_check_records, study, name, where)
+                source.checks[where] = partial(_check_records, study, study_name, where)
     for setting_name, setting in study.settings.items():
         if setting.tokenizer:
-            where, lock = f"settings.{setting_name}.tokenizer", partial(lock_repository, setting.tokenizer)
+            lock = partial(lock_repository, setting.tokenizer, getattr(study.model.architecture, "vocabulary", None))
+            where = f"settings.{setting_name}.tokenizer"
             found.setdefault(ModelEntry.key(setting.tokenizer), Outside(where, _whole(lock)))
     for checkpoints in _published(study):
         found[ModelEntry.key(checkpoints.repository)] = Outside(checkpoints.where, _branch_resolver(checkpoints))

@@ -1,76 +1,65 @@
 """Tokenizes the records of a setting and writes its rows: which tokens stand in which row of which batch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
-from scripts.components.templates import PLAIN, record_prompt, response_text
+from scripts.components.templates import JOIN, PLAIN, record_prompt, response_text
 from scripts.data.packing import FOUNDRY
 from scripts.data.records import read_records
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from scripts.data.encoding import Encoding
 
 _RECORDS_AT_ONCE = 1000
 
 
 def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
     """Writes what `scripts.data.batches.Batches` reads."""
-    from tokenizers import Tokenizer
-
     from scripts.data import batches
-    from scripts.data.tokenizer import EOS, PAD
+    from scripts.data.encoding import Encoding
 
     records, tokenizer_directory = context.inputs()
-    tokenizer = Tokenizer.from_file(str(tokenizer_directory / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True  # a text that contains "</s>" is text
-    eos, pad = tokenizer.token_to_id(EOS), tokenizer.token_to_id(PAD)
-    if eos is None:
-        raise UserError(f"{tokenizer_directory}: the tokenizer has no token {EOS!r}")
+    # a spec that does not say it is of a tokenizer that puts nothing before a text
+    encoding = Encoding.read(tokenizer_directory, spec.get("bos", "none"), spec.get("join", JOIN))
     layout = {
         **{key: spec[key] for key in ("sequence_length", "batch_rows", "group_rows", "seed")},
-        "eos": eos,
-        "pad": eos if pad is None else pad,  # Llama 2 has no pad token, and what is masked may be any
-        "vocab_size": tokenizer.get_vocab_size(),
+        "eos": encoding.eos,
+        "pad": encoding.pad,
+        "vocab_size": encoding.size,
     }
     if spec["regime"] == "cpt":
-        return batches.write_cpt_rows(_documents(records, tokenizer), out, **layout)
+        return batches.write_cpt_rows(_documents(records, encoding), out, **layout)
     ift = {key: spec[key] for key in ("packing", "packing_ratio", "max_epochs") if key in spec}
-    examples = _examples(records, tokenizer, spec.get("template", PLAIN), spec.get("packing", FOUNDRY))
+    examples = _examples(records, encoding, spec.get("template", PLAIN), spec.get("packing", FOUNDRY))
     return batches.write_ift_rows(examples, out, **layout, **ift)
 
 
-def _documents(directory: Path, tokenizer: "Tokenizer") -> Iterator[list[int]]:
-    for (text,) in _encoded(directory, {"text": lambda record: str(record["text"])}, tokenizer):
-        yield text
+def _documents(directory: Path, encoding: "Encoding") -> Iterator[list[int]]:
+    for some in _records(directory, "text"):
+        yield from encoding.documents([record["text"] for record in some])
 
 
 def _examples(
-    directory: Path, tokenizer: "Tokenizer", template: str, packing: str
+    directory: Path, encoding: "Encoding", template: str, packing: str
 ) -> Iterator[tuple[list[int], list[int]]]:
-    def response(record: Mapping[str, Any]) -> str:
+    def response(text: str) -> str:
         # llm-foundry leaves out what has no response; the text around one is none
-        empty = packing == FOUNDRY and not record["response"]
-        return "" if empty else response_text(record["response"], template)
+        return "" if packing == FOUNDRY and not text else response_text(text, template)
 
-    frame = {"instruction": lambda record: record_prompt(record, template), "response": response}
-    for example in _encoded(directory, frame, tokenizer):
-        yield example[0], example[1]
+    for some in _records(directory, "instruction", "response"):
+        prompts = [record_prompt(record, template) for record in some]
+        yield from encoding.examples(prompts, [response(record["response"]) for record in some])
 
 
-def _encoded(
-    directory: Path, frame: Mapping[str, Callable[[Mapping[str, Any]], str]], tokenizer: "Tokenizer"
-) -> Iterator[tuple[list[int], ...]]:
-    """The token ids of some fields of every record; `frame` says which, and what text of a record is each."""
+def _records(directory: Path, *fields: str) -> Iterator[list[dict[str, Any]]]:
+    """The records, many at a time, each with a text in every one of some fields."""
     lines = read_records(directory)
     while some := list(islice(lines, _RECORDS_AT_ONCE)):
-        columns = []
-        for field, text_of in frame.items():
+        for field in fields:
             if any(not isinstance(record.get(field), str) for record in some):
                 raise UserError(f"{directory}: every record must have the text field {field!r}")
-            texts = [text_of(record) for record in some]
-            columns.append([encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)])
-        yield from zip(*columns, strict=True)
+        yield some

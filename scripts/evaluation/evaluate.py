@@ -58,7 +58,7 @@ class _Once:
             from scripts.data.records import FILE
             from scripts.evaluation.harness import Harness
 
-            tasks, records, shots = {}, {}, {}
+            tasks, records, shots, tokenizers = {}, {}, {}, {}
             for evaluation in self._evaluations:
                 label = _label(evaluation)
                 asked = Evaluated.read(evaluation.spec)
@@ -68,9 +68,11 @@ class _Once:
                 records[label] = data_bytes(self._launch, items) / FILE
                 if examples:
                     shots[label] = data_bytes(self._launch, examples[0]) / FILE
+                for tokenizer in evaluation.inputs_of("tokenizer"):
+                    tokenizers[label] = data_bytes(self._launch, tokenizer)
             base = self._launch.store.bytes_of(self._evaluations[0].inputs_of("model")[0])
             seed = self._evaluations[0].spec["seed"]
-            self._harness = Harness(tasks, records, base, seed=seed, shots=shots)
+            self._harness = Harness(tasks, records, base, seed=seed, shots=shots, tokenizers=tokenizers)
         return self._harness
 
 

@@ -14,6 +14,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
@@ -22,6 +23,8 @@ from scripts.common.files import ROOT
 from scripts.components.asking.answers import TURNS, Conversations, Programs, Scored
 from scripts.components.asking.items import read
 from scripts.components.tasks import TASKS, Given
+from scripts.components.templates import JOIN, PLAIN, conversation_text, stop_text
+from scripts.data.encoding import Encoding
 from scripts.evaluation import mt_bench
 from scripts.evaluation.sandbox import ProgramResult, Sandbox
 from scripts.evaluation.scores import mean_and_stderr, pass_at_k, ratio_and_stderr, subject_mean_and_stderr
@@ -68,6 +71,7 @@ class Harness:
         records: for each label its items, JSON lines: of a benchmark in the format of the real set, of a loss documents
             (`text`) or instructions (`instruction`, `response`).
         base: the base model's directory, with its tokenizer.
+        tokenizers: for each label that is asked with another tokenizer, the directory with it.
         seed: decides the sampled programs and which shots an item gets.
         shots: for each label with `shots` above 0, the records that they are drawn from.
         runner: runs programs; the sandbox unless given.
@@ -86,16 +90,16 @@ class Harness:
         *,
         seed: int = 0,
         shots: Mapping[str, Path] | None = None,
+        tokenizers: Mapping[str, Path] | None = None,
         runner: ProgramRunner | None = None,
         workers: int | None = None,
     ) -> None:
-        from transformers import AutoTokenizer
-
         self.base = base
         self.seed = seed
         self.workers = workers or _cpus()
         self._settings = {label: dict(settings) for label, settings in tasks.items()}
-        self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        self._tokenizers = {label: (tokenizers or {}).get(label, base) for label in tasks}
+        self._encoding = cache(Encoding.read)  # several labels are asked with the same
         self._asked = {label: TASKS[settings["task"]] for label, settings in tasks.items()}
         self._check(records, shots or {})
         kinds = {label: task.answers for label, task in self._asked.items()}
@@ -120,7 +124,8 @@ class Harness:
         for label in labels:
             if label in self._conversations:
                 mt_bench.Grader.from_environment(self._settings[label]["judge"])  # before a model is loaded for nothing
-        return self.score_lm(self._load(run, method_kind), labels)
+        model = self._load(run, method_kind)
+        return {label: self._score_label(self._language_model(model, label), label) for label in labels}
 
     def score_lm(self, lm: Any, labels: Sequence[str]) -> dict[str, Result]:
         """Scores any `lm_eval.api.model.LM`."""
@@ -128,22 +133,30 @@ class Harness:
 
     def _load(self, run: Path | None, method_kind: str | None) -> Any:
         """The last model is kept: whoever asks for one task at a time should not load it for each."""
-        from scripts.evaluation.language_model import LanguageModel
         from scripts.loading.models import load_model
 
         if self._loaded is None or self._loaded[:2] != (run, method_kind):
             self._loaded = None
-            model = load_model(self.base, run, method_kind)
-            with _quiet():
-                lm = LanguageModel(
-                    pretrained=model,
-                    tokenizer=self._tokenizer,
-                    batch_size=BATCH_SIZE,
-                    # What stands before a document in rows. No model ever read the bos token that lm-eval would take.
-                    prefix_token_id=self._tokenizer.eos_token_id,
-                )
-            self._loaded = (run, method_kind, lm)
+            self._loaded = (run, method_kind, load_model(self.base, run, method_kind))
         return self._loaded[2]
+
+    def _language_model(self, model: Any, label: str) -> Any:
+        """The model as lm-eval sees it, which reads and writes with the label's tokenizer."""
+        from scripts.evaluation.language_model import LanguageModel
+
+        answers = self._asked[label].answers
+        with _quiet():
+            return LanguageModel(
+                model,
+                self._encoding_of(label),
+                batch_size=BATCH_SIZE,
+                as_rows=isinstance(answers, Scored) and answers.as_rows,
+            )
+
+    def _encoding_of(self, label: str) -> Encoding:
+        settings = self._settings[label]
+        # a spec that does not say it is of a tokenizer that puts nothing before a text
+        return self._encoding(self._tokenizers[label], settings.get("bos", "none"), settings.get("join", JOIN))
 
     def _score_label(self, lm: Any, label: str) -> Result:
         import torch
@@ -204,7 +217,8 @@ class Harness:
 
         settings, items = self._settings[label], self._conversations[label]
         grader = mt_bench.Grader.from_environment(settings["judge"])
-        arguments = {"until": list(mt_bench.STOP), "do_sample": False, "max_gen_toks": settings["max_new_tokens"]}
+        template = settings.get("template", PLAIN)
+        arguments = {"until": [stop_text(template)], "do_sample": False, "max_gen_toks": settings["max_new_tokens"]}
         conversations: list[list[mt_bench.Turn]] = [[] for _ in items]
         samples: list[dict[str, Any]] = [
             {"item": number, "question_id": item["question_id"], "category": item["category"]}
@@ -213,7 +227,7 @@ class Harness:
         ]
         for turn in range(TURNS):
             prompts = [
-                mt_bench.prompt(earlier, item["turns"][turn])
+                conversation_text(earlier, item["turns"][turn], template)
                 for earlier, item in zip(conversations, items, strict=True)
             ]
             answers = lm.generate_until([Instance("generate_until", {}, (text, {**arguments}), 0) for text in prompts])
@@ -256,13 +270,15 @@ class Harness:
                         records=records[label],
                         shots=shots.get(label),
                         positions=positions,
-                        longest=self._longest,
+                        longest=partial(_longest, self._encoding_of(label)),
                     )
                 )
 
-    def _longest(self, texts: list[str]) -> int:
-        """Tokens of the longest text."""
-        return max(len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+def _longest(encoding: Encoding, pairs: Sequence[tuple[str, str]]) -> int:
+    """Tokens of the longest second text of the pairs, behind the first."""
+    firsts, seconds = zip(*pairs, strict=True)
+    return max(len(ids) for _, ids in encoding.examples(firsts, seconds))
 
 
 def _cpus() -> int:
@@ -301,6 +317,8 @@ def _load_tasks(
         given: dict[str, Any] = {"test": str(records[label]), "shots": chosen.get("shots", 0)}
         if label in shots:
             given["train"] = str(shots[label])
+        if "template" in chosen:
+            given["template"] = chosen["template"]
         # The members of a group take overrides, a task by itself does not.
         member = {"task": file, "dataset_kwargs": given}
         (task,) = manager.load([{"group": "study", "task": [member]}])["tasks"].values()

@@ -17,10 +17,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from scripts.common.errors import UserError
-from scripts.components.templates import prompt_text, response_text
-
-STOP = ("\nQuestion:",)
-"""Ends an answer: what a model that does not end by itself writes next."""
 
 ATTEMPTS = 8
 LONGEST_WAIT_SECONDS = 60.0
@@ -52,12 +48,6 @@ Turn = tuple[str, str]
 class Grade(NamedTuple):
     score: int  # 1 to 10
     judgement: str  # the judge's reply that holds it
-
-
-def prompt(earlier: Sequence[Turn], question: str) -> str:
-    """What a model is given: the conversation so far in the plain text that instructions are trained in."""
-    turns = [f"{prompt_text(asked)}{response_text(answer)}\n\n" for asked, answer in earlier]
-    return "".join(turns) + prompt_text(question)
 
 
 @dataclass(frozen=True)

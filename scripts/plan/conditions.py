@@ -169,9 +169,9 @@ class Conditions:
                 for measure in (FORGETTING, LEARNING)
                 for label in labels(self._study, measure, [family.setting], of_base=False)
             ]
-            evaluations = {label: self._measurements.of(run, label) for label in dict.fromkeys(asked)}
+            evaluations = {label: self._measurements.of(run, label, family.setting) for label in dict.fromkeys(asked)}
             tested += [("", product) for product in evaluations.values()]
-            evaluations[VALIDATION] = self._measurements.evaluation(run, learning, items)
+            evaluations[VALIDATION] = self._measurements.evaluation(run, learning, family.setting, items)
             validated.append(("", evaluations[VALIDATION]))
             self._condition(SWEEP, family, rate, amount, run, evaluations)
         self._evaluated(SWEEP, f"{family.place}-sweep{{}}-seed{family.seed}", tested)

@@ -1,7 +1,7 @@
 """Records, tokenizers, rows and the base model of a study."""
 
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Literal
 
 from scripts.components.models import Model
 from scripts.components.models.hub import ModelEntry, repository_tokenizer
@@ -21,6 +21,15 @@ class Data:
         self.records = cache(self._records)
         self.tokenizer = cache(self._tokenizer)
         self.rows = cache(self._rows)
+
+    def reading(self, *keys: Literal["bos", "join"]) -> dict[str, Any]:
+        """How text becomes tokens, as specs have it: said always where the tokenizer comes from outside.
+
+        A tokenizer that is made here puts nothing before a text, so `bos` decides nothing.
+        """
+        if self._study.model.made_from:
+            return unusual(self._study, *(key for key in keys if key != "bos"))
+        return {key: getattr(self._study, key) for key in keys}
 
     def _records(self, name: str) -> Product:
         """The records of a dataset."""
@@ -63,6 +72,7 @@ class Data:
             more |= unusual(setting, "template", "packing")
             if self._study.model.made_from and self._study.datasets[setting.dataset].identity:
                 more |= {"overlong": "cut"} if setting.packing == "foundry" else {}
+        more |= self.reading(*(("bos",) if setting.regime == "cpt" else ("bos", "join")))
         return self._add_rows(
             f"{setting_name}-seed{seed}",
             setting.dataset,

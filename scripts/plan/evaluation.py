@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from scripts.components.asking.answers import Conversations
 from scripts.components.measures import (
     DIVERSITY,
     FORGETTING,
@@ -13,11 +14,12 @@ from scripts.components.measures import (
     SPECTRA,
     TARGET_LOSS,
 )
-from scripts.components.tasks import BENCHMARKS
+from scripts.components.part import unusual
+from scripts.components.tasks import BENCHMARKS, TASKS
 from scripts.plan import specs
 from scripts.plan.data import Data
 from scripts.plan.product import Catalogue, Key, Product
-from scripts.study.schema import Study
+from scripts.study.schema import InstructionFinetuning, Study
 
 BASE = "base"
 """The method of the base model, which is not trained."""
@@ -85,20 +87,33 @@ class Measurements:
         task, _, of_setting = label.partition("@")
         if task == SPECTRA:
             return self._spectra(subject)
+        asked_in = of_setting or setting
         if task == SOURCE_LOSS:
-            return self.evaluation(subject, task, self._study.evaluation.held_out)
+            return self.evaluation(subject, task, asked_in, self._study.evaluation.held_out)
         if task == TARGET_LOSS:
-            return self.evaluation(subject, task, self._study.settings[of_setting or setting or ""].held_out)
-        return self.evaluation(subject, task)
+            return self.evaluation(subject, task, asked_in, self._study.settings[asked_in or ""].held_out)
+        return self.evaluation(subject, task, asked_in)
 
-    def evaluation(self, subject: Product, task: str, dataset: str | None = None) -> Product:
-        """A task asked of a model; its items are the study's for the task, or those of `dataset`."""
+    def evaluation(self, subject: Product, task: str, setting: str | None, dataset: str | None = None) -> Product:
+        """A task asked of a model; its items are the study's for the task, or those of `dataset`.
+
+        It is asked with the tokenizer of the setting and, where the task takes the text of instruction finetuning, in
+        its template; without a setting, with the base model's and in the plain one.
+        """
         asked: dict[str, Any] = {}
         if task in BENCHMARKS:
             asked = self._study.evaluation.tasks.of(task).asked()
         tested, source = asked.pop("dataset", None), asked.pop("shots_from", None)
         records = self._data.records(dataset or tested)
         shots = [self._data.records(source)] if source else []
+        asked |= self._data.reading(*(("bos",) if task in BENCHMARKS else ("bos", "join")))
+        own = self._study.settings[setting] if setting else None
+        in_template = task == TARGET_LOSS or isinstance(TASKS[task].answers, Conversations)
+        if isinstance(own, InstructionFinetuning) and in_template:
+            asked |= unusual(own, "template")
+        tokenizers = [self._data.tokenizer(own.tokenizer)] if own and own.tokenizer else []
+        if tokenizers:
+            asked["tokenizer"] = tokenizers[0].fingerprint
         spec = specs.Evaluated(
             subject=subject.fingerprint,
             task=task,
@@ -108,7 +123,7 @@ class Measurements:
             versions=specs.versions("evaluation", self._catalogue.versions),
             settings=asked,
         )
-        inputs = dict.fromkeys([subject, self._data.model, records, *shots])
+        inputs = dict.fromkeys([subject, self._data.model, records, *shots, *tokenizers])
         return self._catalogue.add(f"evaluations/{_place(subject.key)}/{task}", spec.spec(), *inputs)
 
     def _spectra(self, run: Product) -> Product:

@@ -57,6 +57,8 @@ class Rows:
     packing_ratio: float | None = None
     overlong: Literal["cut"] | None = None
     """Of examples of one's own that are longer than a row, which once were dropped, under a tokenizer made here."""
+    bos: str | None = None
+    join: str | None = None
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "rows", **_said(self)}

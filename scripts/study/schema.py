@@ -21,7 +21,7 @@ from scripts.components.optimizers import AnyOptimizer
 from scripts.components.part import Count, Name, Part, Rate, Repository, Seed, Tokens, field
 from scripts.components.sources import Dataset
 from scripts.components.tasks import BENCHMARKS, COMPOSITE, TASKS, Shots
-from scripts.components.templates import PLAIN, Template
+from scripts.components.templates import BOS, JOIN, PLAIN, Bos, Join, Template
 
 if TYPE_CHECKING:
     Benchmark: TypeAlias = str
@@ -101,7 +101,9 @@ class _Setting(Part):
         paper="beyond the paper",
     )
     tokenizer: Repository | None = field(
-        "a repository whose tokenizer is used here instead of the base model's", default=None, paper="appendix A"
+        "a repository whose tokenizer is used here, in training and in evaluation, instead of the base model's",
+        default=None,
+        paper="appendix A",
     )
     attention: Literal["across", "within"] = field(
         "`across`: a token attends to documents or examples before its own in the row too; `within`: to its own alone",
@@ -478,6 +480,18 @@ class Study(Part):
     )
     datasets: dict[Name, Dataset] = field("name to where its records come from; other keys use these names")
     model: Model = field("the base model", paper="section 3")
+    bos: Bos = field(
+        "what stands before every document, prompt and question, in training and in evaluation. `tokenizer`: what the "
+        "tokenizer itself puts before a text (Llama-2's: <s>); `none`: nothing",
+        default=BOS,
+        paper="not said",
+    )
+    join: Join = field(
+        "how prompt and response become tokens, in training and in held-out losses. `separate`: each by itself; "
+        "`together`: as one text, cut before the first token with a character of the response",
+        default=JOIN,
+        paper="not said",
+    )
     optimizer: AnyOptimizer = field("what turns gradients into steps", paper="appendix A")
     settings: Annotated[dict[Name, Setting], Field(min_length=1)] = field(
         "name (`code-cpt`) to a dataset with the way it is trained on", paper="section 3.1, appendix A"
@@ -702,6 +716,9 @@ class Study(Part):
     def _names_are_declared(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must differ from each other")
+        made = self.model.made_from
+        if made and (own := [name for name, setting in self.settings.items() if setting.tokenizer]):
+            raise ValueError(f"settings.{own[0]}.tokenizer: the base model is made here with a tokenizer of its own")
         for name, use in self._uses():
             if name not in self.datasets:
                 raise ValueError(f"{use.key}: unknown dataset {name!r}; declared are {_listed(self.datasets)}")

@@ -126,7 +126,7 @@ def test_generated_records_pass_its_check(task: Task, records: Path) -> None:
                 records=records,
                 shots=None,
                 positions=100,
-                longest=lambda texts: max(len(text.split()) for text in texts),
+                longest=lambda pairs: max(len(response.split()) for _, response in pairs),
             )
         )
 

@@ -16,6 +16,7 @@ from scripts.components.making import BuildContext
 from scripts.data import products
 from scripts.data.hub import Repository
 from tests.standins.hub import Hub, use
+from tests.vocabularies import small_files
 
 LARGE = bytes(range(256)) * 8
 NAME = "owner/set"
@@ -217,7 +218,7 @@ def test_a_launch_keeps_jobs_offline_and_downloads_lift_it(hub: Hub) -> None:
 
 
 def test_a_tokenizer_is_taken_without_the_model(hub: Hub, tmp_path: Path) -> None:
-    files = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}", "model.safetensors": LARGE, "README.md": b""}
+    files = {**small_files(), "config.json": b"{}", "model.safetensors": LARGE, "README.md": b""}
     commit = hub.commit("model", NAME, files)
     context = BuildContext("data/tokenizers/set-0123456789ab", "paper", tmp_path / "scratch", {}, lambda: [])
     spec = {"kind": "tokenizer", "source": "hub", "repository": NAME, "revision": commit}
@@ -225,7 +226,7 @@ def test_a_tokenizer_is_taken_without_the_model(hub: Hub, tmp_path: Path) -> Non
     out.mkdir()
     build = products.builder(spec)
     build(spec, context, out)
-    assert sorted(path.name for path in out.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "tokenizer.json", "tokenizer_config.json"]
     assert "model.safetensors" not in hub.downloads()
     with pytest.raises(UserError, match=r"python -m scripts\.data\.lock --study paper"):
         build({**spec, "revision": None}, context, out)

@@ -1,6 +1,7 @@
 """``config/data.lock``: what is outside, by what it is; a command writes it, and its reader takes nothing else."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from scripts.common.errors import UserError
 from scripts.study import datalock
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use, wheel
+from tests.vocabularies import small_files
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA, COMMIT = "0123456789abcdef" * 4, "01234567" * 5
@@ -103,6 +105,48 @@ def test_what_cannot_be_reached_is_left_as_it_was(hub: Hub, house: House) -> Non
     assert "Traceback" not in said
     after = datalock.read(path)
     assert after == {**before, "path:mine.jsonl": {"sha256": hashlib.sha256(b'{"text": "a"}\n').hexdigest()}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokenizer_config.json": b"{}"}, "does not say which token ends a text"),
+        ({"tokenizer_config.json": b'{"eos_token": "<end>"}'}, "names the eos token '<end>', which is not among"),
+        ({"tokenizer.json": b"{}"}, "its tokenizer.json cannot be read"),
+        ({"tokenizer.json": None}, "has no tokenizer.json"),
+        ({}, "its tokenizer has 5 tokens, but the model of the study"),
+        ({"tokenizer_config.json": b"{}", "generation_config.json": b'{"eos_token_id": 1}'}, ""),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_trained_with_is_not_locked(
+    hub: Hub, tmp_path: Path, change: dict[str, bytes | None], said: str
+) -> None:
+    """Of the base model and of a setting alike, and before anything of a model is downloaded."""
+    llama: dict[str, Any] = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    llama |= {"num_attention_heads": 2, "max_position_embeddings": 512, "vocab_size": 5 if change else 4}
+    files = {"config.json": json.dumps(llama).encode(), "model.safetensors": b"w" * 1000, **small_files(), **change}
+    for name in ("owner/net", "owner/chat"):
+        hub.commit("model", name, {name: data for name, data in files.items() if data is not None})
+    shape = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "context": 512}
+
+    house = House(copy_checkout(ROOT, tmp_path / "house"))
+
+    def of_the_hub(study: dict[str, Any]) -> None:
+        architecture = {**shape, "vocabulary": 5 if change else 4}
+        study["model"] = {"label": "N", "source": "hub", "repository": "owner/net", "architecture": architecture}
+        study["settings"]["math-ift"]["tokenizer"] = "owner/chat"
+
+    house.edit(of_the_hub)
+    told = house.python("-m", "scripts.data.lock", "--study", "smoke", ok=not said)
+    refused = [line for line in told.splitlines() if line.startswith("not locked: ")]
+    if said:
+        assert [line.split(": ")[1:3] for line in refused] == [
+            ["model", "model owner/net"],
+            ["settings.math-ift.tokenizer", "model owner/chat"],
+        ]
+        assert all(said in line for line in refused)
+    assert "model.safetensors" not in hub.downloads()
+    assert ("model:owner/net" in datalock.read(house.root / "config/data.lock")) != bool(said)
 
 
 @pytest.mark.parametrize(

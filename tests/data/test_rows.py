@@ -69,7 +69,9 @@ def test_an_input_is_part_of_the_prompt(tmp_path: Path, template: str, prompt: s
     assert len({asked for asked, _ in texts}) == 40
     assert texts[3][0] == prompt
     assert texts[3][1].strip() == "7"
-    assert losses.response_context(SUMS[3]) == "Question: Add the numbers\n3 and 4\nAnswer:"
+    records = tmp_path / "held-out.jsonl"
+    records.write_text("".join(json.dumps(record) + "\n" for record in SUMS))
+    assert losses.response_context(losses.read_responses(str(records), template)["test"][3]) == prompt
 
 
 @pytest.mark.parametrize("given", [None, "", " \n"])

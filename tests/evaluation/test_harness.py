@@ -27,6 +27,7 @@ from transformers import (
 
 from scripts.common.errors import UserError
 from scripts.components.tasks import arc_challenge, hellaswag, winogrande
+from scripts.data.encoding import Encoding
 from scripts.evaluation import harness as harness_module
 from scripts.evaluation.harness import TASK_FILES, Harness, Result
 from scripts.evaluation.language_model import LanguageModel, sample_nucleus
@@ -204,7 +205,7 @@ def test_text_and_stops_are_those_of_lm_eval(base: Path, tokenizer: PreTrainedTo
         arguments = {"until": stop, "max_gen_toks": 30, "do_sample": False}
         return [Instance("generate_until", {}, (prompt, arguments), 0) for prompt in prompts]
 
-    ours = LanguageModel(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    ours = LanguageModel(model, Encoding.read(base), batch_size=batch_size)
     free = ours.generate_until(requests(["~~~"]))
     middles = [text[len(text) // 3 : len(text) // 3 + 3] for text in free[::2]]
     stopped = ours.generate_until(requests(list(middles)))
@@ -226,7 +227,7 @@ def test_text_ends_at_the_eos_token(base: Path, tokenizer: PreTrainedTokenizerFa
         embeddings = model.get_input_embeddings().weight
         embeddings[swapped] = embeddings[swapped[::-1]]
     arguments = {"until": ["~~~"], "max_gen_toks": 8, "do_sample": False}
-    lm = LanguageModel(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    lm = LanguageModel(model, Encoding.read(base), batch_size=8)
     found = lm.generate_until([Instance("generate_until", {}, (prompt, arguments), 0)])
     assert found == [tokenizer.decode(ids[:end])]
 
@@ -240,7 +241,7 @@ def test_a_row_is_read_no_further_than_its_stop(base: Path, tokenizer: PreTraine
     assert stop not in tokenizer.decode(greedy_tokens(model, tokenizer, long, 9))
     shapes: list[tuple[int, ...]] = []
     model.model.embed_tokens.register_forward_pre_hook(lambda _, ids: shapes.append(tuple(ids[0].shape)))
-    lm = LanguageModel(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    lm = LanguageModel(model, Encoding.read(base), batch_size=8)
     arguments = {"until": [stop], "max_gen_toks": 9, "do_sample": False}
     requests = [Instance("generate_until", {}, (prompt, arguments), 0) for prompt in (short, long, short)]
     first, _, third = lm.generate_until(requests)

@@ -15,6 +15,7 @@ from scripts.launch.launch import launch_by_hand
 from scripts.models.products import builder
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use
+from tests.vocabularies import small_files
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "owner/Net-Hf"
@@ -30,7 +31,7 @@ CONFIG = {
 }
 WEIGHTS = [save({f"layer{i}": np.full((8, 32), i, np.float32)}) for i in range(2)]
 INDEX = {"weight_map": {f"layer{i}": f"model-{i}.safetensors" for i in range(2)}}
-SMALL = {"config.json": json.dumps(CONFIG).encode(), "tokenizer.json": b"{}", "tokenizer_config.json": b"{}"}
+SMALL = {"config.json": json.dumps(CONFIG).encode(), **small_files()}
 SHARDS = {f"model-{i}.safetensors": WEIGHTS[i] for i in range(2)}
 SHARDED = {**SMALL, **SHARDS, "model.safetensors.index.json": json.dumps(INDEX).encode()}
 PICKLED = {"pytorch_model-1.bin": b"pickle" * 100, "README.md": b"text", "original/consolidated.pth": b"pickle" * 100}
@@ -73,6 +74,8 @@ def test_a_model_in_one_file(hub: Hub, tmp_path: Path) -> None:
         ({**SHARDED, "config.json": b"{"}, {}, "config.json is not valid JSON"),
         ({name: data for name, data in SHARDED.items() if name != "model-1.safetensors"}, {}, "names model-1."),
         ({name: data for name, data in SHARDED.items() if name != "tokenizer.json"}, {}, "no tokenizer.json"),
+        ({**SHARDED, "tokenizer_config.json": b"{}"}, {}, "does not say which token ends a text"),
+        (SHARDED, {"vocabulary": 4}, "its tokenizer has 5 tokens, but the model of the study"),
         (PICKLED, {}, "has no"),
     ],
 )

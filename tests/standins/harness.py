@@ -10,7 +10,7 @@ from scripts.store.fingerprint import file_sha256
 
 
 class Harness:
-    def __init__(self, tasks: dict[str, Any], records: dict[str, Path], base: Path, *, seed: int, shots: Any) -> None:
+    def __init__(self, tasks: dict[str, Any], records: dict[str, Path], base: Path, *, seed: int, **_: Any) -> None:
         self.tasks, self.records, self.base, self.seed = tasks, records, base, seed
 
     def score(self, run: Path | None, method_kind: str | None, labels: list[str]) -> dict[str, Any]:

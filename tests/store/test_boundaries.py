@@ -52,6 +52,7 @@ GLUE = {
     "scripts/common/*": "errors, whole files, quantities as they are written",
     "scripts/store/*": "names, hashes and locks of what others make",
     "scripts/components/discovery.py": "finds the choices of a family",
+    "scripts/components/forms.py": "refuses records; those that it takes stay as they are",
     "scripts/components/making.py": "hands a builder what it needs",
     "scripts/components/modules.py": "names of modules, which are in specs",
     "scripts/components/part.py": "reads what a study says, which is in specs",

@@ -70,6 +70,12 @@ CASES = {
         put("methods/lora-r2/learning_rate_ratio_b", 0.0),
         ["methods.lora-r2.learning_rate_ratio_b", "greater than 0"],
     ),
+    "unknown bos": (put("bos", "<s>"), ["bos", "'tokenizer'", "'none'"]),
+    "unknown join": (put("join", "apart"), ["join", "'separate'", "'together'"]),
+    "a tokenizer that would not be used": (
+        put("settings/math-ift/tokenizer", "owner/chat"),
+        ["settings.math-ift.tokenizer", "made here with a tokenizer of its own"],
+    ),
     "unknown quantization": (put("methods/lora-r2/quantization", "int8"), ["methods.lora-r2.quantization", "'nf4'"]),
     "a variant among the published": (
         lambda study: (

@@ -11,6 +11,8 @@ class Scored:
 
     sample: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]]
     """Makes the sample of what lm-eval logged for an item and of the names of the metrics."""
+    as_rows: bool = False
+    """Whether a text and what follows it become tokens as prompts and responses do in rows; else as lm-eval has it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Losses on records that are held out from what models are trained on: documents, or instructions with responses.
 
-The texts are those that the data stage makes rows of.
+The texts are those that the data stage makes rows of, in the template of the setting.
 """
 
 import math
@@ -12,7 +12,7 @@ from scripts.common.errors import UserError
 from scripts.components.asking.items import Item, read
 from scripts.components.asking.shown import Shown
 from scripts.components.forms import Document, Instruction
-from scripts.components.templates import record_prompt, response_text
+from scripts.components.templates import PLAIN, record_prompt, response_text
 
 if TYPE_CHECKING:
     from scripts.components.tasks import Given
@@ -46,7 +46,8 @@ def check(given: "Given") -> None:
     """
     if file(given.settings, given.records) != RESPONSES:
         return
-    longest = given.longest([response_continuation(item) for item in read(given.records)])
+    items = read_responses(str(given.records), given.settings.get("template", PLAIN))["test"]
+    longest = given.longest([(item["prompt"], item["response"]) for item in items])
     if longest > given.positions:
         raise UserError(
             f"{given.records}: {given.settings['task']} needs responses of at most the {given.positions} tokens that "
@@ -72,12 +73,23 @@ def document_text(item: Item) -> str:
     return str(item["text"])
 
 
+def read_responses(test: str, template: str = PLAIN, **_rest: Any) -> dict[str, Any]:
+    """The split of a task whose items are what stands before a response (`prompt`), and the `response`."""
+    from datasets import Dataset
+
+    texts = [
+        {"prompt": record_prompt(item, template), "response": response_text(item["response"], template)}
+        for item in read(test)
+    ]
+    return {"test": Dataset.from_list(texts)}
+
+
 def response_context(item: Item) -> str:
-    return record_prompt(item)
+    return str(item["prompt"])
 
 
 def response_continuation(item: Item) -> str:
-    return response_text(item["response"])
+    return str(item["response"])
 
 
 def response_score(item: Item, results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:

@@ -20,11 +20,18 @@ class ModelEntry(LockEntry):
     branches: dict[str, Commit] = field("{name: 40 hex digits} (of published checkpoints alone)", default={})
 
 
-def lock_repository(repository: str, before: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry that the lock should have of a model repository now, see `Made.lock`."""
+def lock_repository(repository: str, embeddings: int | None, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry that the lock should have of a model repository now, see `Made.lock`; its tokenizer is read.
+
+    Args:
+        embeddings: how many tokens the model can read that its tokenizer is used with; unchecked, if None.
+    """
     from scripts.data import hub
 
-    return {**before, "revision": hub.Repository("model", repository).commit()}
+    asked = hub.Repository("model", repository)
+    revision = asked.commit()
+    hub.require_tokenizer(asked, revision, asked.files(revision), embeddings)
+    return {**before, "revision": revision}
 
 
 def repository_tokenizer(repository: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +71,7 @@ class HubModel(BaseModel):
         return ModelEntry.key(self.repository)
 
     def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        return lock_repository(self.repository, before)
+        return lock_repository(self.repository, self.architecture.vocabulary, before)
 
     def require_trainable(self, entry: Mapping[str, Any], methods: Mapping[str, Method]) -> None:
         from scripts.data import hub
@@ -94,14 +101,13 @@ class HubModel(BaseModel):
     @staticmethod
     def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data import hub
-        from scripts.models.fetch import CONFIG, take_model
+        from scripts.models.fetch import take_model
 
         repository = hub.Repository("model", spec["repository"])
         revision = context.locked(spec["revision"], ModelEntry.key(repository.name))
         files = repository.files(revision)
-        hub.require_tokenizer(repository, revision, files)
-        wanted = [CONFIG, "generation_config.json", *hub.TOKENIZER_FILES]
-        take_model(repository, revision, files, wanted, spec["architecture"], out, context.scratch)
+        hub.require_tokenizer(repository, revision, files, spec["architecture"]["vocabulary"], context.scratch)
+        take_model(repository, revision, files, [*hub.TOKENIZER_FILES], spec["architecture"], out, context.scratch)
         return {"repository": repository.name, "revision": revision}
 
     @staticmethod

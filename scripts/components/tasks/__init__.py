@@ -70,14 +70,14 @@ class Given:
         records: the items, JSON lines.
         shots: the records that shots are taken from, if there are any.
         positions: tokens that the model can hold.
-        longest: tokens of the longest of several texts.
+        longest: tokens of the longest second text of several pairs, behind the first.
     """
 
     settings: Mapping[str, Any]
     records: Path
     shots: Path | None
     positions: int
-    longest: Callable[[list[str]], int]
+    longest: Callable[[list[tuple[str, str]]], int]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,6 @@ TASK = Task(
     items=None,
     metrics=("bits_per_byte",),
     file=losses.file,
-    answers=Scored(loss),
+    answers=Scored(loss, as_rows=True),
     check=losses.check,
 )

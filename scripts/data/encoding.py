@@ -1,0 +1,196 @@
+"""The one reader of tokenizers: text to tokens and back, for rows, held-out losses and benchmarks alike.
+
+It reads ``tokenizer.json`` by the library `tokenizers`, which gives the tokens that the tokenizer's makers meant:
+transformers builds some tokenizers anew by the name of their class, and its Llama then differs from sentencepiece.
+Which tokens end a text, begin one and fill rows stands in the files beside it.
+
+A study decides two things (`Bos`, `Join` in `scripts.components.templates`): whether what the tokenizer puts before a
+text stands before documents, prompts and questions; and whether a response is encoded apart from its prompt.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts.common.errors import UserError
+from scripts.components.templates import BOS, JOIN, Bos, Join
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+_NAMES = ("tokenizer_config.json", "special_tokens_map.json")
+"""Files that name special tokens; the first that names one counts."""
+_NUMBERS = ("config.json", "generation_config.json")
+"""Files that give their ids, for tokenizers that name none (GPT-2)."""
+FILES = (TOKENIZER, *_NAMES, *_NUMBERS)
+"""Of a repository what is read here."""
+_ANY_TEXT = "a"
+"""What a tokenizer does to a text is seen on it."""
+
+
+class Encoding:
+    """A tokenizer, with what a study decides about it.
+
+    What looks like a special token in a text is text: special tokens are put by id, by whoever makes rows of what this
+    returns.
+
+    Attributes:
+        eos: id of the token that ends a document or a response.
+        pad: id of the token that fills rows; the tokenizer's own, else eos.
+        prefix: ids that stand before a document, a prompt or a question.
+        size: the least number of embeddings that has one for every id that can stand in rows.
+
+    Raises:
+        UserError: no tokenizer can be read, or none of the files says which token ends a text.
+    """
+
+    def __init__(self, files: Mapping[str, Path], where: object, bos: Bos = BOS, join: Join = JOIN) -> None:
+        """
+        Args:
+            files: those of `FILES` that there are.
+            where: what an error names.
+        """
+        self._tokenizer = _tokenizer(files, where)
+        self._join = join
+        self._where = where
+        configured = {name: _json(files[name], where) for name in (*_NAMES, *_NUMBERS) if name in files}
+        eos = self._special("eos", configured)
+        if eos is None:
+            raise UserError(
+                f"{where}: does not say which token ends a text: neither `eos_token` in {' or '.join(_NAMES)} nor "
+                f"`eos_token_id` in {' or '.join(_NUMBERS)} is a token of its {TOKENIZER}"
+            )
+        pad = self._special("pad", configured)
+        self.eos, self.pad = eos, eos if pad is None else pad
+        self.prefix = self._own_prefix(configured) if bos == "tokenizer" else ()
+        self.size = 1 + max(self._can_stand_in_rows())
+        # An offset is where a token's text ends, with the spaces that some post-processors leave out.
+        self._tokenizer.post_processor = None
+        self._anchor: list[int] = self._tokenizer.encode(_ANY_TEXT, add_special_tokens=False).ids
+        self._anchor_text = self._tokenizer.decode(self._anchor)
+
+    @classmethod
+    def read(cls, directory: Path, bos: Bos = BOS, join: Join = JOIN) -> "Encoding":
+        """The tokenizer in a directory."""
+        files = {name: directory / name for name in FILES if (directory / name).is_file()}
+        return cls(files, directory, bos, join)
+
+    @property
+    def before(self) -> int:
+        """The token that stands right before the text of a document in rows: of its prefix, else the former's eos."""
+        return self.prefix[-1] if self.prefix else self.eos
+
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, and nothing before or behind them."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each document, with the prefix before them, as they stand in rows between two of eos.
+
+        Where the prefix is eos itself (OPT's), the one behind the former document is it: else one of the two would be
+        a document of its own.
+        """
+        return self.texts(texts) if self.prefix == (self.eos,) else self.prompts(texts)
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each prompt, with the prefix before them."""
+        return [[*self.prefix, *ids] for ids in self.texts(texts)]
+
+    def examples(self, prompts: Sequence[str], responses: Sequence[str]) -> Iterator[tuple[list[int], list[int]]]:
+        """The ids of each prompt, with the prefix before them, and of the response behind it.
+
+        `separate` encodes them apart. `together` encodes them as one text; the first token with a character of the
+        response is the response's first.
+        """
+        if self._join == "separate":
+            yield from zip(self.prompts(prompts), self.texts(responses), strict=True)
+            return
+        both = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        encodings = self._tokenizer.encode_batch(both, add_special_tokens=False)
+        for prompt, encoding in zip(prompts, encodings, strict=True):
+            cut = sum(end <= len(prompt) for _, end in encoding.offsets)
+            yield [*self.prefix, *encoding.ids[:cut]], encoding.ids[cut:]
+
+    def continuations(self, written: Sequence[Sequence[int]]) -> list[str]:
+        """What each list of ids adds to a text that they stand behind, special tokens left out.
+
+        Decoded behind a text, because some tokenizers leave out the space that a text of its own would begin with.
+        """
+        texts = self._tokenizer.decode_batch([[*self._anchor, *ids] for ids in written], skip_special_tokens=True)
+        return [text[len(self._anchor_text) :] for text in texts]
+
+    def token(self, number: int) -> str:
+        """A special token as it is called."""
+        return str(self._tokenizer.id_to_token(number))
+
+    def backend(self) -> "Tokenizer":
+        """The tokenizer itself, for libraries that must have one."""
+        return self._tokenizer
+
+    def _can_stand_in_rows(self) -> set[int]:
+        """All ids but special ones that nobody puts anywhere; some tokenizers have such that their model has not."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        ordinary = {number for number, token in added.items() if not token.special}
+        known = set(self._tokenizer.get_vocab(with_added_tokens=False).values())
+        return {*known, *ordinary, self.eos, self.pad, *self.prefix}
+
+    def _special(self, kind: str, configured: Mapping[str, Mapping[str, Any]]) -> int | None:
+        """The id of the eos, bos or pad token; None where no file says it."""
+        for file in _NAMES:
+            named = configured.get(file, {}).get(f"{kind}_token")
+            name = named.get("content") if isinstance(named, dict) else named
+            if isinstance(name, str) and name:
+                number = self._tokenizer.token_to_id(name)
+                if number is None and kind != "pad":  # any token can fill rows
+                    raise UserError(
+                        f"{self._where}: its {file} names the {kind} token {name!r}, which is not among the tokens of "
+                        f"its {TOKENIZER}"
+                    )
+                return number
+        for file in _NUMBERS:
+            number = configured.get(file, {}).get(f"{kind}_token_id")
+            number = number[0] if isinstance(number, list) and number else number
+            if isinstance(number, int) and number >= 0 and self._tokenizer.id_to_token(number) is not None:
+                return number
+        return None
+
+    def _own_prefix(self, configured: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+        """What the tokenizer puts before a text by itself; what its configuration says of it goes first."""
+        adds = configured.get("tokenizer_config.json", {}).get("add_bos_token")
+        if adds is not None:
+            bos = self._special("bos", configured) if adds else None
+            return () if bos is None else (bos,)
+        whole = self._tokenizer.encode(_ANY_TEXT)
+        return tuple(
+            number for number, _ in takewhile(itemgetter(1), zip(whole.ids, whole.special_tokens_mask, strict=True))
+        )
+
+
+def _tokenizer(files: Mapping[str, Path], where: object) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    if TOKENIZER not in files:
+        raise UserError(f"{where}: has no {TOKENIZER}")
+    try:
+        tokenizer = Tokenizer.from_file(str(files[TOKENIZER]))
+    except Exception as error:  # the library raises nothing more special
+        raise UserError(f"{where}: its {TOKENIZER} cannot be read ({error})") from error
+    tokenizer.encode_special_tokens = True
+    # Some files keep how their tokenizer was last used.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _json(path: Path, where: object) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{where}: its {path.name} is not valid JSON") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: its {path.name} holds no object")
+    return content
