@@ -57,6 +57,8 @@ class Rows:
     packing_ratio: float | None = None
     overlong: Literal["cut"] | None = None
     """Of examples of one's own that are longer than a row, which once were dropped, under a tokenizer made here."""
+    contamination: dict[str, Any] | None = None
+    """What is done with records that share words with what is `asked` (fingerprints); where it is more than said."""
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "rows", **_said(self)}
