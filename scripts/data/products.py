@@ -102,7 +102,8 @@ def _compare(launch: Launch, product: Product) -> None:
             f"yet, `{again}` compares with them once they are"
         )
     if found:
-        print(f"warning: {product.key}: {overlaps.said(found)}; see {path}", file=sys.stderr)
+        more = f"; {path} has every pair" if path.exists() else ""
+        print(f"warning: {product.key}: {overlaps.said(found)}{more}", file=sys.stderr)
 
 
 def _is_at_hand(launch: Launch, key: Key) -> bool:

@@ -154,6 +154,7 @@ def test_what_is_asked_and_trained_on(house: House, action: str) -> None:
     assert Batches(house.store / key).steps_per_epoch
     log = (house.root / f"results/logs/{key}.log").read_text()
     assert (f"warning: {key}: 1 of the training records share" in log) == (action == "warn")
+    assert (f"results/store/{key}.overlaps.jsonl has every pair" in log) == (action == "warn")
 
 
 def test_records_that_are_made_here_are_not_compared(tmp_path: Path) -> None:
@@ -162,3 +163,24 @@ def test_records_that_are_made_here_are_not_compared(tmp_path: Path) -> None:
     before = house.planned("data")
     house.edit(lambda study: study.update({"contamination": "drop"}))
     assert house.planned("data") == before
+
+
+def test_what_is_not_downloaded_yet_is_said_and_compared_later(house: House) -> None:
+    """The rows do not wait for the hub; the line has the command that compares with the rest."""
+    revision = "0123456789" * 4
+
+    def from_the_hub(study: dict[str, Any]) -> None:
+        study["datasets"]["hellaswag"] = {"source": "hub", "repository": "owner/set", "files": ["*.jsonl"]}
+
+    house.python("-m", "scripts.data.lock", "--study", "smoke")
+    house.edit(from_the_hub)
+    with (house.root / "config/data.lock").open("a") as lock:
+        lock.write(f"dataset:owner/set:\n  revision: {revision}\n")
+    (rows,) = [path for path in house.planned("data") if "/rows/math-ift" in path]
+    key = rows.removeprefix("results/store/").removesuffix(".json")
+    house.snakemake(rows)
+    log = (house.root / f"results/logs/{key}.log").read_text()
+    assert "compared with 9 of 10 sets that are asked" in log
+    assert f"-m scripts.data.products {key}" in log
+    assert f"warning: {key}: 1 of the training records share" in log
+    assert not (house.store / f"{key}.overlaps.jsonl").exists()
