@@ -110,9 +110,7 @@ class Checks:
                 except ValidationError as error:
                     problem = problem or f"{place}: is no {form.called} ({said(error)})"
             if found is None:
-                raise UserError(
-                    f"{problem}; {check.use.key} needs one (`columns` says what its fields are called in the file)"
-                )
+                raise UserError(f"{problem}; {check.use.key} needs one")
             check.forms = fitting
             if isinstance(found, Instruction) and not columns and (found.input or "").strip():
                 raise UserError(
@@ -146,7 +144,7 @@ def said(error: ValidationError) -> str:
     name = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("str", "int", "list[")))
     expected = _TYPES.get(first["type"])
     if first["type"] == "missing":
-        return f"it has no {name}"
+        return f"it has no {name}; `columns` says what fields are called in the file"
     if first["type"] == "literal_error":
         return f"{name} must be {first['ctx']['expected']}, and is {first['input']!r}"
     if expected:

@@ -21,6 +21,8 @@ from scripts.components.making import DATA_LOCK, BuildContext
 from scripts.components.models.hub import ModelEntry, lock_repository
 from scripts.components.sources import Source
 from scripts.data.hub import Repository
+from scripts.plan.grid import Grid
+from scripts.store.codelock import read_code_lock
 from scripts.study.datalock import duration_text, read, resolve_branches
 from scripts.study.load import load_study
 from scripts.study.schema import Study
@@ -61,7 +63,8 @@ def main(arguments: argparse.Namespace) -> None:
     commands.belong_to(study=arguments.study)
     lock = read(DATA_LOCK)
     problems = []
-    sources = outside(load_study(arguments.study), arguments.study)
+    study = load_study(arguments.study)
+    sources = outside(study, arguments.study)
     for key, source in sources.items():
         before = lock.get(key)
         try:
@@ -86,6 +89,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"{DATA_LOCK}: {len(problems)} of {len(sources)} outside sources of study {arguments.study} are not "
             "(wholly) locked, as said above; what the file had for them was left as it was"
         )
+    Grid(study, arguments.study, {name: entry["version"] for name, entry in read_code_lock().items()}, lock)
     print(f"{DATA_LOCK}: {len(sources)} outside source{'s' * (len(sources) != 1)} of study {arguments.study} locked")
 
 

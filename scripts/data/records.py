@@ -133,6 +133,8 @@ class Records:
             raise UserError(f"{self._where}: the source gives no record (see keep and files)")
         for said in self._checks.finish(self._where):
             print(said, file=sys.stderr)
+        if again := duplicates(self._digests):
+            print(f"{self._where}: {again:,} of {self._count:,} records are the same as one before", file=sys.stderr)
 
     def _records(self, source: str, path: Path) -> Iterator[tuple[str, dict[str, Any], str | None]]:
         """Place, record, and its line where it stays as it is written."""

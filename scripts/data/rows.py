@@ -1,6 +1,6 @@
 """Tokenizes the records of a setting and writes its rows: which tokens stand in which row of which batch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
 from scripts.components.templates import JOIN, PLAIN, record_prompt, response_text
+from scripts.data import overlaps
 from scripts.data.packing import FOUNDRY
 from scripts.data.records import read_records
 
@@ -22,7 +23,8 @@ def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str
     from scripts.data import batches
     from scripts.data.encoding import Encoding
 
-    records, tokenizer_directory = context.inputs()
+    records, tokenizer_directory, *asked = context.inputs()
+    left_out = overlaps.left_out(records, asked, spec["contamination"]["action"], out) if asked else frozenset()
     # a spec that does not say it is of a tokenizer that puts nothing before a text
     encoding = Encoding.read(tokenizer_directory, spec.get("bos", "none"), spec.get("join", JOIN))
     layout = {
@@ -32,32 +34,35 @@ def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str
         "vocab_size": encoding.size,
     }
     if spec["regime"] == "cpt":
-        return batches.write_cpt_rows(_documents(records, encoding), out, **layout)
+        return batches.write_cpt_rows(_documents(records, encoding, left_out), out, **layout)
     ift = {key: spec[key] for key in ("packing", "packing_ratio", "max_epochs") if key in spec}
-    examples = _examples(records, encoding, spec.get("template", PLAIN), spec.get("packing", FOUNDRY))
+    examples = _examples(records, encoding, spec.get("template", PLAIN), spec.get("packing", FOUNDRY), left_out)
     return batches.write_ift_rows(examples, out, **layout, **ift)
 
 
-def _documents(directory: Path, encoding: "Encoding") -> Iterator[list[int]]:
-    for some in _records(directory, "text"):
+def _documents(directory: Path, encoding: "Encoding", left_out: Container[int]) -> Iterator[list[int]]:
+    for some in _records(directory, left_out, "text"):
         yield from encoding.documents([record["text"] for record in some])
 
 
 def _examples(
-    directory: Path, encoding: "Encoding", template: str, packing: str
+    directory: Path, encoding: "Encoding", template: str, packing: str, left_out: Container[int]
 ) -> Iterator[tuple[list[int], list[int]]]:
     def response(text: str) -> str:
         # llm-foundry leaves out what has no response; the text around one is none
         return "" if packing == FOUNDRY and not text else response_text(text, template)
 
-    for some in _records(directory, "instruction", "response"):
+    for some in _records(directory, left_out, "instruction", "response"):
         prompts = [record_prompt(record, template) for record in some]
         yield from encoding.examples(prompts, [response(record["response"]) for record in some])
 
 
-def _records(directory: Path, *fields: str) -> Iterator[list[dict[str, Any]]]:
-    """The records, many at a time, each with a text in every one of some fields."""
-    lines = read_records(directory)
+def _records(directory: Path, left_out: Container[int], *fields: str) -> Iterator[list[dict[str, Any]]]:
+    """The records, many at a time, each with a text in every one of some fields.
+
+    Without those whose numbers, from 1, are to be left out.
+    """
+    lines = (record for number, record in enumerate(read_records(directory), start=1) if number not in left_out)
     while some := list(islice(lines, _RECORDS_AT_ONCE)):
         for field in fields:
             if any(not isinstance(record.get(field), str) for record in some):

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,12 +108,16 @@ def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
         else:
             with path.open("rb") as file:
                 yield file
-    except (EOFError, gzip.BadGzipFile, pa.ArrowException) as error:
-        raise UserError(f"{name}: cannot be decompressed ({str(error).splitlines()[0]})") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error, pa.ArrowException) as error:
+        raise UserError(f"{name}: cannot be decompressed ({_first_line(error)})") from error
     except OSError as error:
         if compression != "zstd":
             raise
-        raise UserError(f"{name}: cannot be decompressed ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{name}: cannot be decompressed ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _decoded(data: bytes, name: str, line: int) -> str:
@@ -162,7 +167,7 @@ def _parsed(text: str, name: str, line: int) -> Any:
         raise UserError(f"{name}, {what}; {hint}") from error
     except (ValueError, RecursionError) as error:
         # a key that stands twice, a number of five thousand digits, ten thousand "["
-        raise UserError(f"{name}, line {line}: not valid JSON ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{name}, line {line}: not valid JSON ({_first_line(error)})") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -221,7 +226,7 @@ def _parquet_rows(path: Path, name: str, columns: Collection[str] | None) -> Ite
         chosen = _chosen(table.schema_arrow.names, name, columns)
         yield from _numbered(table.iter_batches(_ROWS_AT_ONCE, columns=chosen))
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{name}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{name}: cannot be read ({_first_line(error)})") from error
 
 
 def _arrow_rows(path: Path, name: str, columns: Collection[str] | None) -> Iterator[Row]:
@@ -244,7 +249,7 @@ def _arrow_rows(path: Path, name: str, columns: Collection[str] | None) -> Itera
             )
             yield from _numbered(pieces)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{name}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{name}: cannot be read ({_first_line(error)})") from error
 
 
 def _numbered(batches: Iterable[Any]) -> Iterator[Row]:

@@ -3,6 +3,8 @@
 from functools import cache, cached_property
 from typing import Any, Literal
 
+from scripts.common.errors import UserError
+from scripts.components.making import DATA_LOCK
 from scripts.components.models import Model
 from scripts.components.models.hub import ModelEntry, repository_tokenizer
 from scripts.components.part import slug, unusual
@@ -30,6 +32,20 @@ class Data:
         if self._study.model.made_from:
             return unusual(self._study, *(key for key in keys if key != "bos"))
         return {key: getattr(self._study, key) for key in keys}
+
+    def refuse_copies(self) -> None:
+        """Raises UserError where the lock has one file under two names, and a model is asked what it is trained on."""
+        study = self._study
+        entries = {name: self._catalogue.entry(dataset.identity) for name, dataset in study.datasets.items()}
+        for key, asked in study.asked.items():
+            for trained_key, trained in study.trained_on.items():
+                sha256 = entries[asked].get("sha256")
+                own, other = study.datasets[asked].identity, study.datasets[trained].identity
+                if sha256 and own != other and entries[trained].get("sha256") == sha256:
+                    raise UserError(
+                        f"{key}: dataset {asked!r} is a copy of {trained!r}, which is trained on ({trained_key}): "
+                        f"{DATA_LOCK} has the same SHA-256 of {own} and of {other}"
+                    )
 
     def _records(self, name: str) -> Product:
         """The records of a dataset."""
@@ -86,11 +102,20 @@ class Data:
         )
 
     def _add_rows(self, name: str, dataset: str, tokenizer: Product, **spec: Any) -> Product:
-        records = self.records(dataset)
+        records, action = self.records(dataset), self._study.contamination
+        asked = [] if action == "warn" else self.compared_with(dataset)
+        if asked:
+            named = sorted(product.fingerprint for product in asked)
+            spec["contamination"] = {"action": action, "asked": named}
         rows = specs.Rows(
             records=records.fingerprint, tokenizer=tokenizer.fingerprint, versions=self._versions("rows"), **spec
         )
-        return self._catalogue.add(f"data/rows/{name}", rows.spec(), records, tokenizer)
+        return self._catalogue.add(f"data/rows/{name}", rows.spec(), records, tokenizer, *asked)
+
+    def compared_with(self, dataset: str) -> list[Product]:
+        """The records of what is asked that those of a dataset are compared with."""
+        products = [self.records(name) for name in self._study.compared_with(dataset)]
+        return sorted({product.key: product for product in products}.values(), key=lambda product: product.key)
 
     @cached_property
     def model(self) -> Product:

@@ -25,6 +25,9 @@ class Grid:
         name: the study's.
         versions: code versions by their name, see ``config/code.lock``.
         data_lock: entries of ``config/data.lock`` by what they identify, see `scripts.study.datalock`.
+
+    Raises:
+        UserError: what is asked is a copy of what is trained on.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Grid:
         self.name = name
         self._catalogue = Catalogue(versions, data_lock)
         self._data = Data(study, self._catalogue)
+        self._data.refuse_copies()
         self._conditions = Conditions(study, self._catalogue, self._data, Training(study, self._catalogue, self._data))
 
     @property

@@ -59,6 +59,8 @@ class Rows:
     """Of examples of one's own that are longer than a row, which once were dropped, under a tokenizer made here."""
     bos: str | None = None
     join: str | None = None
+    contamination: dict[str, Any] | None = None
+    """What is done with records that share words with what is `asked` (fingerprints); where it is more than said."""
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "rows", **_said(self)}

@@ -513,6 +513,14 @@ class Study(Part):
     throughput: Throughput | None = field(
         "what the benchmark of speed and memory runs", default=None, paper="figure S10"
     )
+    contamination: Literal["warn", "refuse", "drop"] = field(
+        "what happens where a training record shares 13 words in a row with an item that is asked or held out, by the "
+        "rule of GPT-3. `warn`: the job that makes the rows says so, and lists the pairs beside the rows; `refuse`: it "
+        "ends; `drop`: the record is left out. The last two are part of what is trained, and of its name. Records that "
+        "are made here are not compared with each other",
+        default="warn",
+        paper="beyond the paper",
+    )
     overlay: bool = field("whether figures show the paper's printed numbers over the study's own", default=False)
     resources: Resources = field("what jobs are expected to take")
 
@@ -525,6 +533,36 @@ class Study(Part):
     def main_methods(self) -> list[str]:
         """The methods of figures 1 to 3."""
         return list(self.methods) if self.main.methods is None else self.main.methods
+
+    @property
+    def trained_on(self) -> dict[str, str]:
+        """Key to the name of a dataset that a model is trained on, the base model that is made here among them."""
+        trained = {f"settings.{name}.dataset": setting.dataset for name, setting in self.settings.items()}
+        if made := self.model.made_from:
+            trained["model.pretraining.dataset"] = made[1].dataset
+        return trained
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """Key to the name of a dataset whose items decide a score or a loss; not those that only decide a rate."""
+        tasks = self.evaluation.tasks.present
+        asked = {f"evaluation.tasks.{name}.dataset": task.dataset for name, task in tasks.items()}
+        asked |= {
+            f"settings.{name}.held_out": value.held_out for name, value in self.settings.items() if value.held_out
+        }
+        if self.evaluation.held_out:
+            asked["evaluation.held_out"] = self.evaluation.held_out
+        return asked
+
+    def compared_with(self, dataset: str) -> list[str]:
+        """The names of what is asked that the records of a dataset that is trained on are compared with.
+
+        Not what is made here with what is made here: its parts share no item, and so small a world repeats itself.
+        """
+        validation = list(self.sweep.validation.values()) if self.sweep else []
+        names = dict.fromkeys([*self.asked.values(), *validation])
+        made_here = self.datasets[dataset].identity is None
+        return [name for name in names if not (made_here and self.datasets[name].identity is None)]
 
     def uses(self, dataset: str) -> list[Use]:
         """What the records of a dataset are for."""
@@ -754,23 +792,14 @@ class Study(Part):
 
     @model_validator(mode="after")
     def _nothing_is_asked_that_was_trained_on(self) -> Self:
-        trained = {f"settings.{name}.dataset": setting.dataset for name, setting in self.settings.items()}
-        if made := self.model.made_from:
-            trained["model.pretraining.dataset"] = made[1].dataset
+        trained = self.trained_on
         for key, name in trained.items():
             if self.datasets[name].part not in (None, "train"):
                 raise ValueError(
                     f"{key}: dataset {name!r} is what models are asked, not what they are trained on; a generated one "
                     "needs `split: train`"
                 )
-        tasks = self.evaluation.tasks.present
-        asked = {f"evaluation.tasks.{name}.dataset": task.dataset for name, task in tasks.items()}
-        asked |= {
-            f"settings.{name}.held_out": value.held_out for name, value in self.settings.items() if value.held_out
-        }
-        if self.evaluation.held_out:
-            asked["evaluation.held_out"] = self.evaluation.held_out
-        for key, name in asked.items():
+        for key, name in self.asked.items():
             dataset = self.datasets[name]
             if dataset.part == "train" or any(dataset.overlaps(self.datasets[one]) for one in trained.values()):
                 raise ValueError(

@@ -184,3 +184,17 @@ def test_a_relative_path_is_one_from_the_project_wherever_a_command_is_started(
     expected = hashlib.sha256((ROOT / "config/config.yaml").read_bytes()).hexdigest()
     monkeypatch.chdir(tmp_path)
     assert file.lock({}) == {"sha256": expected}
+
+
+def test_what_is_taken_of_a_table_is_in_the_spec_where_it_is_said() -> None:
+    """A package's records keep their name: its columns always stood there, the keys that joined later do not."""
+    plain = {"source": "package", **SAID["package"], "columns": {}, "sha256": SHA}
+    entry = LOCKED["package"][1]
+    assert source("package").spec(entry, 0) == plain
+    more = {"limit": 5, "conversation": "talk", "keep": {"kind": "a"}}
+    chosen = SOURCES["package"].model_validate({"source": "package", **SAID["package"], **more})
+    assert chosen.spec(entry, 0) == {**plain, **more}
+    assert (source("hub").spec({"revision": COMMIT}, 3), chosen.expected_records) == (
+        {"source": "hub", "repository": "owner/Set", "files": ["*"], "revision": COMMIT, "seed": 3},
+        5,
+    )

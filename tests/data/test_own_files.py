@@ -195,12 +195,14 @@ def test_a_mistake_is_one_sentence_with_the_persons_file_and_line(
     assert not list((tmp_path).glob("out/*")), "it was said when it was locked"
 
 
-def test_copies_are_counted(tmp_path: Path) -> None:
+def test_copies_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The order of fields makes no difference, the place of a space does."""
     again = [{"response": row["response"], "instruction": row["instruction"]} for row in PROBLEMS[:2]]
     other = [{**PROBLEMS[0], "response": PROBLEMS[0]["response"] + " "}]
     (tmp_path / "a.jsonl").write_bytes(lines([*PROBLEMS, PROBLEMS[0], *again, *other]))
     assert taken(source(f"{tmp_path}/a.jsonl"), tmp_path)[1]["duplicates"] == 3
+    said = capsys.readouterr().err.count(f"{tmp_path}/a.jsonl: 3 of 10 records are the same as one before\n")
+    assert said == 2, "when they are locked, and when they are made"
 
 
 def test_the_lock_says_what_is_wrong_and_the_job_says_it_too(tmp_path: Path) -> None:

@@ -181,3 +181,30 @@ def test_an_array_that_holds_everything_but_its_last_bytes_gives_no_row(tmp_path
     path.write_text(json.dumps([{"text": str(number)} for number in range(10_000)])[:-1])
     with pytest.raises(UserError, match="line 1: not valid JSON"):
         next(tables.rows_of(path, path.name, None))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "array.json", "a.csv", "a.tsv", "a.txt", "a.jsonl.gz", "a.jsonl.zst", "array.jsonl.gz"]
+)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    """Bytes are cut off, lost, doubled or changed: there is no other error than one sentence about the file."""
+    rows = [{"text": "one, \u00e9"}, {"text": '"two"\n'}]
+    table = b'text,b\n"one, \xc3\xa9",1\n"""two""\n",2\n'
+    content = table if name in ("a.csv", "a.tsv", "a.txt") else FORMATS[name](rows)
+    begin = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(begin, len(content)))
+    put = data.draw(st.binary(max_size=4) | st.sampled_from([b"", content[begin:end] * 2, b"\x00", b"[" * 5000]))
+    path = tmp_path_factory.getbasetemp() / "blob"
+    path.write_bytes(content[:begin] + put + content[end:])
+    said = ""
+    try:
+        for row in tables.rows_of(path, name, None):
+            assert isinstance(row.values, dict)
+    except UserError as error:
+        said = str(error)
+    assert not said or said.startswith(name)
+    assert "\n" not in said

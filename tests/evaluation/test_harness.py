@@ -394,7 +394,10 @@ def test_a_task_can_be_asked_of_several_record_sets(base: Path, tmp_path: Path) 
     ("items", "message"),
     [
         ([{"text": "one"}, {"text": None}], r"line 2: is no document \(text must be text, and is null\)"),
-        ([{"text": "one"}, {"instruction": "two?", "response": "two"}], r"line 2: is no document \(it has no text\)"),
+        (
+            [{"text": "one"}, {"instruction": "two?", "response": "two"}],
+            r"line 2: is no document \(it has no text",
+        ),
         ([{"instruction": "two?", "response": "cat " * n} for n in (1, 200)], "at most the 160 tokens .*; the longest"),
     ],
 )
