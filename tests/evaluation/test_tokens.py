@@ -123,7 +123,7 @@ def lines(directory: Path, records: list[dict[str, Any]]) -> Path:
 
 @each_family
 @pytest.mark.parametrize("join", ["separate", "together"])
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=2, max_size=6), bos=st.sampled_from(["tokenizer", "none"]))
 def test_a_held_out_response_is_asked_as_it_stands_in_rows(
     family: str, join: str, bases: dict[str, Path], pairs: list[tuple[str, str]], bos: str
