@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM
 
 from scripts.common.errors import UserError
@@ -15,10 +16,12 @@ from scripts.components.methods import METHODS
 from scripts.loading.models import load_model
 from scripts.training import agreement, loop
 from scripts.training.agreement import require_agreement
+from scripts.training.attention import use_varlen
 from scripts.training.loop import Fit
 from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 from tests.training.architectures import ARCHITECTURES, DOCUMENT, HEAD, WORDS, lora, make, refusals, table
+from tests.training.kernels import sequences
 
 pytestmark = pytest.mark.arithmetic
 
@@ -105,6 +108,18 @@ def test_bf16_agrees_within_the_tolerance_and_with_room(
         model = trainable_model(base, method, 0, None).train()
         trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
         require_agreement(Objective(model, "bf16"), trained, TOKENS, LABELS, segments, "bf16")
+
+
+@pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["across", "within"])
+def test_the_attention_of_a_gpu_has_the_windows_too(
+    name: str, base: Path, segments: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(varlen, "varlen_attn", sequences)
+    for method in methods(name)[:1]:
+        model = trainable_model(base, method, 0, None).train()
+        use_varlen(model)
+        trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
+        require_agreement(Objective(model, "fp32"), trained, TOKENS, LABELS, segments, "fp32")
 
 
 def test_goes_on_bit_for_bit_and_is_read_by_plain_transformers_and_peft(
