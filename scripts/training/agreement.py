@@ -47,12 +47,12 @@ def require_agreement(
             loss, tokens = backward(
                 objective, input_ids[part], labels[part], 1, loss="token_mean", segments=confined, own=own
             )
-            if not tokens:
-                return
             gradients = [value.grad for value in parameters.values() if value.grad is not None]
             found.append((float(loss), float(whole(torch.nn.utils.get_total_norm(gradients)))))
             for value in parameters.values():
                 value.grad = None
+            if not tokens:  # no row of the batch has a target
+                return
     (loss_here, norm_here), (loss_there, norm_there) = found
     near = _near(loss_here, loss_there, LOSS[precision] * max(1.0, loss_there))
     if not (near and _near(norm_here, norm_there, GRADIENT[precision] * norm_there)):

@@ -117,6 +117,9 @@ class Group:
 
     def together(self, act: Callable[[], T]) -> list[T]:
         """What `act` returns in every process, by rank. Where it raises in one, all of them raise that."""
+        return self._together(act, self._waiting())
+
+    def _together(self, act: Callable[[], T], waiting: AbstractContextManager[None]) -> list[T]:
         if self.world == 1:
             return [act()]
         from torch import distributed
@@ -127,7 +130,7 @@ class Group:
         except Exception as error:
             outcome = (None, error)
         outcomes: list[Any] = [None] * self.world
-        with self._waiting():
+        with waiting:
             distributed.all_gather_object(outcomes, outcome, group=self.control)
         for _, failure in outcomes:
             if failure is not None:
@@ -137,9 +140,15 @@ class Group:
     def in_turn(self, act: Callable[[], T]) -> T:
         """What `act` returns, which the processes of a machine call one after the other. Where it raises, all raise."""
         found: list[T] = []
-        for turn in range(self.local_world):
-            mine = turn == self.local_rank % self.local_world
-            self.together(lambda mine=mine: found.append(act()) if mine else None)  # type: ignore[misc]
+        mine = self.local_rank % self.local_world
+        for turns, whom in (
+            (range(mine), "those that load before it"),
+            (range(mine, mine + 1), ""),
+            (range(mine + 1, self.local_world), "those that load after it"),
+        ):
+            with self._waiting(whom) if whom else nullcontext():
+                for turn in turns:
+                    self._together(lambda turn=turn: found.append(act()) if turn == mine else None, nullcontext())  # type: ignore[misc]
         return found[0]
 
     @contextmanager

@@ -4,6 +4,7 @@ Compiled layers, varlen attention, the kernel of LoRA's dropout and checkpointin
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from scripts.training import execution
+from scripts.training.agreement import require_agreement
 from scripts.training.attention import is_varlen
 from scripts.training.dropout import drop, dropout_of, use_lora_dropout
 from scripts.training.lora_linear import use_lora_linear
+from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 from scripts.training.optimizer import NamedOptimizer
+from tests.training import architectures
 
 pytestmark = [
     pytest.mark.gpu,
@@ -114,6 +118,18 @@ def test_bf16_is_as_near_to_fp32_as_the_plain_path_in_bf16(kind: str, within: bo
     execution.prepare_model(model, torch.device("cuda"), "bf16")
     assert is_varlen(model)
     assert error(trained(model, "cuda", "bf16", segments), truth) < max(2 * plain, 0.03)
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("name", ["Llama, grouped queries", "Gemma3", "Granite", "GPT-2"])
+def test_what_is_trained_in_bf16_agrees_with_transformers(name: str, within: bool, tmp_path: Path) -> None:
+    """A window is 6 tokens, a row 64; nothing of the comparison is compiled."""
+    model = trainable_model(architectures.make(name, tmp_path), {"kind": "full"}, 0, None).train()
+    execution.prepare_model(model, torch.device("cuda"), "bf16")
+    tokens = torch.randint(3, 64, (2, 64), generator=torch.Generator().manual_seed(0))
+    segments = (torch.arange(64) // 20).expand(2, 64) if within else None
+    trained = dict(model.cuda().named_parameters())
+    require_agreement(Objective(model, "bf16"), trained, tokens, tokens, segments, "bf16")
 
 
 def test_one_graph_serves_all_layers_and_steps() -> None:

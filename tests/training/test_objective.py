@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.nn.attention import varlen
 
 from scripts.training import objective
 from scripts.training.attention import begins_of, use_varlen
 from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
+from tests.training.kernels import sequences
 
 pytestmark = pytest.mark.arithmetic
 
@@ -66,21 +66,6 @@ def test_the_loss_is_transformers_own_in_whatever_chunks(
 def test_segments_begin_where_rows_do_too() -> None:
     assert begins_of(SEGMENTS).tolist() == [0, 16, 21, 32, 33, 39, 48]
     assert begins_of(SEGMENTS).dtype == torch.int32
-
-
-def sequences(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, begins: torch.Tensor, also: torch.Tensor,
-    longest: int, also_longest: int, *, scale: float, window_size: tuple[int, int],
-) -> torch.Tensor:  # fmt: skip
-    """What torch documents of `varlen_attn`, for causal attention, one sequence after another."""
-    assert window_size == (-1, 0)
-    assert torch.equal(begins, also)
-    assert longest == also_longest >= int(begins.diff().max())
-    parts = []
-    for first, last in zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True):
-        q, k, v = (part[first:last].transpose(0, 1) for part in (query, key, value))
-        parts.append(functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(0, 1))
-    return torch.cat(parts)
 
 
 def test_attention_by_sequences_is_attention_by_a_mask(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def test_spectra_are_those_of_the_change(moved: Callable[[str], Any], tmp_path: 
     Lora.save(moved(variant), tmp_path)
     merged = load_model(base, tmp_path, "lora")
     names = (MODULE, "model.layers.0.self_attn.k_proj")
-    found, _ = spectra(base, tmp_path, names, lambda *_: None)
+    found, *_ = spectra(base, tmp_path, names, lambda *_: None)
     for name in names:
         before, after = weight(base, name), merged.get_submodule(name).weight.detach().double().numpy()
         for whose, matrix in (("delta", after - before), ("tuned", after)):

@@ -222,7 +222,7 @@ class Lora(Method):
         for name in chosen if self.initialization == "pissa" else ():
             if self.rank > (most := min(network.get_submodule(name).weight.shape)):
                 raise UserError(
-                    f"the rank {self.rank} is more than {name} of {where} has; "
+                    f"the rank {self.rank} is more than {name.rpartition('.')[2]} of {where} has; "
                     f"with the initialization pissa at most {most} is allowed"
                 )
         return chosen
