@@ -149,14 +149,17 @@ class Store:
     def by_fingerprint(self, key: str) -> dict[str, str]:
         """Fingerprint to key of the products that lie in the same first directory of the store as `key`.
 
-        Only directories that hold manifests are read: those of bytes are many, and others may be deleting theirs.
+        Only directories that hold manifests are read: those of bytes are many, and others may be deleting theirs. A
+        copy of a manifest counts where the manifest is gone.
         """
         found = {}
-        for directory, below, files in os.walk(self.root / key.partition("/")[0]):
-            below[:] = [name for name in below if not name.startswith(".") and not _NAMED.fullmatch(name)]
-            for name in files:
-                if name.endswith(".json") and _NAMED.fullmatch(stem := name.removesuffix(".json")):
-                    found[stem[-12:]] = str((Path(directory) / stem).relative_to(self.root))
+        for place, below, files in os.walk(self.root / key.partition("/")[0]):
+            products = [name for name in below if _NAMED.fullmatch(name)]
+            below[:] = [name for name in below if not name.startswith(".") and name not in products]
+            names = [name for name in products if Path(place, name, COPY).exists()]
+            names += [name.removesuffix(".json") for name in files if name.endswith(".json")]
+            for name in filter(_NAMED.fullmatch, names):
+                found[name[-12:]] = str(Path(place, name).relative_to(self.root))
         return found
 
     def link(self, product: Specified, other: str) -> None:
@@ -252,11 +255,13 @@ class Store:
     def _linked(self, product: Specified) -> dict[str, Any] | None:
         """See `link`; None where the product has no other name."""
         other = self.by_fingerprint(product.key).get(product.key[-12:])
-        return self._link(product, other) if other else None
+        return self._link(product, other) if other not in (None, product.key) else None
 
     def _link(self, product: Specified, other: str) -> dict[str, Any] | None:
         manifest = self.read(other)
         if manifest is None or manifest["spec"] != _plain(product.spec):
+            return None
+        if _load(self.manifest_path(other), other) is None and not _is_whole(manifest, self.directory(other)):
             return None
         provenance = {**manifest["provenance"], "made_as": manifest["key"]}
         manifest |= {"key": product.key, "inputs": list(product.inputs), "provenance": provenance}
@@ -294,9 +299,7 @@ class Store:
         directory = self.directory(product.key)
         if manifest is None or manifest["spec"] != _plain(product.spec):
             return None
-        if not has_bytes(manifest, directory) or any(
-            file_sha256(directory / name) != file["sha256"] for name, file in manifest["files"].items()
-        ):
+        if not _is_whole(manifest, directory):
             return None
         write_json(self.manifest_path(product.key), manifest)
         self._tidy(product.key)
@@ -324,6 +327,13 @@ def _load(path: Path, key: str, *, is_copy: bool = False) -> dict[str, Any] | No
     if "sha256" not in manifest:
         return None if is_copy else manifest
     return manifest if manifest["sha256"] == _own_hash(manifest) else None
+
+
+def _is_whole(manifest: dict[str, Any], directory: Path) -> bool:
+    """Whether the bytes beside a copy are those that it is of: nothing else says that the product was complete."""
+    return has_bytes(manifest, directory) and all(
+        file_sha256(directory / name) == file["sha256"] for name, file in manifest["files"].items()
+    )
 
 
 def _plain(spec: Any) -> Any:

@@ -295,4 +295,16 @@ def test_what_is_made_is_found_beside_others_that_write(store: Store, monkeypatc
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
+    store.copy_path(OTHER.key).unlink()
     assert store.by_fingerprint(RUN.key) == {each.key[-12:]: each.key for each in (RUN, OTHER)}
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_what_has_lost_its_manifest_is_found_under_another_name(store: Store, is_damaged: bool) -> None:
+    store.manifest_path(RUN.key).unlink()
+    if is_damaged:
+        (store.directory(RUN.key) / "part" / "weights").write_bytes(b"abd")
+    renamed = Product(f"runs/renamed/{RUN.key[-25:]}", RUN.spec, RUN.inputs)
+    made = store.make(renamed, build if is_damaged else never, {})
+    assert made["provenance"].get("made_as") == (None if is_damaged else RUN.key)
+    assert store.bytes_of(renamed.key)
