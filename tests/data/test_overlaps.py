@@ -165,6 +165,7 @@ def test_records_that_are_made_here_are_not_compared(tmp_path: Path) -> None:
     assert house.planned("data") == before
 
 
+@pytest.mark.thorough
 def test_what_is_not_downloaded_yet_is_said_and_compared_later(house: House) -> None:
     """The rows do not wait for the hub; the line has the command that compares with the rest."""
     revision = "0123456789" * 4
