@@ -39,12 +39,16 @@ EXAMPLES = [
     {"instruction": "Say </s> or <|im_end|>", "response": "  <s> 😀 é </s>"},
 ]
 DOCUMENTS = [{"text": text} for text in ("It rains.\n\n  It pours.", " def f(x):\n    return x\n", "</s> <s> 😀", "a")]
-TEXT = st.lists(
-    st.sampled_from(
-        ["Add", " the", "\n", "    ", " ", "  ", "42", " 7", "😀", "é", "</s>", "<s>", "<|im_end|>", "=", "."]
-    ),
-    max_size=8,
-).map("".join)
+TEXT = (
+    st.lists(
+        st.sampled_from(
+            ["Add", " the", "\n", "    ", " ", "  ", "42", " 7", "😀", "é", "</s>", "<s>", "<|im_end|>", "=", "."]
+        ),
+        max_size=8,
+    )
+    .map("".join)
+    .filter(str.strip)  # a blank one is refused
+)
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
