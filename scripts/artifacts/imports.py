@@ -105,8 +105,10 @@ def _imported(module: str) -> tuple[str, ...]:
 
 
 def _statements(body: Iterable[ast.AST], in_functions: bool) -> Iterator[ast.AST]:
-    """All statements, those in blocks too; those in functions only if asked for."""
+    """All statements that run, those in blocks too; those in functions only if asked for."""
     for statement in body:
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+            continue
         yield statement
         if in_functions or not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
             for block in ("body", "orelse", "finalbody", "handlers", "cases"):

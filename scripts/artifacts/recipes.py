@@ -23,7 +23,7 @@ from scripts.store.fingerprint import fingerprint, known_sha256
 
 CLAIMED = ("learning", "forgetting")
 """What the claims are judged on, of the conditions of figures 1 to 3."""
-_NOT_SHOWN = ("resources", "grain", "sweep", "blocks")
+_NOT_SHOWN = ("resources", "grain", "sweep", "blocks", "bos", "join", "contamination")
 
 
 def of_csv(launch: Launch, artifact: Artifact, made: Callable[[Key], bool]) -> str:

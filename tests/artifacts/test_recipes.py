@@ -74,6 +74,9 @@ CHANGES: list[tuple[str, Change, set[str], set[str]]] = [
     ("datasets", lambda s: s["datasets"]["gsm8k-validation"].update(records=8),
      {"rates"}, {"fig2", "tableS2", "claims"}),
     ("model", lambda s: s["model"].update(label="smaller"), SHOWN, set()),
+    ("bos", lambda s: s.update(bos="none"), set(), SHOWN),  # a tokenizer that is made here puts nothing before a text
+    ("join", lambda s: s.update(join="together"), {"fig2", "claims", "comparison"}, set()),
+    ("contamination", lambda s: s.update(contamination="drop"), set(), SHOWN),  # made-here data is not compared
     ("optimizer", lambda s: s["optimizer"].update(clip_norm=2.0), SHOWN - {"table1"}, set()),
     ("settings", lambda s: s["settings"]["code-cpt"].update(label="Programs", domain="programs"), SHOWN, set()),
     ("settings", lambda s: s["settings"]["math-ift"].update(label="Sums"), SHOWN - {"tableS2"}, {"tableS2"}),

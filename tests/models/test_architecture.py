@@ -15,6 +15,7 @@ from scripts.study import datalock
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use
 from tests.training import architectures
+from tests.vocabularies import small_files
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "owner/net"
@@ -93,7 +94,8 @@ def test_what_cannot_be_trained_is_refused_by_its_config(
 
 @pytest.mark.parametrize(("changed", "locked"), [(GEMMA2, False), (config("GPT-NeoX"), True)])
 def test_only_what_can_be_trained_is_locked(hub: Hub, tmp_path: Path, changed: dict[str, Any], locked: bool) -> None:
-    hub.commit("model", NAME, {"config.json": json.dumps(changed).encode(), "model.safetensors": b"x"})
+    files = {"config.json": json.dumps(changed).encode(), "model.safetensors": b"x"}
+    hub.commit("model", NAME, {**small_files(), **files})
     house = House(copy_checkout(ROOT, tmp_path / "house"))
 
     def finetunes(study: dict[str, Any]) -> None:

@@ -36,17 +36,21 @@ class Slurm:
         self.submitted, self.cancelled = root / "submitted", root / "cancelled"
         for path in (self.jobs, self.submitted, self.cancelled):
             path.write_text("")
-        fails = f"if [ -e {self.error} ]; then cat {self.error} >&2; exit 1; fi"
+        fails = _says(self.error)
         self._program("squeue", f"{fails}; cat {self.jobs}")
         self._program("scontrol", f"{fails}; echo 'MinJobAge = 600 sec'")
         self._program("scancel", f"{fails}; echo $* >> {self.cancelled}")
-        refuses = f"if [ -e {self.refusal} ]; then cat {self.refusal} >&2; exit 1; fi"
-        self._program("sbatch", f"echo try >> {self.submitted}; {refuses}; wc -l < {self.submitted}")
+        self._program("sbatch", f"echo try >> {self.submitted}; {_says(self.refusal)}; wc -l < {self.submitted}")
 
     def _program(self, name: str, text: str) -> None:
         path = self.root / name
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
+
+
+def _says(path: Path) -> str:
+    """Ends a program with what a file says, where it is there; a test may delete it at any moment."""
+    return f'if said=$(cat {path} 2> /dev/null); then echo "$said" >&2; exit 1; fi'
 
 
 class Limiter:
