@@ -18,7 +18,7 @@ rule evaluate:
     message:
         "Evaluate {wildcards.key}{params.request}"
     shell:
-        "{params.task}python -m scripts.evaluation.evaluate evaluations/{wildcards.key} > {log} 2>&1 && test -e {output}"
+        "{params.task}python -m scripts.evaluation.evaluate evaluations/{wildcards.key} > {log} 2>&1"
 
 
 rule evaluate_family:
@@ -38,4 +38,4 @@ rule evaluate_family:
     message:
         "Evaluate the family {wildcards.key}{params.request}"
     shell:
-        "{params.task}python -m scripts.evaluation.evaluate families/evaluated/{wildcards.key} > {log} 2>&1 && test -e {output}"
+        "{params.task}python -m scripts.evaluation.evaluate families/evaluated/{wildcards.key} > {log} 2>&1"

@@ -26,7 +26,7 @@ rule pretrain:
     message:
         "Make the base model {wildcards.key}{params.request}"
     shell:
-        "{params.task}python -m scripts.models.products models/{wildcards.key} > {log} 2>&1 && test -e {output}"
+        "{params.task}python -m scripts.models.products models/{wildcards.key} > {log} 2>&1"
 
 
 # of any source from outside: each has a directory of its own

@@ -18,7 +18,7 @@ rule spectra:
     message:
         "Decompose {wildcards.key}{params.request}"
     shell:
-        "{params.task}python -m scripts.spectra.singular_values spectra/{wildcards.key} > {log} 2>&1 && test -e {output}"
+        "{params.task}python -m scripts.spectra.singular_values spectra/{wildcards.key} > {log} 2>&1"
 
 
 rule spectra_family:
@@ -38,4 +38,4 @@ rule spectra_family:
     message:
         "Decompose the family {wildcards.key}{params.request}"
     shell:
-        "{params.task}python -m scripts.spectra.singular_values families/decomposed/{wildcards.key} > {log} 2>&1 && test -e {output}"
+        "{params.task}python -m scripts.spectra.singular_values families/decomposed/{wildcards.key} > {log} 2>&1"
