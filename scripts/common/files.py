@@ -59,6 +59,24 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
+def read_object(path: Path, where: object) -> dict[str, Any]:
+    """The object in a JSON file of another's making, of a model or a tokenizer, say.
+
+    Args:
+        where: what it is of, which an error names with the file's name.
+
+    Raises:
+        UserError: it is no JSON, or no object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{where}: its {path.name} is not valid JSON") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: its {path.name} holds no object")
+    return found
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as readable JSON, complete or not at all, and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ A study decides two things (`Bos`, `Join` in `scripts.components.templates`): wh
 text stands before documents, prompts and questions; and whether a response is encoded apart from its prompt.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from operator import itemgetter
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError
+from scripts.common.files import read_object
 from scripts.components.templates import BOS, JOIN, Bos, Join
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ class Encoding:
     What looks like a special token in a text is text: special tokens are put by id, by whoever makes rows of what this
     returns.
 
+    Args:
+        files: those of `FILES` that there are.
+        where: what an error names.
+        bos: whether what the tokenizer puts before a text by itself stands there.
+        join: how prompt and response become tokens; see `examples`.
+
     Attributes:
         eos: id of the token that ends a document or a response.
         pad: id of the token that fills rows; the tokenizer's own, else eos.
@@ -49,15 +55,10 @@ class Encoding:
     """
 
     def __init__(self, files: Mapping[str, Path], where: object, bos: Bos = BOS, join: Join = JOIN) -> None:
-        """
-        Args:
-            files: those of `FILES` that there are.
-            where: what an error names.
-        """
         self._tokenizer = _tokenizer(files, where)
         self._join = join
         self._where = where
-        configured = {name: _json(files[name], where) for name in (*_NAMES, *_NUMBERS) if name in files}
+        configured = {name: read_object(files[name], where) for name in (*_NAMES, *_NUMBERS) if name in files}
         eos = self._special("eos", configured)
         if eos is None:
             raise UserError(
@@ -184,13 +185,3 @@ def _tokenizer(files: Mapping[str, Path], where: object) -> "Tokenizer":
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _json(path: Path, where: object) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{where}: its {path.name} is not valid JSON") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: its {path.name} holds no object")
-    return content

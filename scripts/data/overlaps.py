@@ -3,7 +3,8 @@
 The rule is GPT-3's (Brown et al. 2020, arXiv:2005.14165, appendix C): texts are words in lower case without
 punctuation; a training record overlaps with an item if they share 13 words in a row, or all words of an item that has
 8 to 12 (the bounds that the paper puts on the length); words that more than ten different training records share are a
-phrase and count for nothing.
+phrase and count for nothing. GPT-3 cuts what is shared, and 200 characters around it, out of long documents; here the
+whole record overlaps.
 """
 
 import json

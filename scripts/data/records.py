@@ -83,7 +83,7 @@ class Records:
         self._own = own
         self._as_written = as_written
         self._total = total
-        self._count = self._left_out = self._text_bytes = self._taken = 0
+        self._count = self._left_out = self._text_bytes = self._taken = self._duplicates = 0
         self._digests = array("Q")
 
     def write(self, out: Path) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Records:
         with (out / FILE).open("w", encoding="utf-8", errors="replace", newline="") as file:
             file.writelines(self._lines())
         results = {"records": self._count, "files": self._taken, "text_bytes": self._text_bytes}
-        results["duplicates"] = duplicates(self._digests)
+        results["duplicates"] = self._duplicates
         return results | ({"left_out": self._left_out} if self._spec.get("conversation") else {})
 
     def check(self) -> None:
@@ -134,6 +134,7 @@ class Records:
         for said in self._checks.finish(self._where):
             print(said, file=sys.stderr)
         if again := duplicates(self._digests):
+            self._duplicates = again
             print(f"{self._where}: {again:,} of {self._count:,} records are the same as one before", file=sys.stderr)
 
     def _records(self, source: str, path: Path) -> Iterator[tuple[str, dict[str, Any], str | None]]:

@@ -1,11 +1,11 @@
 """Takes a model of the Hugging Face hub at a commit, after a look at its shape; safetensors alone, never pickle."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError
+from scripts.common.files import read_object
 from scripts.data.hub import Repository
 from scripts.models.architecture import skeleton
 
@@ -46,7 +46,7 @@ def take_model(
         check_shape(network.config, architecture, repository)
     parts = [WEIGHTS]
     if INDEX in files:
-        index = _read(repository, INDEX, revision, files, scratch)
+        index = read_object(repository.download(INDEX, revision, files[INDEX], scratch), repository)
         parts = [INDEX, *sorted(set(index["weight_map"].values()))]
         if lost := [part for part in parts if part not in files]:
             raise UserError(f"{repository}: its {INDEX} names {lost[0]}, which it does not have")
@@ -72,20 +72,8 @@ def read_architecture(
         pickled = sorted(path for path in files if path.endswith((".bin", ".pt", ".pth")))
         has = f"pickled weights alone ({pickled[0]}), which are never loaded" if pickled else "no weights"
         raise UserError(f"{repository}: has {has}; safetensors are needed ({WEIGHTS} or {INDEX})")
-    return skeleton(_read(repository, CONFIG, revision, files, cache), repository)
-
-
-def _read(
-    repository: Repository, name: str, revision: str, files: Mapping[str, str | None], cache: Path | None
-) -> dict[str, Any]:
-    path = repository.download(name, revision, files[name], cache)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{repository}: its {name} is not valid JSON") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{repository}: its {name} is not a JSON object")
-    return found
+    config = read_object(repository.download(CONFIG, revision, files[CONFIG], cache), repository)
+    return skeleton(config, repository)
 
 
 def check_shape(config: Any, architecture: Mapping[str, Any], where: object) -> None:

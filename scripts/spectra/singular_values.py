@@ -21,7 +21,6 @@ from scripts.spectra.ranks import FILE, LINEAR, place
 from scripts.store.store import Build
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Report = Callable[[int, int, float], None]
@@ -182,12 +181,12 @@ class _Tensors:
         with safe_open(self.files[name], framework="pt") as opened:
             return tuple(opened.get_slice(name).get_shape())
 
-    def dtype(self, name: str) -> "torch.dtype":
+    def dtype(self, name: str) -> str:
+        """As safetensors calls it: F32, BF16, F16."""
         from safetensors import safe_open
 
         with safe_open(self.files[name], framework="pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
-        return tensor.dtype
+            return str(opened.get_slice(name).get_dtype())
 
     def read(self, name: str) -> "Tensor":
         """In float64."""
@@ -229,11 +228,12 @@ class _Weights:
         """
         import torch
 
-        stored = self.tensors.dtype(f"{name}.weight")
-        if stored not in (torch.bfloat16, torch.float16):
+        stored = {"BF16": torch.bfloat16, "F16": torch.float16}.get(self.tensors.dtype(f"{name}.weight"))
+        if stored is None:
             return None
         _, exponents = torch.frexp(self.read(name))
-        steps = torch.ldexp(torch.tensor(torch.finfo(stored).eps, dtype=torch.float64), exponents - 1)
+        eps = torch.full(exponents.shape, torch.finfo(stored).eps, dtype=torch.float64)
+        steps = torch.ldexp(eps, exponents - 1)
         return float((steps.square() / 12).sum())
 
     def difference(self, name: str) -> "Tensor":
