@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -78,15 +79,25 @@ def make_resilient(plugin: ModuleType, directory: str, logger: logging.Logger) -
     _Resilience(plugin, directory, logger).install()
 
 
+@dataclass
+class _Live:
+    """A job that was submitted and has not been reported."""
+
+    info: Any
+    """What the plugin knows of it."""
+    since: float
+    """Moment of `time.monotonic` at which it was submitted."""
+    absences: int = 0
+    """How many of SLURM's last answers did not have it."""
+
+
 class _Resilience:
     def __init__(self, plugin: ModuleType, directory: str, logger: logging.Logger) -> None:
         self._plugin, self._directory, self._logger = plugin, directory, logger
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
-        self._live: dict[str, Any] = {}
-        """SLURM's number of each job that was submitted and has not been reported, to what the plugin knows of it."""
-        self._submitted: dict[str, float] = {}
-        self._absences: dict[str, int] = {}
+        self._live: dict[str, _Live] = {}
+        """By SLURM's number."""
         self._statuses: dict[str, str] = {}
         self._silent_since: float | None = None
         self._reminded = 0.0
@@ -114,14 +125,12 @@ class _Resilience:
 
     def began(self, executor: Any, info: Any, *more: Any, **named: Any) -> None:
         with self._lock:
-            self._live[info.external_jobid] = info
-            self._submitted[info.external_jobid] = time.monotonic()
+            self._live[info.external_jobid] = _Live(info, time.monotonic())
         self._report_submission(executor, info, *more, **named)
 
     def ended(self, report: Callable[..., None], executor: Any, info: Any, *more: Any, **named: Any) -> None:
         with self._lock:
-            for known in (self._live, self._submitted, self._absences):
-                known.pop(info.external_jobid, None)
+            self._live.pop(info.external_jobid, None)
         report(executor, info, *more, **named)
 
     # -- status ----------------------------------------------------------------------------------------------------
@@ -164,13 +173,10 @@ class _Resilience:
     def _is_forgotten(self, executor: Any, info: Any) -> bool:
         """Whether SLURM no longer knows a job; the job is then reported by what it has left behind."""
         number = info.external_jobid
-        if any(key.partition("_")[0] == number.partition("_")[0] for key in self._statuses):
-            self._absences.pop(number, None)
-            return False
-        self._absences[number] = self._absences.get(number, 0) + 1
-        if self._absences[number] < FORGOTTEN_CHECKS:
-            return False
-        if time.monotonic() - self._submitted.get(number, 0.0) < FORGOTTEN_SECONDS:
+        job = self._live[number]
+        is_known = any(key.partition("_")[0] == number.partition("_")[0] for key in self._statuses)
+        job.absences = 0 if is_known else job.absences + 1
+        if job.absences < FORGOTTEN_CHECKS or time.monotonic() - job.since < FORGOTTEN_SECONDS:
             return False
         if all(os.path.exists(str(path)) for path in info.job.output):
             executor.report_job_success(info)
@@ -182,15 +188,15 @@ class _Resilience:
 
     def submit(self, executor: Any, job: Any) -> None:
         """Submits a job, and tries again for as long as SLURM refuses for a reason that passes."""
-        delay = FIRST_DELAY
+        delay, again = FIRST_DELAY, False
         while not self._cancelled.is_set():
             try:
-                if delay == FIRST_DELAY or not self._adopts(executor, job):
+                if not (again and self._adopts(executor, job)):
                     self._submit(executor, job)
             except (_RefusedError, UserError):
                 if self._cancelled.wait(delay):
                     return
-                delay = min(2 * delay, LONGEST_DELAY)
+                delay, again = min(2 * delay, LONGEST_DELAY), True
             else:
                 if self._refusing:
                     self._refusing = False
@@ -236,7 +242,7 @@ class _Resilience:
         """Cancels all that was submitted and has not ended, also what a status query is about at this moment."""
         self._cancelled.set()
         with self._lock:
-            live = {info.external_jobid: info for info in (*jobs, *self._live.values())}
+            live = {info.external_jobid: info for info in (*jobs, *(job.info for job in self._live.values()))}
         try:
             self._cancel(executor, list(live.values()))
         except self._plugin.WorkflowError as error:
