@@ -80,24 +80,32 @@ def write_records(directory: Path, records: dict[str, list[dict[str, Any]]]) -> 
     return paths
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A random model that is sure of itself: with ordinary initial weights all tokens would be about as likely."""
+def random_llama(seed: int, **config: Any) -> LlamaForCausalLM:
+    """A tiny model with random weights; the rest of its configuration is the caller's."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    shape = LlamaConfig(
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
         intermediate_size=48,
+        tie_word_embeddings=True,
+        **config,
+    )
+    return LlamaForCausalLM(shape).eval()
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    """A random model that is sure of itself: with ordinary initial weights all tokens would be about as likely."""
+    return random_llama(
+        seed,
         vocab_size=len(tokenizer),
         max_position_embeddings=160,
         initializer_range=0.4,
-        tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture(scope="session")

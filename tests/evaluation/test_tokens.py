@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from scripts.components.templates import TEMPLATES
 from scripts.data import rows
@@ -28,6 +28,7 @@ from scripts.evaluation import language_model
 from scripts.evaluation.harness import Harness
 from scripts.evaluation.language_model import LanguageModel
 from scripts.training.objective import Objective, backward
+from tests.evaluation.conftest import random_llama
 from tests.standins.judge import JudgeServer
 from tests.vocabularies import BEGIN_AND_END, FAMILIES, llama_2
 
@@ -65,19 +66,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def random_model(seed: int) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        vocab_size=1024,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config).eval()
+    return random_llama(seed, vocab_size=1024, max_position_embeddings=256, initializer_range=0.2)
 
 
 def made_rows(tokenizer: Path, records: list[dict[str, str]], out: Path, **spec: Any) -> Path:
