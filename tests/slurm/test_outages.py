@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,22 +23,19 @@ def test_an_outage_in_the_middle_of_a_launch(
     seconds: float,
 ) -> None:
     """Two launches of twelve evaluations each in two checkouts; both go on, and nothing fails or is made twice."""
-    heads = []
-    away = tmp_path / "away"
-    for name in ("one", "two"):
-        house = settle("loop,harness") if not heads else heads[0].house.copy(tmp_path / name)
-        if not heads:
-            house.locally().snakemake(*house.locally().planned("families/trained"))
-        else:
-            house = ClusterHouse(house.root, study=house.study, standins=house.standins, cluster=cluster)
-        house.log.write_text("")
-        house.programs = tmp_path / f"programs-{name}"
-        house.programs.mkdir()
-        squeue = house.programs / "squeue"
-        squeue.write_text(f'#!/bin/sh\n[ ! -e {away} ] || exit 1\nexec {cluster.root}/bin/squeue "$@"\n')
-        squeue.chmod(0o755)
-        heads.append(start(house, *house.planned("evaluations")[:12]))
-        heads[-1].until(lambda: "submitted with SLURM jobid" in heads[-1].said, "a job to be submitted")
+    house, away = settle("loop,harness"), tmp_path / "away"
+    house.locally().snakemake(*house.locally().planned("families/trained"))
+    house.log.write_text("")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    squeue = programs / "squeue"
+    squeue.write_text(f'#!/bin/sh\n[ ! -e {away} ] || exit 1\nexec {cluster.root}/bin/squeue "$@"\n')
+    squeue.chmod(0o755)
+    roots = [house.root, house.copy(tmp_path / "two").root]
+    houses = [replace(house, root=root, programs=programs) for root in roots]
+    heads = [start(one, *one.planned("evaluations")[:12]) for one in houses]
+    for head in heads:
+        head.until(lambda head=head: "submitted with SLURM jobid" in head.said, "a job to be submitted")
     cluster.stop() if fault == "controller" else away.touch()
     time.sleep(seconds)
     cluster.go_on() if fault == "controller" else away.unlink()
