@@ -52,8 +52,6 @@ class Missing:
         if canonical(manifest["spec"]) != canonical(self._grid.products[key].spec):
             return False
         self.renamed[key] = other
-        for read in self._grid.products[key].inputs:
-            self.is_made(read)  # so that it has its name, too: a run reads the loss curves of all legs before it
         return True
 
     def members(self, family: Key) -> list[Key]:

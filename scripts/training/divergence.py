@@ -18,7 +18,7 @@ rose from 0.3 to a peak of 7.4 nats and fell back to 2.2 came nearest, with a me
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 WINDOW = 20
@@ -41,13 +41,14 @@ class Divergence:
 class Watch:
     """Looks at the losses of a job one after another.
 
-    `vocabulary` is the model's number of tokens, `best` the best mean of the legs before (None: the job is the trunk's
-    or run's first), `seen` the losses of this job up to its checkpoint. The last 20 batches are of this job alone.
+    `vocabulary` is the model's number of tokens, `best` what the watch of the leg before ended with (None: the job is
+    the trunk's or run's first), `seen` the losses of this job up to its checkpoint. The last 20 batches are of this job
+    alone. `best` holds the best so far, None before the first batch.
     """
 
     def __init__(self, vocabulary: int, best: float | None = None, seen: Iterable[float] = ()) -> None:
         self._guessing = math.log(vocabulary)
-        self._best = best
+        self.best = best
         self._last: deque[float] = deque(maxlen=WINDOW)
         for loss in seen:
             self._mean(loss)
@@ -58,7 +59,7 @@ class Watch:
             return Divergence(step, str(loss), f"the loss is {loss}")
         if not math.isfinite(norm):
             return Divergence(step, loss, f"the gradient's norm is {norm}")
-        best = loss if self._best is None else self._best
+        best = loss if self.best is None else self.best
         limit = best + max(MARGIN, SHARE * (self._guessing - best))
         mean = self._mean(loss)
         if mean is None or mean <= limit:
@@ -70,16 +71,5 @@ class Watch:
         """Of the last batches with this one, None where they are too few; the best is kept."""
         self._last.append(loss)
         mean = math.fsum(self._last) / WINDOW if len(self._last) == WINDOW else None
-        self._best = min(one for one in (self._best, mean, loss if self._best is None else None) if one is not None)
+        self.best = min(one for one in (self.best, mean, loss if self.best is None else None) if one is not None)
         return mean
-
-
-def best_mean(curve: Sequence[tuple[int, float]]) -> float | None:
-    """The best mean of the legs whose loss curves, one after another, are `curve`; None where it is empty.
-
-    A pair of the curve counts as a batch. Of a leg of more than 200 batches it is a mean of some, so that the best may
-    come out a little too high.
-    """
-    losses = [loss for _, loss in curve]
-    means = [math.fsum(losses[end - WINDOW : end]) / WINDOW for end in range(WINDOW, len(losses) + 1)]
-    return min([*losses[:1], *means], default=None)

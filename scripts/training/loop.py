@@ -46,7 +46,7 @@ class Fit:
     `attention` "within" confines it to an example or document;
     `attention_dropout` is a probability, of training alone. `product` is the key that checkpoints are marked with;
     `deadline` a moment of `time.monotonic` before which the job saves and stops. `best_loss` is
-    `divergence.best_mean` of the legs before.
+    the metric of that name of the leg before.
     """
 
     method: Mapping[str, Any]
@@ -90,7 +90,8 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
 
     Metrics, of this job's batches: steps, tokens (positions, padding included), loss_tokens (positions with a
     target), final_loss (mean over the last 20 batches, nats; None where there was no batch to train), loss_curve
-    (at most 200 pairs: step reached, mean loss since the pair before) and seconds (wall time of the steps that count).
+    (at most 200 pairs: step reached, mean loss since the pair before), best_loss (what `divergence` compares with, of
+    this job and the legs before) and seconds (wall time of the steps that count).
 
     Where training diverges (`scripts.training.divergence` says when) it ends there, writes nothing to `job.out`, and
     the metrics have `diverged`, the fields of a Divergence: steps, tokens and the curve reach to that batch, final_loss
@@ -252,6 +253,7 @@ def fit(job: Fit, report: Callable[[dict[str, Any]], None], group: parallel.Grou
         "loss_tokens": progress.loss_tokens,
         "final_loss": math.fsum(final) / len(final) if final else None,
         "loss_curve": _curve(progress.losses, job.start_step),
+        "best_loss": watch.best,
         "seconds": progress.seconds,
     }
 

@@ -31,7 +31,7 @@ from scripts.common.files import atomic_path
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
 from scripts.launch.missing import Missing
-from scripts.plan.product import Key, Product
+from scripts.plan.product import Product
 from scripts.plan.specs import Trained, Trapezoid
 from scripts.store.store import Build
 from scripts.training import devices, trackers
@@ -126,7 +126,6 @@ def builder(
     def fit_product(out: Path) -> dict[str, Any]:
         from scripts.data.products import data_bytes
         from scripts.training.attempts import attempt
-        from scripts.training.divergence import best_mean
         from scripts.training.loop import Fit, fit
         from scripts.training.metrics import Log
 
@@ -142,8 +141,8 @@ def builder(
         choices = {name: choice for name, choice in choices.items() if choice is not None}
         if recipe.attention_dropout:
             choices["attention_dropout"] = recipe.attention_dropout["rate"]
-        if (best := best_mean(_curve(launch, start))) is not None:
-            choices["best_loss"] = best
+        if leg:
+            choices["best_loss"] = leg["results"].get("best_loss")
         job = Fit(
             method=recipe.method,
             optimizer=recipe.optimizer,
@@ -207,15 +206,6 @@ def _say(product: Product, diverged: dict[str, Any]) -> None:
         file=sys.stderr,
         flush=True,
     )
-
-
-def _curve(launch: Launch, leg: str | None) -> list[tuple[int, float]]:
-    """The loss curves of a leg and of all before it, from the trunk's start; empty without a leg."""
-    if leg is None:
-        return []
-    manifest = launch.store.require(leg)
-    before = next((key for key in map(Key, manifest["inputs"]) if key.kind == "leg"), None)
-    return [*_curve(launch, before), *manifest["results"].get("loss_curve", [])]
 
 
 def _schedule(spec: Trained, rows: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.launch.launch import launch_by_hand
 from scripts.launch.missing import Missing
 from scripts.plan.conditions import SWEEP
 from scripts.plan.evaluation import BASE
@@ -163,19 +162,3 @@ def test_a_plan_does_not_change_while_it_is_made(grid: Grid, dice: random.Random
     before = {product.key: now.before(product.key) for product in grid}
     there.update(product.key for product in grid)
     assert {product.key: now.before(product.key) for product in grid} == before
-
-
-def test_what_was_renamed_gets_its_name_with_all_that_stands_before_it() -> None:
-    """A run starts from a leg whose own start is nobody's input, and reads the manifests of both."""
-    grid = launch_by_hand("smoke", "unused").grid
-    run = grid.find("code-cpt/full/5.12K-seed0")
-    (last,) = run.inputs_of("leg")
-    (first,) = grid.products[last].inputs_of("leg")
-    old = {key.fingerprint: f"legs/old/{key.fingerprint}" for key in (first, last)}
-    specs = {old[key.fingerprint]: {"spec": grid.products[key].spec} for key in (first, last)}
-    store: Any = SimpleNamespace(
-        is_made=lambda key: key.kind in ("model", "rows"), by_fingerprint=lambda key: old, read=specs.get
-    )
-    now = Missing(grid, store)
-    assert now.before(run.key) == []
-    assert now.renamed == {key: old[key.fingerprint] for key in (first, last)}

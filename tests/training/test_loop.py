@@ -241,7 +241,8 @@ def test_a_job_without_steps_exports_the_weights_it_starts_from(job: Job, words:
         metrics = words.train(export)
         assert words.weights(export.out) == words.weights(leg.out) != {}
         assert {**metrics, "seconds": 0} == {
-            "steps": 0, "tokens": 0, "loss_tokens": 0, "final_loss": None, "loss_curve": [], "seconds": 0
+            "steps": 0, "tokens": 0, "loss_tokens": 0, "final_loss": None, "loss_curve": [],
+            "best_loss": None, "seconds": 0
         }  # fmt: skip
 
 
