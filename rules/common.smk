@@ -52,6 +52,7 @@ PLACES = {
     "records": "data/records",
     "tokenizer": "data/tokenizers",
     "rows": "data/rows",
+    "overlaps": "data/overlaps",
     "pretrain": "models",
     "train_leg": "legs",
     "train_run": "runs",

@@ -57,3 +57,24 @@ rule rows:
         "Tokenize and pack {wildcards.key}{params.request}"
     shell:
         "{params.task}python -m scripts.data.products data/rows/{wildcards.key} > {log} 2>&1"
+
+
+# made with the rows where all that is asked is at hand by then
+rule overlaps:
+    input:
+        inputs_of("data/overlaps"),
+    output:
+        f"{STORE}/data/overlaps/{{key}}.json",
+    log:
+        f"{RESULTS}/logs/data/overlaps/{{key}}.log",
+    conda:
+        "../envs/data.yaml"
+    resources:
+        **cluster.resources(LAUNCH, "data"),
+    params:
+        task=task_of("data"),
+        request=request,
+    message:
+        "Compare {wildcards.key} with what is asked{params.request}"
+    shell:
+        "{params.task}python -m scripts.data.products data/overlaps/{wildcards.key} > {log} 2>&1"

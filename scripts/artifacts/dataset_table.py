@@ -20,7 +20,7 @@ from scripts.study.schema import ContinuedPretraining
 
 COLUMNS = (
     "study", "study_title", "model", "scale", "setting", "setting_label", "regime", "dataset", "pass_tokens",
-    "duration", "duration_tokens", "source", "rows",
+    "duration", "duration_tokens", "source", "rows", "records", "duplicates", "compared", "overlapping",
 )  # fmt: skip
 PREPARED, PRINTED, NOT_PREPARED = "prepared", "printed", "not prepared"
 PASSES = {
@@ -44,12 +44,18 @@ def rows(launch: Launch) -> list[dict[str, Any]]:
                      what the paper says
     source           `prepared`, `printed`, or `not prepared`, where pass_tokens is empty
     rows             fingerprint of the prepared rows, else empty
+    records          how many records the dataset has, and
+    duplicates       how many of them are the same as one before; both empty where the records are not made
+    compared         how many of them were compared with what the study asks and holds out, and
+    overlapping      how many of these share words with it, by the rule of `scripts.data.overlaps`; both empty where
+                     nothing was compared
     """
     study = launch.grid.study
     made = []
     in_order = sorted(study.settings.items(), key=lambda item: setting_order(item[1].domain, item[1].regime, item[0]))
     for name, setting in in_order:
         key, results = _prepared(launch, name)
+        counts = _counts(launch, setting.dataset, results)
         is_cpt = isinstance(setting, ContinuedPretraining)
         one_pass = _pass_tokens(results, is_cpt)
         source = PREPARED if results else NOT_PREPARED
@@ -77,6 +83,7 @@ def rows(launch: Launch) -> list[dict[str, Any]]:
                 "duration_tokens": "" if tokens is None else tokens,
                 "source": source,
                 "rows": key.fingerprint,
+                **counts,
             })  # fmt: skip
     return made
 
@@ -88,6 +95,19 @@ def _prepared(launch: Launch, setting: str) -> tuple[Key, dict[str, Any]]:
         if manifest := launch.store.read(key):
             return key, manifest["results"]
     return Key(), {}
+
+
+def _counts(launch: Launch, dataset: str, rows: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a dataset's records; `rows` are the results of its rows."""
+    counts: dict[str, Any] = dict.fromkeys(("records", "duplicates", "compared", "overlapping"), "")
+    if manifest := launch.store.read(launch.grid.records(dataset).key):
+        counts |= {name: manifest["results"].get(name, "") for name in ("records", "duplicates")}
+    if "overlapping" in rows:  # whose job has acted on them
+        return counts | {"compared": counts["records"], "overlapping": rows["overlapping"]}
+    comparison = launch.grid.overlaps(dataset)
+    if comparison and (manifest := launch.store.read(comparison.key)):
+        counts |= manifest["results"]
+    return counts
 
 
 def _pass_tokens(results: dict[str, Any], is_cpt: bool) -> int | None:
@@ -119,6 +139,8 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
     notes = [
         "One pass: tokens that are trained on, without what fills no row or no batch. Training: the shortest and the "
         "longest duration, and how many passes that is. K, M, B: 10^3, 10^6, 10^9.",
+        "Repeated: records that are the same as one before. Overlapping: records that share 13 words in a row with "
+        "what the study asks or holds out; what is made here is not compared with what is made here.",
     ]
     if NOT_PREPARED in sources:
         notes.append(f"{MISSING}: the data are not prepared yet.")
@@ -131,7 +153,17 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
         warning=f"{DEMO}." if is_demo else "",
         caption=f"{first['study_title']}. {artifact.caption}",
         corner="Setting",
-        columns=("Regime", "Dataset", "One pass", "Durations", "Training", "Passes"),
+        columns=(
+            "Regime",
+            "Dataset",
+            "Records",
+            "Repeated",
+            "Overlapping",
+            "One pass",
+            "Durations",
+            "Training",
+            "Passes",
+        ),
         base=None,
         has_base=False,
         rows=lines,
@@ -160,12 +192,22 @@ def _line(cells: list[dict[str, str]]) -> Row:
         (
             Entry(first["regime"].upper()),
             Entry(first["dataset"]),
+            *(Entry(f"{int(first[name]):,}") if first[name] else None for name in ("records", "duplicates")),
+            _overlapping(first),
             Entry(_tokens(one_pass), mark) if one_pass else None,
             Entry(amount(durations, unit)),
             Entry(_range(map(_tokens, trained)), "" if is_cpt else mark) if trained else None,
             Entry(_range(f"{number:.3g}" for number in passes), mark) if passes else None,
         ),
     )
+
+
+def _overlapping(cell: dict[str, str]) -> Entry | None:
+    """How many records overlap; of how many, where not all were compared."""
+    if not cell["overlapping"]:
+        return None
+    whole = cell["compared"] == cell["records"]
+    return Entry(f"{int(cell['overlapping']):,}" + ("" if whole else f" of {int(cell['compared']):,}"))
 
 
 def _range(texts: Iterable[str]) -> str:

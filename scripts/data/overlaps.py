@@ -10,6 +10,7 @@ whole record overlaps.
 import json
 import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.common.errors import UserError
+from scripts.components.making import BuildContext
 from scripts.data.records import digest, read_records
 
 LONGEST, SHORTEST = 13, 8
@@ -29,7 +31,7 @@ PHRASE = 10
 MOST = 200_000_000
 """How many words of training records are compared where nothing but a warning depends on it: a few minutes' work."""
 REPORT = "overlaps.jsonl"
-"""Name of the list of the pairs among the bytes of rows, where something is done about them."""
+"""Name of the list of the pairs among the bytes of a comparison, or of the rows whose job acts on it."""
 PROSE = (
     "text", "instruction", "input", "response", "question", "answer", "choices", "prompt", "canonical_solution", "test",
     "activity_label", "ctx_a", "ctx_b", "endings", "sentence", "option1", "option2", "options", "turns",
@@ -173,6 +175,23 @@ def compare(trained: Path, asked: Iterable[Path], most: float = math.inf) -> tup
         items = read_records(directory)
         index.add(f"data/records/{directory.name}", ({name: item.get(name) for name in PROSE} for item in items))
     return index.overlaps(read_records(trained), most), index.read
+
+
+def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
+    """Writes the report of all pairs, and says it where there are some.
+
+    Returns:
+        `compared`, how many training records were; `overlapping`, how many of them overlap with what is asked.
+    """
+    trained, *asked = context.inputs()
+    found, read = compare(trained, asked, MOST)
+    (out / REPORT).write_text(report(found), encoding="utf-8")
+    if found:
+        print(
+            f"warning: {context.key}: {said(found)}; {context.key}/{REPORT} in the store has every pair",
+            file=sys.stderr,
+        )
+    return {"compared": read, "overlapping": len({overlap.record for overlap in found})}
 
 
 def report(overlaps: Iterable[Overlap]) -> str:

@@ -1,4 +1,4 @@
-"""Makes the products of the data stage: records, tokenizers, rows; and has their bytes for the stages that read them.
+"""Makes records, tokenizers, rows and comparisons of records, and has their bytes for the stages that read them.
 
 python -m scripts.data.products KEY
 """
@@ -10,7 +10,6 @@ from typing import Any
 
 from scripts.common.commands import python_command
 from scripts.common.errors import UserError, run
-from scripts.common.files import atomic_path
 from scripts.components.forms import Use
 from scripts.components.making import BuildContext, Builder
 from scripts.components.models import MODELS
@@ -19,7 +18,7 @@ from scripts.data import overlaps, rows, train_tokenizer
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.inputs import is_remade
 from scripts.launch.launch import Launch
-from scripts.plan.product import Key, Product
+from scripts.plan.product import Product
 from scripts.store.store import has_bytes
 
 
@@ -36,6 +35,8 @@ def builder(spec: Mapping[str, Any]) -> Builder:
             return MODELS[spec["source"]].build_tokenizer if "source" in spec else train_tokenizer.build
         case "rows":
             return rows.build
+        case "overlaps":
+            return overlaps.build
     raise UserError(f"a product of the kind {spec['kind']!r} is none of the data stage")
 
 
@@ -72,44 +73,31 @@ def make_data(launch: Launch, name: str) -> None:
 
 
 def _compare(launch: Launch, product: Product) -> None:
-    """Says which training records share words with what the study asks, and lists the pairs beside the rows.
+    """Says which training records share words with what the study asks, before anything is trained on them.
 
     What is asked and has to be downloaded is not waited for: a line says that it was left out.
     """
-    study, grid, store = launch.grid.study, launch.grid, launch.store
+    grid, store = launch.grid, launch.store
     trained = next(iter(product.inputs_of("records")))
-    names = [name for name in study.trained_on.values() if grid.records(name).key == trained]
-    path = store.root / f"{product.key}.{overlaps.REPORT}"
-    if not names or study.contamination != "warn" or path.exists():
+    names = [name for name in grid.study.trained_on.values() if grid.records(name).key == trained]
+    comparison = grid.overlaps(names[0]) if names else None
+    if comparison is None or store.is_made(comparison.key):
         return
-    asked = dict.fromkeys(grid.records(name).key for name in study.compared_with(names[0]))
-    if not asked:
-        return
-    ready = [key for key in asked if store.is_made(key) or _is_at_hand(launch, key)]
+    _, *asked = comparison.inputs
+    ready = [key for key in asked if store.is_made(key) or grid.is_at_hand(key)]
     for key in ready:
         make_data(launch, key)
-    directories = [data_bytes(launch, key) for key in ready]
-    found, read = overlaps.compare(data_bytes(launch, trained), directories, overlaps.MOST)
-    if read < (records := store.require(trained)["results"]["records"]):
-        print(f"{product.key}: of its {records:,} records the first {read:,} were compared with what is asked")
     if len(ready) == len(asked):
-        with atomic_path(path) as new:
-            new.write_text(overlaps.report(found), encoding="utf-8")
-    else:
-        again = python_command("scripts.data.products", product.key)
-        print(
-            f"{product.key}: compared with {len(ready)} of {len(asked)} sets that are asked; the others are not made "
-            f"yet, `{again}` compares with them once they are"
-        )
+        make_data(launch, comparison.key)
+        return
+    found, _ = overlaps.compare(data_bytes(launch, trained), [data_bytes(launch, key) for key in ready], overlaps.MOST)
+    again = python_command("scripts.data.products", comparison.key)
+    print(
+        f"{product.key}: compared with {len(ready)} of {len(asked)} sets that are asked; the others are not made yet, "
+        f"`{again}` compares with all once they are"
+    )
     if found:
-        more = f"; {path} has every pair" if path.exists() else ""
-        print(f"warning: {product.key}: {overlaps.said(found)}{more}", file=sys.stderr)
-
-
-def _is_at_hand(launch: Launch, key: Key) -> bool:
-    """Whether records can be made without the network."""
-    source = SOURCES[launch.grid.products[key].spec["source"]]
-    return not source.needs_network and key not in launch.grid.unlocked
+        print(f"warning: {product.key}: {overlaps.said(found)}", file=sys.stderr)
 
 
 def make_with(builder_of: Callable[[Mapping[str, Any]], Builder], launch: Launch, name: str) -> Product:

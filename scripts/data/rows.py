@@ -33,11 +33,12 @@ def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str
         "pad": encoding.pad,
         "vocab_size": encoding.size,
     }
+    counts = {"overlapping": len(left_out)} if asked else {}
     if spec["regime"] == "cpt":
-        return batches.write_cpt_rows(_documents(records, encoding, left_out), out, **layout)
+        return batches.write_cpt_rows(_documents(records, encoding, left_out), out, **layout) | counts
     ift = {key: spec[key] for key in ("packing", "packing_ratio", "max_epochs") if key in spec}
     examples = _examples(records, encoding, spec.get("template", PLAIN), spec.get("packing", FOUNDRY), left_out)
-    return batches.write_ift_rows(examples, out, **layout, **ift)
+    return batches.write_ift_rows(examples, out, **layout, **ift) | counts
 
 
 def _documents(directory: Path, encoding: "Encoding", left_out: Container[int]) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ from scripts.launch.missing import Missing
 from scripts.plan.product import Key, Product
 from scripts.store.store import Store, has_bytes, maker
 
-_DATA = ("records", "tokenizer", "rows")
+_DATA = ("records", "tokenizer", "rows", "overlaps")
 _CHOICES: dict[str, Mapping[str, type[Made]]] = {"records": SOURCES, "tokenizer": MODELS}
 """Kind to the choices, by `source`, that its products can be taken from; tokenizers and rows are made here too."""
 

@@ -1,5 +1,6 @@
 """Records, tokenizers, rows and the base model of a study."""
 
+from collections.abc import Container, Sequence
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ class Data:
         self._study = study
         self._catalogue = catalogue
         # hundreds of others ask for the same few
-        self.records = cache(self._records)
+        self._named: dict[str, Product] = {}
         self.tokenizer = cache(self._tokenizer)
         self.rows = cache(self._rows)
 
@@ -47,8 +48,13 @@ class Data:
                         f"{DATA_LOCK} has the same SHA-256 of {own} and of {other}"
                     )
 
-    def _records(self, name: str) -> Product:
+    def records(self, name: str) -> Product:
         """The records of a dataset."""
+        if name not in self._named:
+            self._named[name] = self._add_records(name)
+        return self._named[name]
+
+    def _add_records(self, name: str) -> Product:
         dataset = self._study.datasets[name]
         entry = self._catalogue.entry(dataset.identity)
         spec = {
@@ -103,7 +109,7 @@ class Data:
 
     def _add_rows(self, name: str, dataset: str, tokenizer: Product, **spec: Any) -> Product:
         records, action = self.records(dataset), self._study.contamination
-        asked = [] if action == "warn" else self.compared_with(dataset)
+        asked = [] if action == "warn" else self._compared_with(dataset)
         if asked:
             named = sorted(product.fingerprint for product in asked)
             spec["contamination"] = {"action": action, "asked": named}
@@ -112,7 +118,38 @@ class Data:
         )
         return self._catalogue.add(f"data/rows/{name}", rows.spec(), records, tokenizer, *asked)
 
-    def compared_with(self, dataset: str) -> list[Product]:
+    def overlaps(self, trained: Container[str], evaluated: Container[str]) -> dict[str, Product]:
+        """What records that are trained on share with what is asked, by the name of their dataset.
+
+        Of none that has nothing to be compared with, and of none where the rows' own job compares, to act on what it
+        finds.
+
+        Args:
+            trained: the records that rows are made of.
+            evaluated: those that evaluations read. A study names more than it asks.
+        """
+        study = self._study
+        if study.contamination != "warn":
+            return {}
+        named = self._named
+        made = {}
+        for name in study.trained_on.values():
+            others = {named[other].key: named[other] for other in study.compared_with(name) if other in named}
+            asked = [others[key] for key in sorted(others) if key in evaluated]
+            if name in named and named[name].key in trained and asked:
+                made[name] = self._add_overlaps(study.datasets[name].place, named[name], asked)
+        return made
+
+    def _add_overlaps(self, place: str, records: Product, asked: Sequence[Product]) -> Product:
+        spec = {
+            "kind": "overlaps",
+            "records": records.fingerprint,
+            "asked": sorted(product.fingerprint for product in asked),
+            "versions": self._versions("overlaps"),
+        }
+        return self._catalogue.add(f"data/overlaps/{place}", spec, records, *asked)
+
+    def _compared_with(self, dataset: str) -> list[Product]:
         """The records of what is asked that those of a dataset are compared with."""
         products = [self.records(name) for name in self._study.compared_with(dataset)]
         return sorted({product.key: product for product in products}.values(), key=lambda product: product.key)

@@ -9,12 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from scripts.common.errors import UserError
+from scripts.components.sources import SOURCES
 from scripts.plan.conditions import GRID, Condition, Conditions
 from scripts.plan.data import Data
 from scripts.plan.evaluation import BASE
 from scripts.plan.product import Catalogue, Key, Product
 from scripts.plan.training import Training
 from scripts.study.schema import Study
+
+_COMPARED = ("rows", "evaluation")
+"""Kinds of products: the records of the first are compared with those of the second."""
 
 
 class Grid:
@@ -43,6 +47,8 @@ class Grid:
         self._data = Data(study, self._catalogue)
         self._data.refuse_copies()
         self._conditions = Conditions(study, self._catalogue, self._data, Training(study, self._catalogue, self._data))
+        rows, evaluations = ({read for one in self if one.kind == kind for read in one.inputs} for kind in _COMPARED)
+        self._overlaps = self._data.overlaps(rows, evaluations)
 
     @property
     def products(self) -> dict[str, Product]:
@@ -71,6 +77,14 @@ class Grid:
     def records(self, dataset: str) -> Product:
         """The records of a dataset."""
         return self._data.records(dataset)
+
+    def overlaps(self, dataset: str) -> Product | None:
+        """What the records of a dataset that is trained on share with what is asked; None where no product says it."""
+        return self._overlaps.get(dataset)
+
+    def is_at_hand(self, records: Key) -> bool:
+        """Whether a dataset's records can be made without the network."""
+        return records not in self.unlocked and not SOURCES[self.products[records].spec["source"]].needs_network
 
     def rows(self, setting: str, seed: int) -> Product:
         """The tokenized rows of a setting, and the composition of every batch."""

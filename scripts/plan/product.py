@@ -10,6 +10,7 @@ PLACES = {
     "records": "data/records",
     "tokenizer": "data/tokenizers",
     "rows": "data/rows",
+    "overlaps": "data/overlaps",
     "model": "models",
     "leg": "legs",
     "run": "runs",

@@ -138,7 +138,11 @@ class Artifact(BaseModel):
             for seed in study.seeds:
                 key = grid.rows(name, seed).key
                 found += [key] if made_here or made(key) else []
-        return found
+            records, comparison = grid.records(setting.dataset), grid.overlaps(setting.dataset)
+            found += [records.key] if made_here or made(records.key) else []
+            if comparison and all(made(read) or grid.is_at_hand(Key(read)) for read in comparison.inputs):
+                found.append(comparison.key)
+        return list(dict.fromkeys(found))
 
     @property
     def heading(self) -> str:

@@ -17,6 +17,7 @@ _VERSIONS = {
     "records": ("data",),
     "tokenizer": ("data",),
     "rows": ("data",),
+    "overlaps": ("data",),
     "model": ("pretrainer",),
     "leg": ("trainer",),
     "run": ("trainer",),

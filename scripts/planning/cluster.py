@@ -22,6 +22,7 @@ _LEAST_MINUTES = 10
 """To ask for less gets nothing started sooner."""
 _KINDS = {
     "rows": "data",
+    "overlaps": "data",
     "model": "models",
     "leg": "training",
     "run": "training",

@@ -28,6 +28,7 @@ _KINDS = {
     "records": "records",
     "tokenizer": "tokenizers",
     "rows": "rows",
+    "overlaps": "comparisons of records",
     "model": "base models",
     "published": "checkpoints of others",
     "leg": "legs",

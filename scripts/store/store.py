@@ -377,6 +377,7 @@ _MAKERS = {
     "records": "scripts.data.products",
     "tokenizer": "scripts.data.products",
     "rows": "scripts.data.products",
+    "overlaps": "scripts.data.products",
     "model": "scripts.models.products",
     "leg": "scripts.training.train",
     "run": "scripts.training.train",

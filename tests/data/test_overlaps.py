@@ -1,5 +1,6 @@
 """Training records that share words with what is asked: found by GPT-3's rule, said, refused or left out."""
 
+import csv
 import json
 import random
 from pathlib import Path
@@ -146,15 +147,35 @@ def test_what_is_asked_and_trained_on(house: House, action: str) -> None:
         return
     house.snakemake(rows)
     manifest = json.loads((house.root / rows).read_text())
-    report = house.store / (f"{key}.overlaps.jsonl" if action == "warn" else f"{key}/overlaps.jsonl")
+    (comparison,) = house.store.glob("data/overlaps/file-*.json") if action == "warn" else [house.root / rows]
+    report = comparison.with_suffix("") / "overlaps.jsonl"
     (pair,) = [json.loads(line) for line in report.read_text().splitlines()]
     assert (pair["record"], pair["item"]) == (3, 1)
     assert pair["words"].startswith("ann kim has 2 pens and buys 3 more how many pens")
     assert manifest["results"]["examples"] == len(SUMS) - (action == "drop")
     assert Batches(house.store / key).steps_per_epoch
     log = (house.root / f"results/logs/{key}.log").read_text()
-    assert (f"warning: {key}: 1 of the training records share" in log) == (action == "warn")
-    assert (f"results/store/{key}.overlaps.jsonl has every pair" in log) == (action == "warn")
+    warning = f"warning: data/overlaps/{comparison.stem}: 1 of the training records share"
+    assert (warning in log) == (action == "warn")
+    counted = {"compared": len(SUMS), "overlapping": 1} if action == "warn" else {"overlapping": 1}
+    assert json.loads(comparison.read_text())["results"].items() >= counted.items()
+
+    house.snakemake("results/tables/table1.md")
+    with (house.root / "results/tables/table1.csv").open() as file:
+        (one, *_) = [row for row in csv.DictReader(file) if row["setting"] == "math-ift"]
+    assert [one[name] for name in ("records", "duplicates", "compared", "overlapping")] == [
+        str(len(SUMS)), "0", str(len(SUMS)), "1",
+    ]  # fmt: skip
+
+
+def test_another_question_is_compared_again(house: House) -> None:
+    """The rows stay as they are, and what their records share is known anew."""
+    house.python("-m", "scripts.data.lock", "--study", "smoke")
+    house.snakemake("results/tables/table1.md")
+    house.edit(lambda study: study["datasets"]["gsm8k"].update(limit=2))
+    assert not house.planned("data/rows", "results/tables/table1.md")
+    house.snakemake("results/tables/table1.md")
+    assert len(list(house.store.glob("data/overlaps/file-*.json"))) == 2
 
 
 def test_records_that_are_made_here_are_not_compared(tmp_path: Path) -> None:
@@ -182,6 +203,6 @@ def test_what_is_not_downloaded_yet_is_said_and_compared_later(house: House) -> 
     house.snakemake(rows)
     log = (house.root / f"results/logs/{key}.log").read_text()
     assert "compared with 9 of 10 sets that are asked" in log
-    assert f"-m scripts.data.products {key}" in log
+    assert "-m scripts.data.products data/overlaps/file-" in log
     assert f"warning: {key}: 1 of the training records share" in log
-    assert not (house.store / f"{key}.overlaps.jsonl").exists()
+    assert not (house.store / "data/overlaps").exists()
