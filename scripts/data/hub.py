@@ -15,6 +15,7 @@ from typing import Literal
 from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
 from scripts.components.making import lock_command
+from scripts.components.templates import Bos, Join
 from scripts.data import encoding
 from scripts.store.fingerprint import file_sha256
 
@@ -239,14 +240,26 @@ def require_tokenizer(
         UserError: it has none that says how a text ends, or one with more tokens than the model can read; or what
             `Repository.download` raises.
     """
-    wanted = [name for name in encoding.FILES if name in files]
-    paths = {name: repository.download(name, revision, files[name], scratch) for name in wanted}
-    size = encoding.Encoding(paths, repository).size
+    size = encoding.Encoding(_tokenizer_paths(repository, revision, files, scratch), repository).size
     if embeddings is not None and size > embeddings:
         raise UserError(
             f"{repository}: its tokenizer has {size} tokens, but the model of the study has embeddings "
             f"(model.architecture.vocabulary) of {embeddings}"
         )
+
+
+def read_encoding(repository: Repository, revision: str, bos: Bos, join: Join) -> encoding.Encoding:
+    """The tokenizer of a model repository, in the hub's own cache; raises UserError as `require_tokenizer` does."""
+    paths = _tokenizer_paths(repository, revision, repository.files(revision))
+    return encoding.Encoding(paths, repository, bos, join)
+
+
+def _tokenizer_paths(
+    repository: Repository, revision: str, files: Mapping[str, str | None], scratch: Path | None = None
+) -> dict[str, Path]:
+    """The files that a tokenizer is read from, downloaded."""
+    wanted = [name for name in encoding.FILES if name in files]
+    return {name: repository.download(name, revision, files[name], scratch) for name in wanted}
 
 
 def take_tokenizer(repository: Repository, revision: str, out: Path, scratch: Path) -> None:

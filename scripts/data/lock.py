@@ -5,7 +5,8 @@ python -m scripts.data.lock --study NAME
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,14 @@ from scripts.common.files import atomic_path
 from scripts.components.making import DATA_LOCK, BuildContext
 from scripts.components.models.hub import ModelEntry, lock_repository
 from scripts.components.sources import Source
-from scripts.data.hub import Repository
+from scripts.components.sources.path import PathDataset
+from scripts.data import lengths
+from scripts.data.hub import Repository, read_encoding
 from scripts.plan.grid import Grid
 from scripts.store.codelock import read_code_lock
 from scripts.study.datalock import duration_text, read, resolve_branches
 from scripts.study.load import load_study
-from scripts.study.schema import Study
+from scripts.study.schema import InstructionFinetuning, Study
 
 _HEADER = (
     "# Identity of the data and models that come from outside. Written by `python -m scripts.data.lock --study NAME`;\n"
@@ -79,6 +82,8 @@ def main(arguments: argparse.Namespace) -> None:
             problems.append(f"{source.where}: {still_open}")
         print(f"{key}: {'as it was' if entry == before else 'locked' if before is None else 'changed'}")
         lock[key] = entry
+    if not problems:
+        problems += _too_long(study, arguments.study, lock)
     with atomic_path(DATA_LOCK) as new:
         text = yaml.safe_dump(lock, sort_keys=True, width=1000) if lock else ""
         new.write_text(_HEADER + text, encoding="utf-8")
@@ -125,16 +130,47 @@ def _wrong(source: Outside, entry: Entry) -> Iterator[str]:
 def _check_records(study: Study, name: str, where: str, entry: Entry) -> None:
     """Reads the records of a dataset as far as they are at hand; see `Source.check`."""
     dataset: Source = study.datasets[where.partition(".")[2]]
+    with _context(study, name, where, entry) as context:
+        dataset.check(dataset.spec(entry, study.data_seed), context)
+
+
+@contextmanager
+def _context(study: Study, name: str, where: str, entry: Entry) -> Iterator[BuildContext]:
+    """What reading the records of `datasets.NAME` is told."""
+    dataset = where.partition(".")[2]
     with TemporaryDirectory() as scratch:
-        context = BuildContext(
+        yield BuildContext(
             key=where,
             study=name,
             scratch=Path(scratch),
-            data_lock={dataset.identity or "": entry},
+            data_lock={study.datasets[dataset].identity or "": entry},
             inputs=lambda: [],
-            uses=study.uses(where.partition(".")[2]),
+            uses=study.uses(dataset),
         )
-        dataset.check(dataset.spec(entry, study.data_seed), context)
+
+
+def _too_long(study: Study, name: str, lock: Mapping[str, Entry]) -> Iterator[str]:
+    """Says how many examples of files of one's own are longer than a row; what is wrong with them, a sentence each.
+
+    Only where the tokenizer is on the hub: that which is made here is made of records.
+    """
+    for setting_name, setting in study.settings.items():
+        dataset = study.datasets[setting.dataset]
+        repository = setting.tokenizer or getattr(study.model, "repository", None)
+        if not isinstance(setting, InstructionFinetuning) or not isinstance(dataset, PathDataset) or not repository:
+            continue
+        entry, where = lock[dataset.identity], f"datasets.{setting.dataset}"
+        revision = lock[ModelEntry.key(repository)]["revision"]
+        encoding = read_encoding(Repository("model", repository), revision, study.bos, study.join)
+        with _context(study, name, where, entry) as context:
+            records = dataset.placed(dataset.spec(entry, study.data_seed), context)
+            try:
+                said = lengths.said(records, encoding, setting.template, setting.packing, setting.sequence_length)
+            except UserError as error:
+                yield f"settings.{setting_name}.dataset: {error}"
+                continue
+        if said:
+            print(f"settings.{setting_name}.dataset: {said}", file=sys.stderr)
 
 
 def _whole(lock: Callable[[Entry], Entry]) -> Resolver:

@@ -95,17 +95,22 @@ class Records:
         """
         # a lone surrogate (half of a broken escape) is no text that UTF-8 can hold
         with (out / FILE).open("w", encoding="utf-8", errors="replace", newline="") as file:
-            file.writelines(self._lines())
+            file.writelines(line for _, _, line in self._taken_lines())
         results = {"records": self._count, "files": self._taken, "text_bytes": self._text_bytes}
         results["duplicates"] = self._duplicates
         return results | ({"left_out": self._left_out} if self._spec.get("conversation") else {})
 
     def check(self) -> None:
         """Reads all, as `write` does, and writes nothing."""
-        for _ in self._lines():
+        for _ in self._taken_lines():
             pass
 
-    def _lines(self) -> Iterator[str]:
+    def placed(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every record that `write` would write, with where it stands: file and line."""
+        for place, record, _ in self._taken_lines():
+            yield place, record
+
+    def _taken_lines(self) -> Iterator[tuple[str, dict[str, Any], str]]:
         limit = self._spec.get("limit", float("inf"))
         enough = float("inf")
         if "sample_tokens" in self._spec:
@@ -120,7 +125,7 @@ class Records:
                 self._digests.append(digest(record))
                 texts = (value for value in record.values() if isinstance(value, str))
                 self._text_bytes += sum(len(text.encode(errors="replace")) for text in texts)
-                yield line or text + "\n"
+                yield place, record, line or text + "\n"
                 if self._text_bytes >= enough or self._count >= limit:
                     break
                 if time.monotonic() - last > _REPORT_SECONDS:

@@ -149,6 +149,37 @@ def test_a_tokenizer_that_cannot_be_trained_with_is_not_locked(
     assert ("model:owner/net" in datalock.read(house.root / "config/data.lock")) != bool(said)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_examples_of_ones_own_are_measured_against_a_row(hub: Hub, tmp_path: Path, whole: bool) -> None:
+    """A row of smoke has 96 tokens; the tokenizer knows the letters a and b, and nothing else is a token."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "context": 512, "vocabulary": 5}
+    llama = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    llama |= {"num_attention_heads": 2, "max_position_embeddings": 512, "vocab_size": 5}
+    hub.commit(
+        "model", "owner/net", {"config.json": json.dumps(llama).encode(), "model.safetensors": b"w", **small_files()}
+    )
+    sizes = [(120, 1)] if whole else [(3, 3), (3, 200), (120, 1), (47, 48)]
+    lines = [json.dumps({"instruction": "b" * prompt, "response": "a" * response}) for prompt, response in sizes]
+    house = House(copy_checkout(ROOT, tmp_path / "house"))
+    (house.root / "own.jsonl").write_text("\n".join(lines) + "\n")
+
+    def own(study: dict[str, Any]) -> None:
+        study["model"] = {"label": "N", "source": "hub", "repository": "owner/net", "architecture": shape}
+        study["datasets"]["math-instructions"] = {"source": "path", "path": "own.jsonl"}
+
+    house.edit(own)
+    told = house.python("-m", "scripts.data.lock", "--study", "smoke", ok=not whole)
+    row = "a row of 96 tokens (sequence_length)"
+    if whole:
+        assert "not locked: settings.math-ift.dataset: the prompt alone of every example is longer than " + row in told
+    else:
+        sentence = (
+            f"settings.math-ift.dataset: 2 of 4 examples are longer than {row}, and the end of each is cut off; of 1 "
+            f"that is the whole response; the first, own.jsonl, line 2, has 204"
+        )
+        assert sentence in told
+
+
 @pytest.mark.parametrize(
     "entries",
     [

@@ -1,7 +1,7 @@
 """Records in a file or a folder of one's own."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -84,6 +84,15 @@ class PathDataset(Table, Source):
 
     def check(self, spec: Mapping[str, Any], context: BuildContext) -> None:
         _records(spec, context).check()
+
+    @staticmethod
+    def placed(spec: Mapping[str, Any], context: BuildContext) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The records of a spec, each with the file and line where it stands.
+
+        Raises:
+            UserError: as `check` does.
+        """
+        return _records(spec, context).placed()
 
     @staticmethod
     def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
