@@ -183,7 +183,7 @@ def _trainable(study: Study) -> Callable[[Entry], Entry]:
 
     def lock(before: Entry) -> Entry:
         entry = study.model.lock(before)
-        study.model.require_trainable(entry, study.methods)
+        study.model.require_trainable(entry, study.methods, decomposed=study.spectra is not None)
         return entry
 
     return lock

@@ -33,6 +33,8 @@ def skeleton(config: Mapping[str, Any], where: object) -> Any:
         obstacle = "transformers does not have its attention by torch's scaled_dot_product_attention"
     elif not any(isinstance(part, GradientCheckpointingLayer) for part in network.modules()):
         obstacle = "transformers does not have its decoder layers as layers that can be checkpointed"
+    elif any(getattr(part, "is_causal", True) is False for part in network.modules()):
+        obstacle = "its attention sees what comes after a token: it is an encoder"
     elif getattr(read, "output_router_logits", False):
         obstacle = "its loss has a part for the balance of its experts (output_router_logits)"
     if obstacle:

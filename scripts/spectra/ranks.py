@@ -1,10 +1,13 @@
-"""What is read off singular values: how many of them explain most of a matrix. Needs numpy alone."""
+"""What is read off singular values: how many of them explain most of a matrix. Needs no torch."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
+
+from scripts.common.errors import UserError
 
 FILE = "spectra.safetensors"
 LINEAR = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<module>[qkvo]_proj|(?:gate|up|down)_proj)")
@@ -68,6 +71,20 @@ def place(name: str) -> tuple[int, str]:
     if found is None:
         raise ValueError(f"{name!r} is not the name of a linear matrix of a layer")
     return int(found["layer"]), found["module"]
+
+
+def require_linear(modules: Iterable[str], where: object) -> None:
+    """Raises UserError where a linear module of a layer has no name that spectra know, and would be left out of them.
+
+    Args:
+        modules: full names of all linear modules of a model's layers.
+        where: what the sentence names.
+    """
+    if unknown := next((name for name in modules if not LINEAR.fullmatch(name)), None):
+        raise UserError(
+            f"{where}: singular values are taken of matrices that are called as a Llama's are "
+            f"(model.layers.0.self_attn.q_proj), and {unknown} is not; leave `spectra` out of the study"
+        )
 
 
 def read_spectra(directory: Path) -> dict[str, dict[str, NDArray[numpy.float64]]]:

@@ -5,6 +5,7 @@ python -m scripts.spectra.singular_values KEY
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
 from scripts.launch.missing import Missing
 from scripts.plan.product import Product
-from scripts.spectra.ranks import FILE, LINEAR, place
+from scripts.spectra.ranks import FILE, LINEAR, place, require_linear
 from scripts.store.store import Build
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Report = Callable[[int, int, float], None]
 """Is told after each matrix how many are done, of how many, and which share of the work that is."""
 
+_OF_A_LAYER = re.compile(r"\.\d+\.")
 _REPORT_SECONDS = 10.0
 _DROWNED = 0.1
 """The share of a change's variance from which on rounding decides the rank that explains 90 % of it."""
@@ -116,6 +118,7 @@ def spectra(
     from torch.linalg import svdvals
 
     before = _Tensors.of(base, "model")
+    require_linear(before.matrices(), base)
     shapes = before.linears()
     if not shapes:
         raise UserError(f"{base} has no linear matrix of a name such as model.layers.0.self_attn.q_proj")
@@ -164,6 +167,11 @@ class _Tensors:
             raise UserError(f"{directory} has no weights: neither {file.name} nor {index.name} is there")
         with safe_open(file, framework="pt") as opened:
             return cls(directory, dict.fromkeys(opened.keys(), file))
+
+    def matrices(self) -> list[str]:
+        """The modules of numbered layers that have a matrix, or several in one tensor, for a weight."""
+        modules = (name.removesuffix(".weight") for name in self.files if name.endswith(".weight"))
+        return [name for name in modules if _OF_A_LAYER.search(name) and len(self.shape(f"{name}.weight")) > 1]
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Linear matrices of the layers, in the layers' order, and their shapes: rows, columns."""

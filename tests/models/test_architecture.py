@@ -1,7 +1,7 @@
 """What an architecture is, and which methods train it, is known from config.json: before any weight is downloaded."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from scripts.common.errors import UserError
 from scripts.components.methods import method_of
 from scripts.components.models.hub import HubModel
 from scripts.models.architecture import linear_modules, skeleton
+from scripts.spectra.singular_values import spectra
 from scripts.study import datalock
 from tests.conftest import House, copy_checkout
 from tests.standins.hub import Hub, use
@@ -64,6 +65,10 @@ GEMMA2 = {
     "max_position_embeddings": 512, "final_logit_softcapping": 1.0,
 }  # fmt: skip
 """An attention with a softcap, which torch's scaled_dot_product_attention does not have."""
+BERT = {
+    "model_type": "bert", "architectures": ["BertForMaskedLM"], "vocab_size": 64, "hidden_size": 32,
+    "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -76,8 +81,9 @@ GEMMA2 = {
         (config("GPT-NeoX"), ["q_proj"], "(methods.lora) has no linear module 'q_proj'; allowed are dense, "),
         (config("Mixtral") | {"output_router_logits": True}, "attention", "the balance of its experts"),
         (config("Mixtral"), "mlp", "(methods.lora) has a mixture of experts"),
+        (BERT, "all-linear", "its attention sees what comes after a token"),
     ],
-    ids=["gemma2", "unknown", "types", "shape", "names", "balance", "experts"],
+    ids=["gemma2", "unknown", "types", "shape", "names", "balance", "experts", "encoder"],
 )
 def test_what_cannot_be_trained_is_refused_by_its_config(
     hub: Hub, changed: dict[str, Any], modules: Any, reason: str
@@ -90,6 +96,35 @@ def test_what_cannot_be_trained_is_refused_by_its_config(
     assert str(refused.value).startswith(f"model {NAME}")
     assert reason in str(refused.value)
     assert set(hub.downloads()) == {"config.json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("Llama, grouped queries", ""),
+        ("Gemma3", ""),
+        ("Phi-3", "model.layers.0."),
+        ("GPT-2", "transformer.h.0."),
+        ("GPT-NeoX", "gpt_neox.layers.0."),
+    ],
+)
+def test_spectra_are_of_all_linear_matrices_or_refused(hub: Hub, tmp_path: Path, name: str, unknown: str) -> None:
+    """Before the model is downloaded; and again of its files, by whose names they are taken."""
+    changed = {**config(name), "hidden_size": 32} if name == "GPT-2" else config(name)
+    commit = hub.commit("model", NAME, {"config.json": json.dumps(changed).encode(), "model.safetensors": b"x"})
+    model = HubModel.model_validate({"label": "net", "source": "hub", "repository": NAME, "architecture": SHAPE})
+    base = architectures.make(name, tmp_path / "base")
+    tries: list[Callable[[], object]] = [
+        lambda: model.require_trainable({"revision": commit}, {}, decomposed=True),
+        lambda: spectra(base, base, [], lambda *_: None),
+    ]
+    for attempt in tries:
+        if not unknown:
+            attempt()
+            continue
+        with pytest.raises(UserError, match="leave `spectra` out of the study") as refused:
+            attempt()
+        assert f"(model.layers.0.self_attn.q_proj), and {unknown}" in str(refused.value)
 
 
 @pytest.mark.parametrize(("changed", "locked"), [(GEMMA2, False), (config("GPT-NeoX"), True)])

@@ -109,11 +109,14 @@ class BaseModel(Made):
             entry: that of the lock, empty where there is none.
         """
 
-    def require_trainable(self, entry: Mapping[str, Any], methods: Mapping[str, "Method"]) -> None:
+    def require_trainable(
+        self, entry: Mapping[str, Any], methods: Mapping[str, "Method"], decomposed: bool = False
+    ) -> None:
         """Checks before the model is there whether a study's methods, by name, train one of its architecture.
 
         Args:
             entry: that of the lock.
+            decomposed: whether the study asks for singular values, of which not every architecture has them.
 
         Raises:
             UserError: they do not, or its source cannot be asked.

@@ -73,15 +73,21 @@ class HubModel(BaseModel):
     def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
         return lock_repository(self.repository, self.architecture.vocabulary, before)
 
-    def require_trainable(self, entry: Mapping[str, Any], methods: Mapping[str, Method]) -> None:
+    def require_trainable(
+        self, entry: Mapping[str, Any], methods: Mapping[str, Method], decomposed: bool = False
+    ) -> None:
         from scripts.data import hub
+        from scripts.models.architecture import linear_modules
         from scripts.models.fetch import check_shape, read_architecture
+        from scripts.spectra.ranks import require_linear
 
         repository = hub.Repository("model", self.repository)
         network = read_architecture(repository, entry["revision"], repository.files(entry["revision"]))
         check_shape(network.config, self.architecture.model_dump(), repository)
         for name, method in methods.items():
             method.require_modules(network, f"{repository} (methods.{name})")
+        if decomposed:
+            require_linear(linear_modules(network), f"{repository} (spectra)")
 
     def spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         return {
