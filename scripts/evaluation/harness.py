@@ -37,9 +37,6 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 TASK_FILES = ROOT / "config" / "evaluations"
 
-BATCH_SIZE = 128
-"""Sequences in one forward pass. A constant, because sampled programs depend on it."""
-
 RUN_AT_ONCE = 4096
 """Programs that are handed to the sandbox together: hundreds for each problem would stand in memory several times."""
 
@@ -170,7 +167,7 @@ class Harness:
             return LanguageModel(
                 model,
                 self._encoding_of(label),
-                batch_size=BATCH_SIZE,
+                seed=self.seed,
                 as_rows=isinstance(answers, Scored) and answers.as_rows,
             )
 
@@ -180,17 +177,14 @@ class Harness:
         return self._encoding(self._tokenizers[label], settings.get("bos", "none"), settings.get("join", JOIN))
 
     def _score_label(self, lm: Any, label: str) -> Result:
-        import torch
         from lm_eval import evaluate
 
         if label in self._conversations:
             return self._graded(lm, label)
         asked, task = self._asked[label], self._tasks[label]
         metrics = asked.metrics_of(self._settings[label])
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            task.set_fewshot_seed(self.seed)
-            logged = evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label]
+        task.set_fewshot_seed(self.seed)
+        logged = evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label]
         if isinstance(asked.answers, Programs):
             return _result(metrics, self._programs_run(label, logged, metrics), errors=asked.answers.errors)
         assert isinstance(asked.answers, Scored)

@@ -36,7 +36,7 @@ class Place:
     @property
     def name(self) -> str:
         """What the device is called by its makers."""
-        return str(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else processor()
+        return device_name(self.device)
 
     def put(self, model: Any) -> Any:
         """The model here, its parameters in the place's precision; what is there already is not copied.
@@ -57,6 +57,11 @@ class Place:
             raise UserError(
                 f"the model's weights take {size / 1e9:.1f} GB in {self.precision}, and less is free on {self.name}"
             ) from error
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called by its makers."""
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else processor()
 
 
 def free_bytes(device: torch.device) -> int:
