@@ -81,12 +81,12 @@ def cross_entropy() -> dict[str, Any]:
 
     def ours(logits: int) -> None:
         before, objective.CHUNK_LOGITS = objective.CHUNK_LOGITS, logits
-        found, objective._hidden = objective._hidden, lambda *_, **__: (hidden, head)  # type: ignore[assignment]
+        found, objective.last_hidden = objective.last_hidden, lambda *_, **__: (hidden, head)  # type: ignore[assignment]
         head.config = type("Config", (), {"_attn_implementation": "sdpa"})()  # type: ignore[assignment]
         try:
             Given()(targets[None], targets, targets, weights).backward()
         finally:
-            objective.CHUNK_LOGITS, objective._hidden = before, found
+            objective.CHUNK_LOGITS, objective.last_hidden = before, found
         head.zero_grad(set_to_none=True)
         hidden.grad = None
 

@@ -1,10 +1,8 @@
 """Programs and likelihoods a second at the shape of Llama-2-7B, by the project's own way to write text.
 
-Programs: prompts as HumanEval's, 50 samples of each in batches of the harness's size, at temperature 0.2, none of which
-ends early. Likelihoods: items of four choices behind a prompt of five shots.
-
-A study's evaluation leaves its models on the CPU so far. The part says so as long as it is so, and puts the model on
-the device by hand.
+Programs: prompts as HumanEval's, 50 samples of each, at temperature 0.2, none of which ends early; one batch, of as
+many as an evaluation takes where a program may have 512 tokens. Likelihoods: items of four choices behind a prompt of
+five shots. What both take of the device's memory stands beside what was planned.
 """
 
 import tempfile
@@ -15,16 +13,18 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 
-from benchmarks.gpu.models import LLAMA_2_7B, TINY, Shape, free, network
+from benchmarks.gpu.models import LLAMA_2_7B, TINY, Shape, free, network, peak_gigabytes
 from benchmarks.gpu.part import Bench, Clock
 from scripts.data.encoding import Encoding
 from scripts.data.generators import code, math
 from scripts.data.tokenizer import train_tokenizer
-from scripts.evaluation.harness import BATCH_SIZE, Harness, _quiet
+from scripts.evaluation import memory
+from scripts.evaluation.harness import Harness, _quiet
 from scripts.evaluation.language_model import LanguageModel
 
 SAMPLES, PROBLEMS, PROGRAM_TOKENS = 50, 164, 150
 """Of each problem, of HumanEval, and of a program as a finetuned model writes it."""
+LONGEST = 512  # tokens of a program, as the paper's study allows
 NEVER = ["<file_sep>"]  # as long as the longest of HumanEval's stop sequences, and never written here
 CHOICES = 4
 GOAL = 8_400
@@ -37,13 +37,11 @@ def main(bench: Bench) -> None:
         encoding = made_tokenizer(Path(where))
         with bench.attempt("the harness's device"):
             network(replace(TINY, vocab_size=WORDS), torch.device("cpu"), torch.float32).save_pretrained(where)
-            device = Harness({}, {}, Path(where))._load(None, None).device
-            bench.figure("the harness's device", {"device": str(device)})
-            if device.type != bench.device.type:
-                bench.note(
-                    "a study's evaluation does not use the GPU: the harness leaves its models on the CPU; what follows "
-                    "has the model put there by hand"
-                )
+            made = Harness({}, {}, Path(where), precision=bench.precision)._load(None, None)
+            bench.figure("the harness's device", {"device": made.device.type})
+            if bench.is_cuda and (made.device.type, made.dtype) != ("cuda", bench.dtype):
+                bench.fail(f"a study's evaluation computes on {made.device} in {made.dtype}")
+            del made
     free(bench)
     shape = replace(TINY, vocab_size=WORDS, length=1024) if bench.tiny else LLAMA_2_7B
     with torch.inference_mode():
@@ -70,15 +68,19 @@ def language_model(shape: Shape, device: torch.device, dtype: torch.dtype, encod
         made.lm_head.weight[encoding.size :] = 0
         made.lm_head.weight[encoding.eos] = 0
     with _quiet():
-        return LanguageModel(made, encoding, batch_size=BATCH_SIZE)
+        return LanguageModel(made, encoding)
 
 
 def programs(bench: Bench, lm: LanguageModel) -> None:
-    rows, tokens = (4, 4) if bench.tiny else (BATCH_SIZE, 64)
+    tokens = 4 if bench.tiny else 64
+    (record,) = code.instructions(1, 1, "test")
+    prompt = len(lm.tok_encode(record["instruction"]))
+    rows = 4 if bench.tiny else memory.rows_written(lm._shape, lm._free(), prompt, prompt + LONGEST)
     prompts = [record["instruction"] for record in code.instructions(1 + rows // SAMPLES, 1, "test")]
     asked = [prompts[row // SAMPLES] for row in range(rows)]
     settings = {"until": NEVER, "do_sample": True, "temperature": 0.2, "top_p": 0.95}
     write(lm, asked, settings | {"max_gen_toks": 2})
+    free(bench)
     clock = Clock(bench)
     write(lm, asked, settings | {"max_gen_toks": tokens})
     clock.mark("all")
@@ -90,6 +92,9 @@ def programs(bench: Bench, lm: LanguageModel) -> None:
             PROBLEMS * SAMPLES * PROGRAM_TOKENS / speed
         )
     bench.figure("programs", found)
+    longest = max(len(lm.tok_encode(text)) for text in prompts)
+    bytes_of_row = memory.written_bytes(lm._shape, longest, longest + tokens)
+    within_plan(bench, lm, "programs", rows * bytes_of_row)
 
 
 def likelihoods(bench: Bench, lm: LanguageModel) -> None:
@@ -102,12 +107,24 @@ def likelihoods(bench: Bench, lm: LanguageModel) -> None:
         context = "".join(texts[first : first + shots])
         asked += [(context, record["response"]) for record in records[first + shots : first + shots + CHOICES]]
     score(lm, asked[:CHOICES])
+    free(bench)
+    planned = lm._free()
     clock = Clock(bench)
     score(lm, asked)
     clock.mark("all")
     seconds = clock.seconds()["all"]
     length = sum(len(lm.tok_encode(context + choice)) for context, choice in asked) / len(asked)
     bench.figure("likelihoods", {"items/s": items / seconds, "choices": CHOICES, "tokens of a choice's text": length})
+    within_plan(bench, lm, "likelihoods", planned)
+
+
+def within_plan(bench: Bench, lm: LanguageModel, name: str, planned: int) -> None:
+    """Whether sequences took no more of the device's memory, since `free`, than the bytes planned for them."""
+    peak = peak_gigabytes(bench)
+    if peak is None:
+        return
+    weights = sum(value.nbytes for value in lm.model.parameters()) / 1e9
+    bench.check(f"memory of {name}, GB", {"sequences": (peak - weights, planned / 1e9)})
 
 
 def write(lm: LanguageModel, prompts: list[str], settings: dict[str, Any]) -> list[str]:

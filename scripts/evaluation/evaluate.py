@@ -6,6 +6,7 @@ python -m scripts.evaluation.evaluate KEY
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from scripts.plan.product import Key, Product
 from scripts.plan.specs import Evaluated, Trained
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Build
+from scripts.training import devices
 
 if TYPE_CHECKING:
     from scripts.evaluation.harness import Harness
@@ -36,20 +38,25 @@ def main(launch: Launch, name: str) -> None:
     evaluations = [product]
     if product.members:
         evaluations = [launch.grid.products[key] for key in Missing(launch.grid, launch.store).members(product.key)]
-    harness = _Once(launch, evaluations)
-    for evaluation in evaluations:
-        make(launch, evaluation, _builder(launch, evaluation, harness))
+    with ExitStack() as held:
+        harness = _Once(launch, evaluations, lambda: held.enter_context(devices.claimed(launch.store.root)))
+        for evaluation in evaluations:
+            make(launch, evaluation, _builder(launch, evaluation, harness))
     if product.kind == "evaluated":
         make(launch, product, lambda out: {})
     print(f"{product.key}: complete")
 
 
 class _Once:
-    """The harness, built at the first evaluation that is really missing: its imports cost seconds."""
+    """The harness, built at the first evaluation that is really missing: its imports cost seconds.
 
-    def __init__(self, launch: Launch, evaluations: list[Product]) -> None:
+    `claim` is called before: the device is this job's until it ends.
+    """
+
+    def __init__(self, launch: Launch, evaluations: list[Product], claim: Callable[[], object]) -> None:
         self._launch = launch
         self._evaluations = evaluations
+        self._claim = claim
         self._harness: Harness | None = None
 
     def __call__(self) -> "Harness":
@@ -71,8 +78,17 @@ class _Once:
                 for tokenizer in evaluation.inputs_of("tokenizer"):
                     tokenizers[label] = data_bytes(self._launch, tokenizer)
             base = self._launch.store.bytes_of(self._evaluations[0].inputs_of("model")[0])
-            seed = self._evaluations[0].spec["seed"]
-            self._harness = Harness(tasks, records, base, seed=seed, shots=shots, tokenizers=tokenizers)
+            self._claim()
+            self._harness = Harness(
+                tasks,
+                records,
+                base,
+                seed=self._evaluations[0].spec["seed"],
+                shots=shots,
+                tokenizers=tokenizers,
+                precision=self._launch.grid.study.precision,
+                say=_say,
+            )
         return self._harness
 
 
@@ -111,6 +127,8 @@ def finetuned(evaluation: Product) -> Key | None:
 def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness"]) -> Build:
     """Writes ``samples.jsonl``: what the model said to every item, and its score.
 
+    The manifest's provenance has `evaluation`: the device and the precision that the model computed in.
+
     Of a model whose training diverged nothing is written or computed: the value and its error are None, and `diverged`
     is the step at which it did.
     """
@@ -119,7 +137,7 @@ def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness
     def score(out: Path) -> dict[str, Any]:
         subject = finetuned(evaluation)
         if subject and (diverged := launch.store.require(subject)["results"].get("diverged")):
-            print(f"{evaluation.name}: training diverged, there is no model to ask", file=sys.stderr, flush=True)
+            _say(f"{evaluation.name}: training diverged, there is no model to ask")
             metric = TASKS[evaluation.spec["task"]].metrics_of(evaluation.spec)[0]
             return {"metric": metric, "value": None, "stderr": None, "items": 0, "diverged": diverged["step"]}
         run_directory = launch.store.bytes_of(subject) if subject else None
@@ -128,10 +146,14 @@ def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness
         with (out / SAMPLES).open("w", encoding="utf-8") as file:
             for sample in result.pop("samples"):
                 file.write(json.dumps(sample, ensure_ascii=False, sort_keys=True) + "\n")
-        print(f"{evaluation.name}: {result['metric']} {result['value']:.3f}", file=sys.stderr, flush=True)
+        _say(f"{evaluation.name}: {result['metric']} {result['value']:.3f}")
         return result
 
     return score
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _method_kind(spec: dict[str, Any]) -> str:

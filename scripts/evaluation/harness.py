@@ -12,11 +12,11 @@ import logging
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
 
 from scripts.common.errors import UserError
 from scripts.common.files import ROOT
@@ -29,13 +29,13 @@ from scripts.evaluation import mt_bench
 from scripts.evaluation.sandbox import ProgramResult, Sandbox
 from scripts.evaluation.scores import mean_and_stderr, pass_at_k, ratio_and_stderr, subject_mean_and_stderr
 
+if TYPE_CHECKING:
+    from scripts.evaluation.placement import Place
+
 # Everything is a local file; the libraries read this when they are imported.
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 TASK_FILES = ROOT / "config" / "evaluations"
-
-BATCH_SIZE = 128
-"""Sequences in one forward pass. A constant, because sampled programs depend on it."""
 
 RUN_AT_ONCE = 4096
 """Programs that are handed to the sandbox together: hundreds for each problem would stand in memory several times."""
@@ -51,6 +51,7 @@ class Result(TypedDict):
     metrics: dict[str, float]  # every recorded metric, `metric` among them
     errors: NotRequired[dict[str, float]]  # where a task records them: the standard error of each metric
     samples: list[dict[str, Any]]  # one for each item, in the order of the records
+    provenance: NotRequired[dict[str, Any]]  # of a model that was put on a device: `evaluation`, where it computed
 
 
 class ProgramRunner(Protocol):
@@ -76,6 +77,8 @@ class Harness:
         shots: for each label with `shots` above 0, the records that they are drawn from.
         runner: runs programs; the sandbox unless given.
         workers: how many programs run at the same time; if None, as many as this process may use CPUs.
+        precision: what models compute in on a GPU; on a CPU they compute in fp32.
+        say: is told once, in a sentence, where models compute, before the first is loaded.
 
     Raises:
         UserError: a task has too few items or no records for its shots, asks for more tokens than the model
@@ -93,10 +96,14 @@ class Harness:
         tokenizers: Mapping[str, Path] | None = None,
         runner: ProgramRunner | None = None,
         workers: int | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        say: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.base = base
         self.seed = seed
         self.workers = workers or _cpus()
+        self._precision = precision
+        self._say = say
         self._settings = {label: dict(settings) for label, settings in tasks.items()}
         self._tokenizers = {label: (tokenizers or {}).get(label, base) for label in tasks}
         self._encoding = cache(Encoding.read)  # several labels are asked with the same
@@ -125,7 +132,9 @@ class Harness:
             if label in self._conversations:
                 mt_bench.Grader.from_environment(self._settings[label]["judge"])  # before a model is loaded for nothing
         model = self._load(run, method_kind)
-        return {label: self._score_label(self._language_model(model, label), label) for label in labels}
+        made_by = {"evaluation": {"device": self._place.name, "precision": self._place.precision}}
+        results = {label: self._score_label(self._language_model(model, label), label) for label in labels}
+        return {label: {**result, "provenance": made_by} for label, result in results.items()}
 
     def score_lm(self, lm: Any, labels: Sequence[str]) -> dict[str, Result]:
         """Scores any `lm_eval.api.model.LM`."""
@@ -137,8 +146,17 @@ class Harness:
 
         if self._loaded is None or self._loaded[:2] != (run, method_kind):
             self._loaded = None
-            self._loaded = (run, method_kind, load_model(self.base, run, method_kind))
+            place = self._place
+            self._loaded = (run, method_kind, place.put(load_model(self.base, run, method_kind)))
         return self._loaded[2]
+
+    @cached_property
+    def _place(self) -> "Place":
+        from scripts.evaluation.placement import Place
+
+        place = Place.of_job(self._precision)
+        self._say(f"models are evaluated on {place.name} in {place.precision}")
+        return place
 
     def _language_model(self, model: Any, label: str) -> Any:
         """The model as lm-eval sees it, which reads and writes with the label's tokenizer."""
@@ -149,7 +167,7 @@ class Harness:
             return LanguageModel(
                 model,
                 self._encoding_of(label),
-                batch_size=BATCH_SIZE,
+                seed=self.seed,
                 as_rows=isinstance(answers, Scored) and answers.as_rows,
             )
 
@@ -159,17 +177,14 @@ class Harness:
         return self._encoding(self._tokenizers[label], settings.get("bos", "none"), settings.get("join", JOIN))
 
     def _score_label(self, lm: Any, label: str) -> Result:
-        import torch
         from lm_eval import evaluate
 
         if label in self._conversations:
             return self._graded(lm, label)
         asked, task = self._asked[label], self._tasks[label]
         metrics = asked.metrics_of(self._settings[label])
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            task.set_fewshot_seed(self.seed)
-            logged = evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label]
+        task.set_fewshot_seed(self.seed)
+        logged = evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label]
         if isinstance(asked.answers, Programs):
             return _result(metrics, self._programs_run(label, logged, metrics), errors=asked.answers.errors)
         assert isinstance(asked.answers, Scored)

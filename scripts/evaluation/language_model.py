@@ -1,13 +1,47 @@
 """The model as lm-eval sees it. Imports torch and lm-eval: only the harness imports this module."""
 
-from collections.abc import Sequence
-from typing import Any
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from lm_eval.models.huggingface import HFLM
+from lm_eval.models.huggingface import HFLM, eval_logger
+from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from scripts.data.encoding import Encoding
+from scripts.evaluation import memory
+from scripts.evaluation.noise import uniform
+from scripts.evaluation.placement import device_name, free_bytes
+from scripts.loading.hidden import last_hidden
+
+
+class _Row(NamedTuple):
+    """A text to be written: the tokens of its prompt, the how-many-th of that prompt it is, and of which request."""
+
+    prompt: tuple[int, ...]
+    sample: int
+    request: int
+
+
+class _Reading(NamedTuple):
+    """A sequence that is read, for what the model expects at its last positions.
+
+    Several requests may have the same: they differ in the last token of their continuation, which is not read.
+    """
+
+    ids: tuple[int, ...]
+    scored: int  # positions, the most that a request asks of
+    asked: list[tuple[int, list[int]]]  # the requests' numbers and continuations
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """What stands before the first scored position."""
+        return self.ids[: -self.scored]
 
 
 class LanguageModel(HFLM):  # type: ignore[misc]
@@ -17,17 +51,31 @@ class LanguageModel(HFLM):  # type: ignore[misc]
     each of its samples. Here a row leaves the batch when it is done and samples share the prompt, which takes
     less than half the time (0.85 instead of 2.2 CPU-seconds for 4 programs to each of 100 problems).
 
-    Tokens are those of the encoding, never of transformers' tokenizer, and begin as rows do.
+    Tokens are those of the encoding, never of transformers' tokenizer, and begin as rows do. As many sequences go
+    through the model together as fit (`scripts.evaluation.memory`); no answer depends on it, but for rounding.
 
     Args:
-        model: the transformers model.
+        model: the transformers model, on its device.
+        seed: decides what is sampled, with the prompt and the number of the sample (`scripts.evaluation.noise`).
         as_rows: whether a text and what follows it become tokens as prompts and responses do in rows; else as lm-eval
             has it, as one text that is cut behind as many tokens as the first has alone.
+        free: the bytes that sequences may take beside the model, now; of the model's device, unless given.
     """
 
-    def __init__(self, model: Any, encoding: Encoding, *, batch_size: int, as_rows: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        encoding: Encoding,
+        *,
+        seed: int = 0,
+        as_rows: bool = False,
+        free: Callable[[], int] | None = None,
+    ) -> None:
         self._encoding = encoding
+        self._seed = seed
         self._as_rows = as_rows
+        self._free = free or partial(free_bytes, model.device)
+        self._shape = memory.Shape.of(model.config, model.dtype.itemsize)
         super().__init__(
             pretrained=model,
             # lm-eval wants one, and asks it for nothing but what stands here
@@ -36,7 +84,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
                 eos_token=encoding.token(encoding.eos),
                 pad_token=encoding.token(encoding.pad),
             ),
-            batch_size=batch_size,
+            batch_size=sys.maxsize,  # batches are made here, of whatever there is
             prefix_token_id=encoding.before,
         )
 
@@ -54,20 +102,6 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             return next(self._encoding.examples([context], [continuation]))
         first, second = super()._encode_pair(context, continuation)
         return [*self._encoding.prefix, *first], second
-
-    def tok_batch_encode(
-        self, strings: Sequence[str], padding_side: str = "left", left_truncate_len: int | None = None, **_: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts, padded at the left: token ids and which of them are no padding, both [prompts, tokens].
-
-        A prompt that is longer than `left_truncate_len` loses its beginning, as in lm-eval.
-        """
-        assert padding_side == "left"
-        prompts = [torch.tensor(ids[-(left_truncate_len or 0) :]) for ids in self._encoding.prompts(strings)]
-        pad = torch.nn.utils.rnn.pad_sequence
-        ids = pad(prompts, batch_first=True, padding_value=self._encoding.pad, padding_side="left")
-        mask = pad([torch.ones_like(one) for one in prompts], batch_first=True, padding_side="left")
-        return ids, mask
 
     def tok_decode(self, tokens: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
         """What tokens that the model wrote add to their prompt, up to the eos token.
@@ -91,11 +125,149 @@ class LanguageModel(HFLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        # Overridden because loglikelihood_rolling asks for a bar here, whatever it was asked for itself.
-        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)  # type: ignore[no-any-return]
+        """Of each request's continuation its likelihood in nats, and whether it is what greedy decoding would write.
+
+        As lm-eval has it, but for memory and time: logits are computed at the scored positions alone, and a context
+        that several readings begin with is read once.
+        """
+        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        asked: defaultdict[tuple[int, ...], list[tuple[int, list[int]]]] = defaultdict(list)
+        for number, (_, context, continuation) in enumerate(requests):
+            assert context
+            assert 0 < len(continuation) <= self.max_length
+            whole = context + continuation
+            asked[tuple(whole[-(self.max_length + 1) : -1])].append((number, continuation))
+        if cut := sum(len(context) + len(continuation) > self.max_length + 1 for _, context, continuation in requests):
+            eval_logger.warning(
+                f"{cut} of {len(requests)} contexts lost their beginning: with what follows they have more than the "
+                f"{self.max_length} tokens that the model can hold"
+            )
+        readings = [_Reading(ids, max(len(ask[1]) for ask in asks), asks) for ids, asks in asked.items()]
+        counted = Counter(reading.context for reading in readings)
+        shared = [reading for reading in readings if reading.context and counted[reading.context] > 1]
+        alone = [reading for reading in readings if not reading.context or counted[reading.context] == 1]
+        alone.sort(key=lambda reading: (-len(reading.ids), reading.ids))
+        shared.sort(key=lambda reading: (-len(reading.context), reading.context, -reading.scored, reading.ids))
+        most = max((reading.scored for reading in shared), default=0)
+        for some, act, fit in (
+            (alone, self._read, lambda first: self._sequences_that_fit(len(first.ids))),
+            (
+                shared,
+                self._read_behind,
+                lambda first: self._sequences_that_fit(len(first.context) + most, len(first.context)),
+            ),
+        ):
+            for reading, scores in zip(some, memory.in_batches(some, fit, act, device_name(self.device)), strict=True):
+                for (number, _), score in zip(reading.asked, scores, strict=True):
+                    found[number] = score
+        return found
+
+    def _sequences_that_fit(self, length: int, kept: int = 0) -> int:
+        return memory.sequences_scored(self._shape, self._free(), length, kept)
+
+    @torch.inference_mode()
+    def _read(self, readings: Sequence[_Reading]) -> list[list[tuple[float, bool]]]:
+        """What `_loglikelihood_tokens` returns, for every request of each reading."""
+        ids = _padded_right([reading.ids for reading in readings])
+        ends = [row * ids.shape[1] + len(reading.ids) for row, reading in enumerate(readings)]
+        return self._scores(readings, ends, ids.to(self.device))  # attention is causal: what is behind needs no mask
+
+    @torch.inference_mode()
+    def _read_behind(self, readings: Sequence[_Reading]) -> list[list[tuple[float, bool]]]:
+        """The same of readings of which several have a context in common, which is not empty."""
+        contexts = {reading.context: number for number, reading in enumerate({r.context: r for r in readings}.values())}
+        ids, mask = self._padded_left(list(contexts))
+        cache = DynamicCache(config=self.model.config)
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        self.model.get_decoder()(
+            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+        )
+        row_of = torch.tensor([contexts[reading.context] for reading in readings], device=self.device)
+        cache.batch_select_indices(row_of)
+        tails = _padded_right([reading.ids[-reading.scored :] for reading in readings])
+        ends = [row * tails.shape[1] + reading.scored for row, reading in enumerate(readings)]
+        mask = torch.nn.functional.pad(mask[row_of], (0, tails.shape[1]), value=1)
+        places = (mask.cumsum(-1) - 1)[:, ids.shape[1] :].clamp(max=self.max_length - 1)  # of padding: any
+        behind = {"attention_mask": mask, "position_ids": places, "past_key_values": cache, "use_cache": True}
+        return self._scores(readings, ends, tails.to(self.device), **behind)
+
+    def _scores(
+        self, readings: Sequence[_Reading], ends: Sequence[int], ids: torch.Tensor, **named: Any
+    ) -> list[list[tuple[float, bool]]]:
+        """`ends`: the flat position in `ids` behind the last token of each reading."""
+        asks = [(end, continuation) for end, r in zip(ends, readings, strict=True) for _, continuation in r.asked]
+        positions = torch.tensor([end - len(c) + offset for end, c in asks for offset in range(len(c))])
+        targets = torch.tensor([token for _, continuation in asks for token in continuation])
+        hidden, head = last_hidden(self.model, ids, positions.to(self.device), **named)
+        many = max(1, memory.LOGITS_AT_ONCE // self._shape.vocab_size)
+        values, likeliest = [], []
+        for states, wanted in zip(torch.split(hidden, many), torch.split(targets.to(self.device), many), strict=True):
+            logits = head(states)
+            logs = torch.log_softmax(logits.float(), dim=-1)
+            values.append(logs.gather(-1, wanted[:, None])[:, 0])
+            likeliest.append(logits.argmax(-1) == wanted)
+        sizes = [len(continuation) for _, continuation in asks]
+        sums = [float(part.sum()) for part in torch.split(torch.cat(values).double().cpu(), sizes)]
+        greedy = [bool(part.all()) for part in torch.split(torch.cat(likeliest).cpu(), sizes)]
+        scores = iter(zip(sums, greedy, strict=True))
+        return [[next(scores) for _ in reading.asked] for reading in readings]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        return super().generate_until(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+        """What the model writes to each prompt, up to the first stop sequence.
+
+        A prompt that leaves no room for the new tokens loses its beginning, as in lm-eval.
+        """
+        written = [""] * len(requests)
+        alike: defaultdict[str, list[int]] = defaultdict(list)
+        for number, request in enumerate(requests):
+            alike[json.dumps(request.args[1], sort_keys=True)].append(number)
+        for text, numbers in alike.items():
+            settings = normalize_gen_kwargs(json.loads(text), self.max_gen_toks)
+            new = settings.pop("max_gen_toks")
+            longest = self.max_length - new
+            assert longest > 0
+            counted: Counter[tuple[int, ...]] = Counter()
+            rows = []
+            prompts = self._encoding.prompts([requests[number].args[0] for number in numbers])
+            for number, ids in zip(numbers, prompts, strict=True):
+                prompt = tuple(ids[-longest:])
+                rows.append(_Row(prompt, counted[prompt], number))
+                counted[prompt] += 1
+            rows.sort(key=lambda row: (-len(row.prompt), row))
+            texts = memory.in_batches(
+                rows,
+                partial(self._rows_that_fit, new),
+                partial(self._write, new=new, **settings),
+                device_name(self.device),
+            )
+            for row, text in zip(rows, texts, strict=True):
+                written[row.request] = text
+        return written
+
+    def _rows_that_fit(self, new: int, longest: _Row) -> int:
+        prompt = len(longest.prompt)
+        return memory.rows_written(self._shape, self._free(), prompt, prompt + new)
+
+    def _write(
+        self, rows: Sequence[_Row], new: int, until: list[str], do_sample: bool, temperature: float, **sampling: float
+    ) -> list[str]:
+        """The texts of one batch; see `_model_generate`."""
+        prompts, mask = self._padded_left([row.prompt for row in rows])
+        noise = None
+        if do_sample:
+            noise = torch.from_numpy(np.stack([uniform(self._seed, row.prompt, row.sample, new) for row in rows]))
+            sampling["temperature"] = temperature
+        length = prompts.shape[1]
+        tokens = self._model_generate(prompts, length + new, until, attention_mask=mask, noise=noise, **sampling)
+        texts = [self.tok_decode(ids[length:]) for ids in tokens.tolist()]
+        return [postprocess_generated_text(text, until, None) for text in texts]
+
+    def _padded_left(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and which of them are no padding, both [rows, longest], on the device."""
+        pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+        ids = pad([torch.tensor(row) for row in rows], padding_value=self._encoding.pad)
+        mask = pad([torch.ones(len(row), dtype=torch.int64) for row in rows])
+        return ids.to(self.device), mask.to(self.device)
 
     @torch.inference_mode()
     def _model_generate(
@@ -105,7 +277,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         stop: list[str],
         *,
         attention_mask: torch.Tensor,
-        do_sample: bool = False,
+        noise: torch.Tensor | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> torch.Tensor:
@@ -115,7 +287,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             context, attention_mask: token ids and which of them are no padding, [rows, prompt].
             max_length: tokens of a row, padding and prompt included.
             stop: a row is done when one of these is in what was written, or the eos token.
-            do_sample: sample from the nucleus of mass `top_p` at `temperature`; otherwise take the likeliest.
+            noise: float32 [rows, max_length - prompt], uniform in [0, 1): decides each row's tokens, sampled from the
+                nucleus of mass `top_p` at `temperature`. Without it the likeliest are taken.
 
         Returns:
             Token ids [rows, max_length] that begin with `context`; padding after what was written. Text may go
@@ -124,9 +297,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         rows, prompt_length = context.shape
         steps = max_length - prompt_length
         written = context.new_full((rows, steps), self._encoding.pad)
-        # Drawn on the CPU and before anything is known of the rows: a row's luck depends on nothing else.
-        noise = torch.rand((rows, steps)).to(context.device)
-
+        noise = None if noise is None else noise.to(context.device)
         prompts, prompt_of_row = torch.unique(torch.stack([context, attention_mask]), dim=1, return_inverse=True)
         ids, mask = prompts
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -142,10 +313,10 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         lookback = max((len(sequence.encode()) for sequence in stop), default=0)
         running = torch.arange(rows, device=context.device)
         for step in range(steps):
-            if do_sample:
-                tokens = sample_nucleus(logits, temperature, top_p, noise[running, step])
-            else:
+            if noise is None:
                 tokens = logits.argmax(-1)
+            else:
+                tokens = sample_nucleus(logits, temperature, top_p, noise[running, step])
             written[running, step] = tokens
             tails = self._encoding.continuations(written[running, max(0, step + 1 - lookback) : step + 1].tolist())
             goes_on = torch.tensor([not any(text in tail for text in stop) for tail in tails]).to(context.device)
@@ -161,6 +332,11 @@ class LanguageModel(HFLM):  # type: ignore[misc]
                 input_ids=tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache
             ).logits[:, -1]
         return torch.cat([context, written], dim=1)
+
+
+def _padded_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Token ids [rows, longest]."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
 def sample_nucleus(logits: torch.Tensor, temperature: float, top_p: float, noise: torch.Tensor) -> torch.Tensor:

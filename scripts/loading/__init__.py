@@ -1,1 +1,1 @@
-"""What training, evaluation and spectra share: models from their directories."""
+"""What training, evaluation and spectra share: models from their directories, and their logits."""

@@ -13,8 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scripts.common.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _POLL_SECONDS = 0.5
@@ -30,6 +34,13 @@ def present() -> list[str]:
             return [str(number) for number in range(sum(line.startswith("GPU ") for line in told.stdout.splitlines()))]
     gpus = Path("/proc/driver/nvidia/gpus")
     return [str(number) for number in range(len(list(gpus.iterdir())))] if gpus.is_dir() else []
+
+
+def alone() -> "torch.device":
+    """The device of a process that computes by itself: the first GPU that it may use, the CPU where there is none."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """What training minimizes: the loss of a batch, computed pass by pass, whose weights no cut into passes changes."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from scripts.common.errors import UserError
+from scripts.loading.hidden import Head, last_hidden
 from scripts.training.attention import begins_of, confined
 from scripts.training.dropout import dropout_of
 from scripts.training.parallel import passing
@@ -42,7 +42,7 @@ class Objective(nn.Module):
             return self._transformers_own(input_ids, labels, weights, segments)
         within = {} if segments is None else confined(self.model, segments)
         with _autocast(input_ids.device, self.precision):
-            hidden, head = _hidden(self.model, input_ids, positions, **within)
+            hidden, head = last_hidden(self.model, input_ids, positions, **within)
         many = max(1, CHUNK_LOGITS // head.weight.shape[0])
         if len(hidden) <= many:
             return self._weighted(head, hidden, targets, weights)
@@ -62,7 +62,7 @@ class Objective(nn.Module):
                     losses.append(count * mean)
         return torch.stack(losses).sum() * weights[0]
 
-    def _weighted(self, head: "_Head", hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def _weighted(self, head: Head, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         with _autocast(hidden.device, self.precision):
             logits = head(hidden)
         losses = functional.cross_entropy(logits.float(), targets, reduction="none")
@@ -134,42 +134,6 @@ def _weights(labelled: Tensor, group_rows: int, loss: str) -> Tensor:
         raise UserError(f"The loss {loss!r} is unknown; allowed are group_mean and token_mean.")
     counts = labelled.view(-1, group_rows * labelled.shape[1]).sum(dim=1)
     return (1.0 / (len(counts) * counts)).repeat_interleave(group_rows)[:, None].expand_as(labelled)
-
-
-def _hidden(model: Any, input_ids: Tensor, positions: Tensor, **within: Any) -> tuple[Tensor, "_Head"]:
-    """The last hidden states at these flat positions, [len(positions), width], and what makes logits of them."""
-    from peft import PeftModel
-
-    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    outputs = network.get_decoder()(input_ids=input_ids, use_cache=False, **within)
-    return outputs.last_hidden_state.flatten(0, 1).index_select(0, positions), _Head(network, type(outputs))
-
-
-@dataclass(frozen=True)
-class _Head:
-    """What a transformers model's own forward pass makes of its last hidden states: often more than a product.
-
-    Granite and Cohere scale the logits, Gemma 2 caps them. So the whole network is called, and its decoder answers
-    with the given hidden states, in an object of the class of its `outputs`.
-    """
-
-    network: Any
-    outputs: type
-
-    @property
-    def weight(self) -> Tensor:
-        weight: Tensor = self.network.get_output_embeddings().weight
-        return weight
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """The logits [positions, vocabulary] of `hidden` [positions, width]."""
-        inner = self.network.get_decoder()
-        inner.forward = lambda *_, **__: self.outputs(last_hidden_state=hidden[None])
-        try:
-            logits: Tensor = self.network(inputs_embeds=hidden[None], use_cache=False).logits
-        finally:
-            del inner.forward
-        return logits[0]
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

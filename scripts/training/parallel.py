@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scripts.common.errors import UserError
+from scripts.training import devices
 
 if TYPE_CHECKING:
     import torch
@@ -59,12 +60,11 @@ class Group:
     @property
     def device(self) -> "torch.device":
         """The GPU of this process, of those that its machine shows it; the CPU where there is none."""
+        device = devices.alone()
+        if device.type == "cpu" or self.world == 1:
+            return device
         import torch
 
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        if self.world == 1:
-            return torch.device("cuda")
         return torch.device("cuda", self.local_rank % torch.cuda.device_count())  # a cluster may show each task its own
 
     @property

@@ -28,7 +28,7 @@ from transformers import (
 from scripts.common.errors import UserError
 from scripts.components.tasks import arc_challenge, hellaswag, winogrande
 from scripts.data.encoding import Encoding
-from scripts.evaluation import harness as harness_module
+from scripts.evaluation import placement
 from scripts.evaluation.harness import TASK_FILES, Harness, Result
 from scripts.evaluation.language_model import LanguageModel, sample_nucleus
 from tests.evaluation.conftest import (
@@ -195,8 +195,8 @@ def test_greedy_answers_against_a_loop_by_hand(
         assert sample["outputs"] == [until(text, ["Question:", "</s>", "<|im_end|>"])]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_text_and_stops_are_those_of_lm_eval(base: Path, tokenizer: PreTrainedTokenizerFast, batch_size: int) -> None:
+@pytest.mark.parametrize("free", [0, 700_000, 2**31])
+def test_text_and_stops_are_those_of_lm_eval(base: Path, tokenizer: PreTrainedTokenizerFast, free: int) -> None:
     """Greedy, with stop sequences that begin and end within tokens, in rows that end at different steps."""
     model = AutoModelForCausalLM.from_pretrained(base)
     prompts = [item["prompt"].strip() for item in RECORDS["humaneval"]]
@@ -205,13 +205,13 @@ def test_text_and_stops_are_those_of_lm_eval(base: Path, tokenizer: PreTrainedTo
         arguments = {"until": stop, "max_gen_toks": 30, "do_sample": False}
         return [Instance("generate_until", {}, (prompt, arguments), 0) for prompt in prompts]
 
-    ours = LanguageModel(model, Encoding.read(base), batch_size=batch_size)
-    free = ours.generate_until(requests(["~~~"]))
-    middles = [text[len(text) // 3 : len(text) // 3 + 3] for text in free[::2]]
+    ours = LanguageModel(model, Encoding.read(base), free=lambda: free)
+    unstopped = ours.generate_until(requests(["~~~"]))
+    middles = [text[len(text) // 3 : len(text) // 3 + 3] for text in unstopped[::2]]
     stopped = ours.generate_until(requests(list(middles)))
     assert len({len(text) for text in stopped}) > 2
-    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    assert free == theirs.generate_until(requests(["~~~"]), disable_tqdm=True)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+    assert unstopped == theirs.generate_until(requests(["~~~"]), disable_tqdm=True)
     assert stopped == theirs.generate_until(requests(list(middles)), disable_tqdm=True)
 
 
@@ -227,7 +227,7 @@ def test_text_ends_at_the_eos_token(base: Path, tokenizer: PreTrainedTokenizerFa
         embeddings = model.get_input_embeddings().weight
         embeddings[swapped] = embeddings[swapped[::-1]]
     arguments = {"until": ["~~~"], "max_gen_toks": 8, "do_sample": False}
-    lm = LanguageModel(model, Encoding.read(base), batch_size=8)
+    lm = LanguageModel(model, Encoding.read(base))
     found = lm.generate_until([Instance("generate_until", {}, (prompt, arguments), 0)])
     assert found == [tokenizer.decode(ids[:end])]
 
@@ -241,7 +241,7 @@ def test_a_row_is_read_no_further_than_its_stop(base: Path, tokenizer: PreTraine
     assert stop not in tokenizer.decode(greedy_tokens(model, tokenizer, long, 9))
     shapes: list[tuple[int, ...]] = []
     model.model.embed_tokens.register_forward_pre_hook(lambda _, ids: shapes.append(tuple(ids[0].shape)))
-    lm = LanguageModel(model, Encoding.read(base), batch_size=8)
+    lm = LanguageModel(model, Encoding.read(base))
     arguments = {"until": [stop], "max_gen_toks": 9, "do_sample": False}
     requests = [Instance("generate_until", {}, (prompt, arguments), 0) for prompt in (short, long, short)]
     first, _, third = lm.generate_until(requests)
@@ -641,8 +641,7 @@ def test_the_model_of_a_run_is_scored_in_silence(
     make_model(tokenizer, seed=9).save_pretrained(tmp_path)
     model64 = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     capfd.readouterr()
-    # more than one batch
-    monkeypatch.setattr(harness_module, "BATCH_SIZE", 4)
+    monkeypatch.setattr(placement, "CPU_BYTES", 2_000_000)  # more than one batch
     labels = ["winogrande", "gsm8k", "source_loss", "target_loss"]
     results = harness.score(tmp_path, "full", labels)
     assert list(results) == labels

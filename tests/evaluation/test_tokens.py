@@ -274,7 +274,7 @@ def test_what_was_learned_is_written_to_its_end(family: str, bases: dict[str, Pa
     directory = made_rows(bases[family], EXAMPLES, tmp_path / "rows", regime="ift", bos="tokenizer")
     overfitted(bases[family], directory, tmp_path / "run", loss_on=lambda labels: labels)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run").eval()
-    lm = LanguageModel(model, Encoding.read(bases[family]), batch_size=4)
+    lm = LanguageModel(model, Encoding.read(bases[family]))
     arguments = {"until": ["~~~"], "do_sample": False, "max_gen_toks": 80}
     prompts = [TEMPLATES["plain"].prompt.format(example["instruction"]) for example in EXAMPLES]
     found = lm.generate_until([Instance("generate_until", {}, (prompt, {**arguments}), 0) for prompt in prompts])
@@ -300,7 +300,7 @@ def test_a_continuation_is_decoded_as_bigcode_does(
     begin, end = BEGIN_AND_END[family]
     whole = whole.removeprefix("".join(begin)).removeprefix(" " if family.startswith("llama-2") else "")
     assert whole.startswith(prompt)
-    lm = LanguageModel(AutoModelForCausalLM.from_pretrained(bases[family]), _encoding(bases[family]), batch_size=1)
+    lm = LanguageModel(AutoModelForCausalLM.from_pretrained(bases[family]), _encoding(bases[family]))
     behind = [tokenizer.token_to_id(end), *program] if ends else []
     assert lm.tok_decode([*program, *behind]) == whole.removeprefix(prompt)
 

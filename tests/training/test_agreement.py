@@ -19,7 +19,7 @@ pytestmark = pytest.mark.arithmetic
 
 def past_the_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
     """The output layer alone, without what the model's forward pass does behind it."""
-    monkeypatch.setattr(objective._Head, "__call__", lambda head, hidden: head.network.get_output_embeddings()(hidden))
+    monkeypatch.setattr(objective.Head, "__call__", lambda head, hidden: head.network.get_output_embeddings()(hidden))
 
 
 def without_windows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_a_step_trains_on_the_whole_batch_in_passes_of_so_many_rows(
     base: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int, passes: list[int]
 ) -> None:
     seen: list[tuple[int, int]] = []
-    forward = objective._hidden
+    forward = objective.last_hidden
     clock = iter([100.0, 108.0])
 
     def noted(model: Any, input_ids: torch.Tensor, positions: torch.Tensor, **confined: Any) -> Any:
@@ -90,7 +90,7 @@ def test_a_step_trains_on_the_whole_batch_in_passes_of_so_many_rows(
         assert 0 <= input_ids.min() <= input_ids.max() < 64
         return forward(model, input_ids, positions, **confined)
 
-    monkeypatch.setattr(objective, "_hidden", noted)
+    monkeypatch.setattr(objective, "last_hidden", noted)
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
     measured = throughput.measure(base, SPEC, batch_rows)
     assert measured

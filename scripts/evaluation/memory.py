@@ -1,0 +1,141 @@
+"""How many sequences go through a model together: as many as the free memory holds, by arithmetic.
+
+What an evaluation finds does not depend on it, but for rounding.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from scripts.common.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RESERVE = 0.1
+"""Of the free memory: what the allocator loses between blocks of many sizes, and the libraries' own."""
+LOGITS_AT_ONCE = 2**25
+"""Of likelihoods: 1,024 positions of Llama-2's vocabulary. More make no product faster."""
+SCORE_BYTES = 20
+"""Of a logit that is scored: itself, what scaling or capping makes of it, and in fp32 itself and its logarithm."""
+SAMPLE_BYTES = 40
+"""Of a logit that is sampled from: itself, in fp32 with its probability, and those sorted, with 8 bytes of index."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a decoder-only model's configuration its memory depends on, in the words of transformers.
+
+    `item_bytes` are those of one number. With experts, `intermediate_size` is that of all that a token passes.
+    """
+
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    item_bytes: int
+
+    @classmethod
+    def of(cls, config: Any, item_bytes: int) -> "Shape":
+        """That of a transformers config. What it does not say is as large as it can be."""
+        heads, width = config.num_attention_heads, config.hidden_size
+        widths = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
+        inner = next((size for name in widths if (size := getattr(config, name, None))), 4 * width)
+        return cls(
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=heads,
+            num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or width // heads,
+            hidden_size=width,
+            intermediate_size=inner * (getattr(config, "num_experts_per_tok", None) or 1),
+            vocab_size=config.vocab_size,
+            item_bytes=item_bytes,
+        )
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of a token whose keys and values are kept in every layer."""
+        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * self.item_bytes
+
+    @property
+    def growth_bytes(self) -> int:
+        """Of a kept token, in one layer at a time: its keys and values, copied for every head."""
+        return 2 * self.num_attention_heads * self.head_dim * self.item_bytes
+
+    @property
+    def pass_bytes(self) -> int:
+        """Of a token in the layer that it passes, at most: eight vectors of its width and three of the MLP's."""
+        return (8 * self.hidden_size + 3 * self.intermediate_size) * self.item_bytes
+
+
+def written_bytes(shape: Shape, prompt: int, length: int) -> int:
+    """Of a row of `length` tokens in all, that begins with a prompt of `prompt` tokens."""
+    kept = length * (shape.cache_bytes + shape.growth_bytes)
+    return kept + _passed(shape, prompt, prompt) + SAMPLE_BYTES * shape.vocab_size
+
+
+def scored_bytes(shape: Shape, length: int, kept: int = 0) -> int:
+    """Of a sequence of `length` tokens whose likelihoods are asked for; the first `kept` are read once for several."""
+    cached = (length * (shape.cache_bytes + shape.growth_bytes)) if kept else 0
+    return cached + _passed(shape, max(kept, length - kept), length) + length * shape.hidden_size * shape.item_bytes
+
+
+def _passed(shape: Shape, tokens: int, length: int) -> int:
+    """Of tokens that pass the layers at once, each with a mask over `length` others (a bit, and as it is added)."""
+    return tokens * (shape.pass_bytes + length * (1 + shape.item_bytes))
+
+
+def rows_written(shape: Shape, free: int, prompt: int, length: int) -> int:
+    """How many rows fit into `free` bytes; see `written_bytes`. At least one: whether it fits will be seen."""
+    return max(1, int(free * (1 - RESERVE)) // written_bytes(shape, prompt, length))
+
+
+def sequences_scored(shape: Shape, free: int, length: int, kept: int = 0) -> int:
+    """How many sequences fit into `free` bytes; see `scored_bytes`. At least one.
+
+    Logits are there at no more than `LOGITS_AT_ONCE` at a time, or at one position.
+    """
+    logits = max(LOGITS_AT_ONCE, shape.vocab_size) * SCORE_BYTES
+    left = int(free * (1 - RESERVE)) - logits
+    return max(1, left // scored_bytes(shape, length, kept))
+
+
+def in_batches(
+    items: Sequence[T], fit: Callable[[T], int], act: Callable[[Sequence[T]], Iterable[R]], where: str
+) -> Iterator[R]:
+    """What `act` returns of each of the items, in their order, in batches.
+
+    Args:
+        items: the largest first.
+        fit: how many of an item's size fit.
+        act: does a batch; where memory does not suffice it raises, and is asked for half as many at a time from then
+            on.
+        where: the device's name.
+
+    Raises:
+        UserError: memory does not suffice for one item.
+    """
+    done, share = 0, 1.0
+    while done < len(items):
+        fitting = fit(items[done])
+        batch = items[done : done + max(1, int(fitting * share))]
+        results = None
+        try:
+            results = list(act(batch))
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise UserError(
+                    f"one sequence takes more memory than is free on {where} beside the model; ask for shorter ones "
+                    "(fewer shots, fewer new tokens) or evaluate where more is free"
+                ) from None
+        if results is None:  # what the error held of the device is free only here
+            torch.cuda.empty_cache()
+            share = len(batch) / 2 / fitting
+            continue
+        yield from results
+        done += len(batch)

@@ -1,0 +1,180 @@
+"""What an evaluation plans to take of a device's memory, against Llama-2-7B's own numbers and what torch allocates."""
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, DynamicCache, LlamaConfig, LlamaForCausalLM, PretrainedConfig
+
+from scripts.common.errors import UserError
+from scripts.evaluation import memory
+from scripts.evaluation.memory import Shape, in_batches, rows_written, scored_bytes, sequences_scored, written_bytes
+from scripts.loading.hidden import last_hidden
+from tests.training.architectures import ARCHITECTURES, config
+
+LLAMA_2_7B = LlamaConfig()  # whose defaults it is
+LLAMA_3_8B = LlamaConfig(vocab_size=128256, intermediate_size=14336, num_key_value_heads=8)
+GPU = 80 * 10**9
+
+
+def test_llama_2_7b_and_llama_3_8b() -> None:
+    """In bf16: 2 x 32 layers x 32 heads x 128 x 2 bytes of a token, and a quarter with 8 heads of keys and values."""
+    assert Shape.of(LLAMA_2_7B, 2).cache_bytes == 524_288
+    assert Shape.of(LLAMA_3_8B, 2).cache_bytes == 131_072
+    assert Shape.of(LLAMA_2_7B, 4).cache_bytes == 2 * 524_288
+
+
+def test_what_fits_beside_7b_on_a_gpu_of_80_gb() -> None:
+    """128 rows of HumanEval, once a constant, fit into no less than 48 GB; 1,024 of them into no GPU."""
+    shape, free = Shape.of(LLAMA_2_7B, 2), GPU - 13_500_000_000
+    programs = rows_written(shape, free, 200, 712)
+    assert 712 * 524_288 * programs < free < 1.5 * 712 * 524_288 * programs
+    assert rows_written(Shape.of(LLAMA_3_8B, 2), free, 200, 712) > 2 * programs
+    assert sequences_scored(shape, free, 1100) > 128, "no cache, and logits in chunks"
+    assert sequences_scored(shape, free, 4096) > 16
+    assert 4 <= sequences_scored(shape, free, 1150, kept=1100) < sequences_scored(shape, free, 1150)
+
+
+def test_nothing_free_is_still_one_sequence() -> None:
+    shape = Shape.of(LLAMA_2_7B, 2)
+    assert rows_written(shape, 0, 200, 712) == sequences_scored(shape, 0, 100) == 1
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_cache_of_every_architecture(name: str) -> None:
+    """No less than what a model keeps of 24 tokens, and where it has no windows just that."""
+    settings = config(name)
+    made = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(made).eval()
+    cache = DynamicCache(config=made)
+    with torch.no_grad():
+        model(input_ids=torch.full((3, 24), 5), past_key_values=cache, use_cache=True)
+    kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)  # type: ignore[attr-defined]
+    planned = 3 * 24 * Shape.of(made, 4).cache_bytes
+    assert planned >= kept
+    assert planned == kept or "sliding_window" in settings or name == "Falcon"
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that tensors made inside had at once; of tensors without data, as of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.most = 0
+        self._known: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(one) for one in _storages((args, kwargs))}
+        found = func(*args, **(kwargs or {}))
+        for storage in _storages(found):
+            if id(storage) not in given and storage not in self._known:
+                self._known[storage] = None
+                self.bytes += storage.nbytes()
+                self.most = max(self.most, self.bytes)
+                weakref.finalize(storage, self._free, storage.nbytes())
+        return found
+
+    def _free(self, size: int) -> None:
+        self.bytes -= size
+
+
+def _storages(values: Any) -> list[Any]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+
+def fake(shape: PretrainedConfig) -> Any:
+    """A model in bf16 whose tensors have no data."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        return LlamaForCausalLM(shape).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("made", [LLAMA_2_7B, LLAMA_3_8B], ids=["Llama-2-7B", "Llama-3-8B"])
+def test_scoring_takes_what_is_planned(made: LlamaConfig) -> None:
+    shape = Shape.of(made, 2)
+    with FakeTensorMode(), torch.no_grad():
+        model = fake(made)
+        for rows, length in ((2, 4096), (16, 1000)):
+            with Peak() as peak:
+                hidden, head = last_hidden(
+                    model, torch.zeros(rows, length, dtype=torch.int64), torch.arange(rows * length)
+                )
+                passing, peak.most = peak.most, 0
+                for states in torch.split(hidden, memory.LOGITS_AT_ONCE // shape.vocab_size):
+                    torch.log_softmax(head(states).float(), dim=-1)
+                logits = peak.most - hidden.nbytes
+            assert passing <= rows * scored_bytes(shape, length) <= 1.7 * passing
+            assert logits <= memory.LOGITS_AT_ONCE * memory.SCORE_BYTES <= 3 * logits
+
+
+@pytest.mark.parametrize("made", [LLAMA_2_7B, LLAMA_3_8B], ids=["Llama-2-7B", "Llama-3-8B"])
+def test_writing_takes_what_is_planned(made: LlamaConfig) -> None:
+    """From prompts that are all different, and to the last token."""
+    shape, rows, prompt, length = Shape.of(made, 2), 50, 200, 712
+    size = (rows, made.num_key_value_heads, length - 2 - prompt, 128)
+    with FakeTensorMode(), torch.no_grad():
+        model = fake(made)
+        with Peak() as peak:
+            cache, mask = DynamicCache(config=made), torch.ones(rows, prompt, dtype=torch.int64)
+            model(input_ids=mask, attention_mask=mask, past_key_values=cache, logits_to_keep=1)
+            cache.batch_select_indices(torch.arange(rows))
+            for layer in cache.layers:
+                more = torch.zeros(size, dtype=torch.bfloat16)
+                layer.update(more, more)
+            for kept in (length - 1, length):
+                mask = torch.ones(rows, kept, dtype=torch.int64)
+                logits = model(input_ids=mask[:, :1], attention_mask=mask, past_key_values=cache).logits[:, -1]
+                torch.softmax(logits.float() / 0.2, dim=-1).sort(dim=-1, descending=True)
+    assert peak.most <= rows * written_bytes(shape, prompt, length) <= 1.7 * peak.most
+
+
+def test_batches_are_halved_until_they_fit() -> None:
+    tried: list[int] = []
+
+    def act(batch: Sequence[int]) -> list[int]:
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [item * item for item in batch]
+
+    assert list(in_batches(range(20), lambda _: 13, act, "a GPU")) == [item * item for item in range(20)]
+    assert tried == [13, 6, 3, 3, 3, 3, 3, 3, 2]
+    assert list(in_batches([], lambda _: 13, act, "a GPU")) == []
+
+
+def test_where_items_are_smaller_more_of_them_fit() -> None:
+    tried: list[int] = []
+
+    def act(batch: Sequence[int]) -> list[int]:
+        tried.append(len(batch))
+        if sum(batch) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(batch)
+
+    assert list(in_batches([4] * 4 + [1] * 8, lambda item: 16 // item, act, "a GPU")) == [4] * 4 + [1] * 8
+    assert tried == [4, 2, 2, 8]
+
+
+def test_one_sequence_that_does_not_fit_is_one_sentence() -> None:
+    def act(batch: Sequence[int]) -> list[int]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match=r"^one sequence takes more memory than is free on a GPU beside the model; ask"):
+        list(in_batches([1, 2], lambda _: 2, act, "a GPU"))
+
+
+def test_no_other_error_is_lack_of_memory() -> None:
+    def act(batch: Sequence[int]) -> list[int]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal"):
+        list(in_batches([1, 2], lambda _: 2, act, "a GPU"))
