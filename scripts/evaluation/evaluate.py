@@ -86,7 +86,7 @@ class _Once:
                 seed=self._evaluations[0].spec["seed"],
                 shots=shots,
                 tokenizers=tokenizers,
-                precision=self._launch.grid.study.precision,
+                precision=Evaluated.read(self._evaluations[0].spec).precision,
                 say=_say,
             )
         return self._harness

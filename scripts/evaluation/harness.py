@@ -77,7 +77,7 @@ class Harness:
         shots: for each label with `shots` above 0, the records that they are drawn from.
         runner: runs programs; the sandbox unless given.
         workers: how many programs run at the same time; if None, as many as this process may use CPUs.
-        precision: what models compute in on a GPU; on a CPU they compute in fp32.
+        precision: what models compute in.
         say: is told once, in a sentence, where models compute, before the first is loaded.
 
     Raises:

@@ -29,9 +29,8 @@ class Place:
 
     @classmethod
     def of_job(cls, precision: Precision) -> "Place":
-        """The device that a training of this process would have; `precision` on a GPU, fp32 on a CPU."""
-        device = devices.alone()
-        return cls(device, precision if device.type == "cuda" else "fp32")
+        """The device that a training of this process would have."""
+        return cls(devices.alone(), precision)
 
     @property
     def name(self) -> str:

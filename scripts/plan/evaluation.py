@@ -120,6 +120,7 @@ class Measurements:
             records=records.fingerprint,
             shots_records=shots[0].fingerprint if shots else None,
             seed=self._study.evaluation.seed,
+            precision=self._study.precision,
             versions=specs.versions("evaluation", self._catalogue.versions),
             settings=asked,
         )

@@ -154,7 +154,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A task asked of a model; `subject` and records are fingerprints, `settings` those of the task."""
+    """A task asked of a model; `subject` and records are fingerprints, `settings` those of the task.
+
+    `precision` is what the model computes in; a spec does not say fp32, which once was all there was.
+    """
 
     subject: str
     task: str
@@ -162,10 +165,13 @@ class Evaluated:
     shots_records: str | None
     seed: int
     versions: dict[str, int]
+    precision: Literal["fp32", "bf16"] = "fp32"
     settings: dict[str, Any] = field(default_factory=dict)
 
     def spec(self) -> dict[str, Any]:
         said = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "settings"}
+        if self.precision == "fp32":
+            del said["precision"]
         return {"kind": "evaluation", **said, **self.settings}
 
     @classmethod
@@ -173,7 +179,8 @@ class Evaluated:
         """The other way round, from a product's or a manifest's spec."""
         own = {one.name for one in fields(cls)} - {"settings"}
         settings = {key: value for key, value in spec.items() if key not in {"kind", *own}}
-        return cls(**{name: spec[name] for name in own}, settings=settings)
+        said = {"precision": "fp32", **spec}
+        return cls(**{name: said[name] for name in own}, settings=settings)
 
 
 def _said(part: Any) -> dict[str, Any]:

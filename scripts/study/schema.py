@@ -475,7 +475,7 @@ class Study(Part):
     )
     data_seed: Seed = field("decides what generated records say and which files a sample takes", paper="not said")
     precision: Literal["fp32", "bf16"] = field(
-        "the numbers that forward and backward passes compute in; the weights are kept in fp32 either way",
+        "the numbers that models compute in, in training and evaluation; trained weights are kept in fp32 either way",
         paper="appendix A",
     )
     datasets: dict[Name, Dataset] = field("name to where its records come from; other keys use these names")
