@@ -9,11 +9,9 @@ sys.path.insert(0, workflow.basedir)
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
-from scripts.planning import cluster
+from scripts.planning import cluster, engine
 from scripts.planning.failures import Failures
-from scripts.planning.guard import Requeuer, by_fingerprint, settle
 from scripts.planning.progress import ProgressLines
-from scripts.planning.resilience import make_resilient
 from scripts.common.errors import UserError
 from scripts.launch.inputs import require_bytes
 from scripts.launch.launch import begin
@@ -32,10 +30,12 @@ except UserError as error:
 GRID = LAUNCH.grid
 STORE = LAUNCH.seen_store
 RESULTS = LAUNCH.results
-# whether this is the Snakemake of a job of the cluster
-IN_JOB = workflow.remote_exec and "SLURM_JOB_ID" in os.environ
-if IN_JOB and (PROLOGUE := Site(**LAUNCH.site).prologue):
-    shell.prefix(f"set -euo pipefail; {PROLOGUE}; ")
+# what this Snakemake is a job of, if it is one of a cluster's
+JOB_ENGINE = engine.of_job(os.environ) if workflow.remote_exec else None
+if JOB_ENGINE:
+    JOB_ENGINE.enter_job()
+    if PROLOGUE := Site(**LAUNCH.site).prologue:
+        shell.prefix(f"set -euo pipefail; {PROLOGUE}; ")
 if IS_HEAD and config.get("cluster") and LAUNCH.site["max_jobs"] and workflow.nodes:
     workflow.global_resources["_nodes"] = min(workflow.nodes, LAUNCH.site["max_jobs"])
 # what this study has; an artifact that it does not have is no part of "all"
@@ -149,7 +149,7 @@ def length_of(place):
 
 def task_of(kind):
     """What a command starts with; nothing where the job is none of a cluster."""
-    return cluster.task(LAUNCH, kind) if IN_JOB else ""
+    return JOB_ENGINE.task(LAUNCH, kind) if JOB_ENGINE else ""
 
 
 def request(wildcards, resources):
@@ -162,7 +162,7 @@ def request(wildcards, resources):
 
 def deadline(wildcards, resources):
     """When training saves and ends, for the next attempt to go on; local jobs have all the time they want."""
-    return f"--deadline {cluster.deadline(LAUNCH, resources.runtime)}" if IN_JOB else ""
+    return JOB_ENGINE.deadline(LAUNCH, resources.runtime) if JOB_ENGINE else ""
 
 
 def printed_files():
@@ -183,15 +183,10 @@ onstart:
         for key, other in WANTED.renamed.items():
             LAUNCH.store.link(GRID.products[key], other)
         require_bytes(LAUNCH, products)
-        if not workflow.local_exec:
-            cluster.require_ready(LAUNCH, products)
-        if not workflow.local_exec and workflow.executor_plugin.name == "slurm":
-            import snakemake_executor_plugin_slurm
-
-            wanted, place, unlock = by_fingerprint(products), workflow.workdir_init, workflow.persistence.unlock
-            settle(LAUNCH.store, wanted, place, config.get("on_live_jobs"), logger, unlock)
-            make_resilient(snakemake_executor_plugin_slurm, place, logger)
-            Requeuer(wanted, place, logger).start()
+        launcher = engine.of_executor(workflow.executor_plugin.name)
+        launcher.require_ready(LAUNCH, products)
+        live, unlock = config.get("on_live_jobs"), workflow.persistence.unlock
+        launcher.begin(LAUNCH, products, workflow.workdir_init, live, logger, unlock)
         hours = cluster.gpu_hours(GRID, products, LAUNCH.store)
         cluster.require_budget(hours, config.get("budget_gpu_hours"))
         if products:
@@ -207,4 +202,4 @@ onstart:
         PROGRESS.start(jobs, workflow.resource_settings.cores, logger)
     else:
         PROGRESS.tell(jobs, hours, workflow.resource_settings.nodes, logger)
-    Failures().start(jobs, logger, on_cluster=not workflow.local_exec)
+    Failures().start(jobs, logger, says_why=launcher.says_why)

@@ -20,6 +20,24 @@ VARIABLE = "FORGETTING_{}"
 NONE = "none"
 """Said of a fact that the cluster shall decide by itself."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BY_KEY = "the key {} says it"
+_BY_STUDY = "the study says it, under resources.jobs"
+_BY_SNAKEMAKE = "Snakemake sets it for each job"
+_NOT_EXTRA = {
+    **dict.fromkeys(("--account", "-A"), _BY_KEY.format("account")),
+    **dict.fromkeys(("--partition", "-p"), _BY_KEY.format("partition")),
+    **dict.fromkeys(("--qos", "-q"), _BY_KEY.format("qos")),
+    **dict.fromkeys(("--constraint", "-C"), _BY_KEY.format("constraint")),
+    "--export": _BY_KEY.format("environment"),
+    **dict.fromkeys(("--time", "-t", "--mem", "--mem-per-cpu", "--nodes", "-N", "--ntasks", "-n"), _BY_STUDY),
+    **dict.fromkeys(("--cpus-per-task", "-c", "--cpus-per-gpu", "--ntasks-per-gpu"), _BY_STUDY),
+    **dict.fromkeys(("--gres", "--gpus", "-G"), f"{_BY_STUDY}, and the key gpu_type names the GPUs"),
+    **dict.fromkeys(("--job-name", "-J", "--comment", "--parsable"), _BY_SNAKEMAKE),
+    **dict.fromkeys(("--output", "-o", "--error", "-e"), _BY_SNAKEMAKE),
+    **dict.fromkeys(("--workdir", "--chdir", "-D"), _BY_SNAKEMAKE),
+    **dict.fromkeys(("--clusters", "-M"), "jobs go to the cluster that sbatch reaches by itself"),
+}
+"""Options of `sbatch` that have no place in `extra`, where most would fail job by job, to who else says them."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class Site:
     reservation: str | None = None
     """Nodes that are set aside."""
     extra: str | None = None
-    """More options of `sbatch`, for every job: `--mail-type=FAIL --exclusive`."""
+    """More options of `sbatch`, for every job: `--mail-type=FAIL --exclusive`; none of `_NOT_EXTRA`."""
     max_jobs: int | None = None
     """Jobs in the queue at a time, at most; without it, `jobs` of the profile."""
     store: str | None = None
@@ -122,4 +140,18 @@ def _checked(name: str, value: Any, where: str) -> Any:
         return {key: str(word) for key, word in value.items()}
     elif not isinstance(value, str) or not value:
         raise UserError(f"{where}: must be text, not {value!r}")
+    elif name == "extra":
+        _require_extra(value, where)
     return value
+
+
+def _require_extra(text: str, where: str) -> None:
+    """Raises UserError where an option is among those that have another place."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{where}: {text!r} is no list of options ({error})") from None
+    for word in words:
+        option = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if option in _NOT_EXTRA:
+            raise UserError(f"{where}: {option} is not allowed here; {_NOT_EXTRA[option]}")

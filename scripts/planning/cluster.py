@@ -81,20 +81,24 @@ def _places(site: Site, *, has_gpus: bool) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def task(launch: Launch, kind: str) -> str:
-    """What stands before `python` in a job of the cluster, with a space at its end if it is not empty.
+def step(launch: Launch, kind: str) -> str:
+    """How SLURM starts a job's command in a step of its own, with a space at the end; empty but for training.
 
-    Training is the direct task of a step of its own, a task for each device: SLURM sends its signals to direct tasks
-    alone, and a Snakemake between them would keep them.
+    Training is the direct task of a step, a task for each device: SLURM sends its signals to direct tasks alone, and a
+    Snakemake between them would keep them. Before that it waits for a controller that is away, as `srun` does not.
     """
-    job, words = _job(launch.grid, kind), []
-    if isinstance(job, TrainingJob):
-        words = ["srun", "--overlap", "--kill-on-bad-exit=1", f"--nodes={job.nodes}", f"--ntasks={_tasks(job)}"]
-        words += [f"--ntasks-per-node={job.processes}", f"--cpus-per-task={job.cpus}"]
-        if job.gpus:
-            words.append(f"--gpus-per-node={job.gpus}")
-    words += [launch.site["container"]] if launch.site.get("container") else []
-    return "".join(f"{word} " for word in words)
+    job = _job(launch.grid, kind)
+    if not isinstance(job, TrainingJob):
+        return ""
+    words = [f"--nodes={job.nodes}", f"--ntasks={_tasks(job)}", f"--ntasks-per-node={job.processes}"]
+    words += [f"--cpus-per-task={job.cpus}", *([f"--gpus-per-node={job.gpus}"] if job.gpus else [])]
+    return f"python -m scripts.planning.slurm && srun --overlap --kill-on-bad-exit=1 {' '.join(words)} "
+
+
+def container(launch: Launch) -> str:
+    """What the site has before the `python` of every job, with a space at the end; empty where it has nothing."""
+    words = launch.site.get("container")
+    return f"{words} " if words else ""
 
 
 def deadline(launch: Launch, minutes: int) -> int:

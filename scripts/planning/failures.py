@@ -18,7 +18,7 @@ _TRIES = 2
 class Failures(logging.Handler):
     """Listens to the workflow's log records, and adds the end of a failed job's log to the same log.
 
-    On a cluster, `retries` of the profile is how often a job may be submitted again. So often it is where it was ended
+    Under SLURM, `retries` of the profile is how often a job may be submitted again. So often it is where it was ended
     from outside (a time limit, a node, `scancel`) or stopped by itself with status 75, because it goes on from its
     checkpoint. An error of its own is tried once more; at the second in a row the job has failed for good.
     """
@@ -30,10 +30,13 @@ class Failures(logging.Handler):
 
     __hash__ = logging.Handler.__hash__
 
-    def start(self, jobs: Iterable[Any], logger: logging.Logger, *, on_cluster: bool) -> None:
-        """Notes Snakemake's `jobs` (their `jobid`, `attempt`, `restart_times`); locally it limits no retries."""
+    def start(self, jobs: Iterable[Any], logger: logging.Logger, *, says_why: bool) -> None:
+        """Notes Snakemake's `jobs` (their `jobid`, `attempt`, `restart_times`).
+
+        Where the engine does not say why a job failed (`says_why`), as locally, it limits no retries.
+        """
         self._jobs = {job.jobid: job for job in jobs}
-        self._on_cluster = on_cluster
+        self._says_why = says_why
         self._logger = logger
         logger.addHandler(self)
 
@@ -45,7 +48,7 @@ class Failures(logging.Handler):
 
     def _failed(self, jobid: int, message: str, logs: list[Path]) -> None:
         job_log = _slurm_log(message, logs)
-        if self._on_cluster and _ended_from_outside(message, job_log):
+        if self._says_why and _ended_from_outside(message, job_log):
             self._errors[jobid] = 0
             return
         self._errors[jobid] += 1
@@ -56,7 +59,7 @@ class Failures(logging.Handler):
                 self._logger.error("\n    ".join([f"{log} ends:", *lines[-_SHOWN_LINES:]]))
                 break
         job = self._jobs.get(jobid)
-        if self._on_cluster and job is not None and self._errors[jobid] == _TRIES and job.attempt <= job.restart_times:
+        if self._says_why and job is not None and self._errors[jobid] == _TRIES and job.attempt <= job.restart_times:
             self._logger.error(f"Job {jobid} failed by itself {_TRIES} times in a row; it is not tried again.")
             job.attempt = job.restart_times + 1
 

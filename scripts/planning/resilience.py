@@ -8,8 +8,11 @@ Three habits of the executor plugin (2.8.0) that end a launch otherwise:
   attempts within seconds.
 - It waits for ever for a job that SLURM no longer knows: one that ended during a long outage, say.
 
-`make_resilient` changes the executor in place: a workflow cannot name an executor that whoever starts Snakemake has not
-installed.
+And one of `srun`, which starts what a job does: where the controller went away since the job began, it gives up after
+ten seconds, and the job has failed.
+
+`make_resilient` and `adapt_jobstep` change the executors in place: a workflow cannot name one that whoever starts
+Snakemake has not installed.
 """
 
 import logging
@@ -23,7 +26,7 @@ from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.planning.reports import spoken
-from scripts.planning.slurm import queued
+from scripts.planning.slurm import await_controller, queued
 
 FIRST_DELAY, LONGEST_DELAY = 5.0, 60.0
 """Seconds between two attempts to submit a job; the pause doubles from the first to the longest."""
@@ -31,6 +34,8 @@ REMIND_SECONDS = 600.0
 """How often a launch says that SLURM still does not answer."""
 FORGOTTEN_CHECKS, FORGOTTEN_SECONDS = 3, 120.0
 """A job counts as forgotten by SLURM after so many answers in a row without it, and so long after its submission."""
+JOB_LATENCY_SECONDS = 20
+"""How long a job waits for its product; not 0, as a job of another head may be putting the manifest back."""
 
 _TEMPORARY = (
     "Unable to contact slurm controller",
@@ -77,6 +82,23 @@ def make_resilient(plugin: ModuleType, directory: str, logger: logging.Logger) -
         logger: is told when SLURM stops answering or taking jobs, and when it is back.
     """
     _Resilience(plugin, directory, logger).install()
+
+
+def adapt_jobstep(plugin: ModuleType) -> None:
+    """Changes the executor of ``snakemake_executor_plugin_slurm_jobstep``, which starts what a job does, in place.
+
+    Before it calls `srun` it waits for a controller that is away. And the innermost Snakemake waits less for a product
+    that its command did not leave: it sees at once what was written on its own node, and holds the job's GPUs.
+    """
+    run = plugin.Executor.run_job
+
+    def run_job(executor: Any, job: Any) -> None:
+        await_controller()
+        run(executor, job)
+
+    plugin.Executor.run_job = run_job
+    # comes after the head's own, and the last one counts
+    plugin.Executor.additional_general_args = lambda executor: f"--latency-wait {JOB_LATENCY_SECONDS}"
 
 
 @dataclass

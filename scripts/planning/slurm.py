@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import time
 from dataclasses import dataclass
 
 from scripts.common.errors import UserError
@@ -11,6 +13,8 @@ from scripts.common.errors import UserError
 _FIELDS = "%i|%T|%M|%r|%N|%Z|%k"
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 _SECONDS = 120.0
+PAUSE, PATIENCE = 5.0, 3600.0
+"""Seconds between two questions to a controller that is away, and after how many of them a job tries without it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,31 @@ def requeue(number: str) -> None:
     _ask(["scontrol", "requeue", number])
 
 
+def await_controller() -> None:
+    """Returns when a controller answers, or after an hour.
+
+    A job can start just before the controller goes away; `srun` in it then gives up after ten seconds, and the job with
+    it. To be called right before `srun`.
+    """
+    end, is_said = time.monotonic() + PATIENCE, False
+    while _is_away() and time.monotonic() < end:
+        if not is_said:
+            print("SLURM's controller does not answer; waiting for it", file=sys.stderr, flush=True)
+            is_said = True
+        time.sleep(PAUSE)
+
+
+def _is_away() -> bool:
+    """Whether no controller answers; not where that cannot be asked, because `srun` then says more."""
+    try:
+        done = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except FileNotFoundError:
+        return False
+    except subprocess.TimeoutExpired:
+        return True
+    return "is DOWN" in done.stdout and "is UP" not in done.stdout
+
+
 def parse(text: str) -> list[QueuedJob]:
     """The jobs in what `squeue` printed. A comment may have bars in it; so it comes last."""
     count = _FIELDS.count("|")
@@ -86,3 +115,7 @@ def _ask(command: list[str]) -> str:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise UserError(f"{command[0]}: {said[-1]}")
     return done.stdout
+
+
+if __name__ == "__main__":
+    await_controller()

@@ -16,7 +16,7 @@ from scripts.common.errors import UserError, run
 from scripts.launch.command import launch_options
 from scripts.launch.launch import Launch, launch_by_hand
 from scripts.plan.product import Product
-from scripts.planning import cluster, slurm
+from scripts.planning import cluster, engine
 from scripts.planning.estimate import seconds
 from scripts.planning.reports import FRESH_SECONDS, aligned, last_lines, last_report, spoken
 from scripts.planning.slurm import QueuedJob
@@ -207,11 +207,10 @@ def main(launch: Launch) -> None:
     """Prints the status of the launch's study."""
     queue: list[QueuedJob] = []
     unknown = None
-    if slurm.has_slurm():
-        try:
-            queue = slurm.queued(".")
-        except UserError as error:
-            unknown = f"What is in SLURM's queue is not known: {error}"
+    try:
+        queue = engine.here().queued(".")
+    except UserError as error:
+        unknown = f"What is in SLURM's queue is not known: {error}"
     print("\n".join(lines(launch, status(launch, queue))))
     if unknown:
         print(unknown)

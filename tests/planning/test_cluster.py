@@ -10,8 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
-from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
+from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options, validate_slurm_extra
 
 from scripts.common.errors import UserError
 from scripts.launch.launch import Launch, launch_by_hand
@@ -51,7 +52,7 @@ def test_one_process_and_several(paper: Launch) -> None:
     asked = cluster.resources(eight_nodes, "training", "runs")
     assert (asked["mpi"], asked["nodes"], asked["tasks"], asked["cpus_per_task"]) == ("srun", 8, 8, 3)
     assert "gres" not in asked
-    words = cluster.task(eight_nodes, "training").split()
+    words = cluster.step(eight_nodes, "training").split()
     assert {"--nodes=8", "--ntasks=8", "--ntasks-per-node=1", "--cpus-per-task=3"} <= set(words)
 
 
@@ -60,8 +61,8 @@ def test_a_task_for_each_gpu(paper: Launch, nodes: int) -> None:
     launch = with_jobs(paper, training={"nodes": nodes, "gpus": 4, "cpus": 6, "memory_gb": 2, "minutes": 600})
     asked = cluster.resources(launch, "training", "runs")
     assert (asked["gres"], asked["nodes"], asked["tasks_per_node"], asked["tasks_per_gpu"]) == ("gpu:4", nodes, 4, 0)
-    words = cluster.task(launch, "training").split()
-    assert words[0] == "srun"
+    words = cluster.step(launch, "training").split()
+    assert "srun" in words
     assert {f"--nodes={nodes}", f"--ntasks={4 * nodes}", "--ntasks-per-node=4", "--gpus-per-node=4"} <= set(words)
     single = with_jobs(launch, training={"nodes": 1, "gpus": 1, "cpus": 6, "memory_gb": 2, "minutes": 600})
     assert not {"mpi", "nodes", "tasks", "tasks_per_node"} & set(cluster.resources(single, "training", "runs"))
@@ -116,6 +117,27 @@ def test_site(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=f"^FORGETTING_{variable}: must"):
             load_site({f"FORGETTING_{variable}": value}, tmp_path / "none.yaml")
+
+
+def test_options_with_another_place_are_refused_with_it(tmp_path: Path) -> None:
+    """All that the executor plugin would refuse job by job, in every way to write it; what is left, it accepts."""
+    patterns = get_forbidden_slurm_options()
+    forbidden = {option for pattern in patterns for option in re.findall(r"--?[A-Za-z][a-z-]*", pattern)}
+    assert {"--job-name", "-J", "--parsable", "--mem-per-cpu", "--gpus"} < forbidden
+    file = tmp_path / "site.yaml"
+    for option in forbidden:
+        joined = f"{option}=x" if option.startswith("--") else f"{option}x"
+        for written in (joined, f"{option} x", f"--exclusive {joined} --mail-type=FAIL"):
+            file.write_text(yaml.safe_dump({"extra": written}))
+            with pytest.raises(UserError, match=rf"site.yaml: extra: {option} is not allowed here; \w"):
+                load_site({}, file)
+    with pytest.raises(UserError, match="FORGETTING_EXTRA: -p is not allowed here; the key partition says it"):
+        load_site({"FORGETTING_EXTRA": "-pgpu"}, file)
+    with pytest.raises(UserError, match="FORGETTING_EXTRA: '--mail-user=\"a' is no list of options"):
+        load_site({"FORGETTING_EXTRA": '--mail-user="a'}, file)
+    extra = "--mail-type=FAIL --exclusive --exclude=c[1-3] --nice=10 --signal=TERM@60"
+    assert load_site({"FORGETTING_EXTRA": extra}, tmp_path / "none.yaml").extra == extra
+    validate_slurm_extra(SimpleNamespace(resources=Resources(slurm_extra=extra)))
 
 
 SITES = {

@@ -48,7 +48,7 @@ def _ended(state: str) -> str:
 def _attempts(states: list[str], logger: logging.Logger) -> int:
     """How many attempts a job gets that would end so, under Snakemake's own rule for retries."""
     job, failures = Job(3), Failures()
-    failures.start([job], logger, on_cluster=True)
+    failures.start([job], logger, says_why=True)
     logger.removeHandler(failures)
     for count, state in enumerate(states, start=1):
         failures.emit(_record(_ended(state)))
@@ -67,7 +67,7 @@ def test_a_job_has_failed_at_its_second_error_in_a_row(states: list[str]) -> Non
 
 def test_a_job_that_asks_to_go_on_has_not_failed(tmp_path: Path) -> None:
     job, failures = Job(3), Failures()
-    failures.start([job], logging.getLogger("test-failures-silent"), on_cluster=True)
+    failures.start([job], logging.getLogger("test-failures-silent"), says_why=True)
     log, slurm_log = tmp_path / "run.log", tmp_path / "17.log"
     log.write_text("stopped at step 3 of 9; the same call goes on from there\n")
     slurm_log.write_text(INTERRUPTED)
@@ -82,7 +82,7 @@ def test_a_job_that_asks_to_go_on_has_not_failed(tmp_path: Path) -> None:
 
 def test_local_jobs_have_the_retries_that_were_typed() -> None:
     job, failures, logger = Job(3), Failures(), logging.getLogger("test-failures-silent")
-    failures.start([job], logger, on_cluster=False)
+    failures.start([job], logger, says_why=False)
     logger.removeHandler(failures)
     for _ in range(4):
         failures.emit(_record(None))
@@ -92,7 +92,7 @@ def test_local_jobs_have_the_retries_that_were_typed() -> None:
 def test_the_end_of_the_log_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("test-failures")
     failures = Failures()
-    failures.start([Job(3)], logger, on_cluster=True)
+    failures.start([Job(3)], logger, says_why=True)
     logger.removeHandler(failures)
     log, slurm_log = tmp_path / "run.log", tmp_path / "17.log"
     log.write_text("".join(f"line {number}\n" for number in range(5000)) + "error: no room\n")
@@ -110,7 +110,7 @@ def test_the_end_of_the_log_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_the_log_of_an_earlier_attempt_is_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("test-failures")
     failures = Failures()
-    failures.start([Job(3)], logger, on_cluster=True)
+    failures.start([Job(3)], logger, says_why=True)
     logger.removeHandler(failures)
     log, slurm_log = tmp_path / "run.log", tmp_path / "17.log"
     log.write_text("stopped at step 3 of 9; the same call goes on from there\n")
@@ -132,7 +132,7 @@ rule run:
     shell: "echo attempt >> attempts-{{wildcards.n}}; echo 'error: broken {{wildcards.n}}' > {{log}}; false"
 
 onstart:
-    Failures().start(list(workflow.dag.needrun_jobs()), logger, on_cluster=True)
+    Failures().start(list(workflow.dag.needrun_jobs()), logger, says_why=True)
 """
 
 

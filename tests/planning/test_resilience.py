@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import snakemake_executor_plugin_slurm as plugin
+import snakemake_executor_plugin_slurm_jobstep as jobstep
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from scripts.planning import resilience
-from scripts.planning.resilience import make_resilient, may_pass
+from scripts.planning import slurm as queue
+from scripts.planning.resilience import adapt_jobstep, make_resilient, may_pass
 
 AWAY = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
 LIMIT = (
@@ -270,6 +272,35 @@ def test_a_job_that_slurm_no_longer_knows(
     assert check(resilient, info) == []
     expected = ["finished"] if is_made else ["SLURM no longer knows job 1, which has left no product.", "failed"]
     assert resilient.reported == ["submitted", *expected]
+
+
+DOWN = "Slurmctld(primary) at a is DOWN\n*****************************************\n"
+UP = "Slurmctld(primary) at a is UP\n"
+
+
+def test_a_job_calls_srun_when_a_controller_answers(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also a second one, while the first is away; without the program `srun` says what is wrong."""
+    ping, asked, began = slurm.root / "ping", slurm.root / "asked", threading.Event()
+    slurm._program("scontrol", f"echo $* >> {asked}; cat {ping}; grep -q UP {ping}")
+    ping.write_text(DOWN)
+    monkeypatch.setattr(queue, "PAUSE", 0.01)
+    monkeypatch.setattr(jobstep.Executor, "additional_general_args", lambda executor: [])
+    monkeypatch.setattr(jobstep.Executor, "run_job", lambda executor, job: began.set())
+    adapt_jobstep(jobstep)
+    thread = threading.Thread(target=jobstep.Executor.run_job, args=(SimpleNamespace(), Job()))
+    thread.start()
+    while not asked.exists() or len(asked.read_text().split()) < 3:
+        assert thread.is_alive()
+        assert not began.is_set()
+    slurm._program("scontrol", f"echo '{DOWN}{UP.replace('primary', 'backup')}'; exit 1")
+    thread.join(60)
+    assert began.is_set()
+    assert asked.read_text().split()[0] == "ping"
+    assert capfd.readouterr().err.count("SLURM's controller does not answer") == 1
+    monkeypatch.setenv("PATH", "")
+    queue.await_controller()
 
 
 def _never() -> bool:

@@ -1,5 +1,6 @@
 """What goes wrong on a cluster: the runs end as if nothing had happened, and without a person."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,16 @@ def test_two_nodes_train_one_model(
         assert largest > 0
         for name, moment in expected.items():
             numpy.testing.assert_allclose(found[name], moment, rtol=0, atol=1e-6 * largest, err_msg=f"{key} {name}")
+
+
+def test_a_command_that_leaves_no_product(
+    settle: Callable[[str], ClusterHouse], start: Callable[..., Head], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with 0 all the same: the job does not hold its GPU for as long as the head waits for a file system."""
+    monkeypatch.setenv("FORGETTING_CONTAINER", "true")
+    house = settle("loop")
+    run = next(target for target in house.planned("runs") if "/math-ift/" in target)
+    said = start(house, run, "--retries", "0").wait(status=1)
+    assert "SLURM status is: 'FAILED'" in said
+    (log,) = (house.root / "results" / "logs" / "slurm").rglob("*.log")
+    assert re.findall(r"Waiting at most (\d+) seconds for missing files", log.read_text()) == ["20"]

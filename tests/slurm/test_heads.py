@@ -1,7 +1,9 @@
 """The process that submits is ended and started again."""
 
 import re
+import shlex
 import signal
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -81,3 +83,15 @@ def test_ended_heads_are_started_again(
     assert set(ended) == set(cluster.jobs(house.root))
     assert cluster.jobs(house.root, "CANCELLED", "FAILED").keys() <= interrupted.keys()
     assert "Nothing to be done" in house.snakemake(*runs)
+
+
+def test_a_head_in_a_job_of_its_own(settle: Callable[[str], ClusterHouse], cluster: Cluster) -> None:
+    """Which asked for memory in another way than its own jobs do: they inherit none of that."""
+    house = settle("loop")
+    run = next(target for target in house.planned("runs") if "/math-ift/" in target)
+    asked = ["--mem-per-cpu=1000", "--cpus-per-task=1", f"--output={house.root / 'head.log'}"]
+    head = ["sbatch", "--wait", *asked, "--wrap", shlex.join(house.command(run, "--retries", "0"))]
+    done = subprocess.run(head, cwd=house.root, env=house.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + (house.root / "head.log").read_text()
+    assert len(house.manifests("runs")) == 1
+    assert len(cluster.jobs(house.root, "COMPLETED")) == 2

@@ -75,6 +75,29 @@ def test_an_outage_while_jobs_train(
 
 
 @pytest.mark.thorough
+def test_a_controller_that_goes_away_as_a_job_starts(
+    settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster
+) -> None:
+    """`srun` in the job would give up after ten seconds, and the only attempt would have failed."""
+    house = settle("loop")
+    run = next(target for target in house.planned("runs") if "/math-ift/" in target)
+    head = start(house, run, "--retries", "0")
+    head.until(lambda: cluster.jobs(house.root, "RUNNING"), "a job to start")
+    (number,) = cluster.jobs(house.root, "RUNNING")
+    cluster.stop()
+    log = house.root / "results" / "logs" / "slurm"
+    try:
+        waits = "SLURM's controller does not answer; waiting for it"
+        head.until(lambda: any(waits in path.read_text() for path in log.rglob(f"{number}.log")), "the job to wait")
+        time.sleep(12)
+    finally:
+        cluster.go_on()
+    said = head.wait()
+    assert "Error in rule" not in said
+    assert list(cluster.jobs(house.root, "COMPLETED")) == [number]
+
+
+@pytest.mark.thorough
 def test_a_limit_on_jobs_in_the_queue(
     settle: Callable[[str], ClusterHouse], start: Callable[..., Head], cluster: Cluster, tmp_path: Path
 ) -> None:

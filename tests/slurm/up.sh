@@ -63,7 +63,7 @@ AutoDetect=off
 NodeName=c[1-2] Name=gpu Type=h100 File=$dir/gpu/nvidia[0-7]
 CONF
 # The executor's job step drops every variable of SLURM before it calls srun, and with them where the cluster is.
-for command in sbatch scancel scontrol sinfo squeue srun; do
+for command in salloc sbatch scancel scontrol sinfo squeue srun; do
     printf '#!/bin/sh\nexport SLURM_CONF="${SLURM_CONF:-%s}"\nexec %s "$@"\n' "$dir/etc/slurm.conf" "$(command -v "$command")" >"$dir/bin/$command"
     chmod 755 "$dir/bin/$command"
 done
