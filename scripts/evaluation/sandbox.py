@@ -1,16 +1,13 @@
 """Runs programs that a model has written, without trusting them.
 
-A program and its check run together in one fresh interpreter inside a jail (`jail.py` says what it is made
-of): no network, no files but the interpreter's and a small private /tmp, no environment, limits on time,
-memory, processes, file sizes. What runs inside is `jailed.py`.
+A program and its check run inside a jail (`jail.py` says what it is made of): no network, no files but the
+interpreter's and a small private /tmp, no environment, limits on time, memory, processes, file sizes. What runs
+inside is `jailed.py`.
 
-A program has passed when its check has returned. The proof is a secret made for this one run: it is handed in
-after the program's text has run to its end, and has to come back after the check returned. So output, exit
-status, early exits, exit handlers, forks and patched builtins prove nothing. What remains: check and program
-share one interpreter, as HumanEval's `check(candidate)` wants it, so a program written against this very
-sandbox can still cheat from within, by reading the secret out of the frames above it while the check calls
-it, by changing a module that the check imports, or by returning an object that claims to equal everything. It
-gains a point, and reaches nothing outside.
+A program has passed when its check has returned. Check and program are two processes: the check asks the program's
+functions over a pipe and gets plain values back, and only the check's process can say outside how it went. So output,
+exit status, early exits, exit handlers, forks, patched builtins and modules, walks over frames or descriptors, and
+objects that claim to equal everything prove nothing. `jailed.py` says what a check may ask, and what remains.
 """
 
 import ast
@@ -93,8 +90,9 @@ class Sandbox:
     ) -> list[ProgramResult]:
         """Run each (program, check) and say how it fared, in the given order.
 
-        The check runs after the program, with the program's names; it passes by returning. The text of a
-        HumanEval problem is its `test` and a last line `check(<entry point>)`. Identical pairs run once.
+        The check runs after the program's text, with those of the program's names that it spells out; it passes by
+        returning. The text of a HumanEval problem is its `test` and a last line `check(<entry point>)`. Identical
+        pairs run once.
 
         Args:
             programs: pairs of source texts; the program is not trusted, the check is.

@@ -224,6 +224,321 @@ def test_ending_early_or_pretending_does_not_pass(sandbox: Sandbox) -> None:
     assert {name: v.outcome for name, v in zip(tricks, results, strict=True)} == dict.fromkeys(tricks, "failed")
 
 
+EQUAL = (
+    "    def __eq__(self, other):\n        return True\n"
+    "    def __ne__(self, other):\n        return False\n"
+    "    __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __instancecheck__ = __eq__\n"
+    "    __abs__ = __sub__ = __rsub__ = __getattr__ = __getitem__ = lambda self, *_: self\n"
+    "    __hash__ = lambda self: hash(3)\n"
+)
+AWARDS = {
+    "what must be said is asked for": (
+        "import os, stat\n"
+        "for descriptor in range(64):\n"
+        "    try:\n"
+        "        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):\n"
+        "            os.write(descriptor, b'body')\n"
+        "            os.write(descriptor, b'passed ' + os.read(descriptor, 64))\n"
+        "    except OSError:\n        pass\n"
+    )
+    + WRONG,
+    "a frame has what must be said": (
+        "import os, sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n"
+        "        known = {**frame.f_globals, **frame.f_locals}\n"
+        "        for descriptor in (known.get('control'), known.get('CONTROL')):\n"
+        "            try:\n"
+        "                os.write(descriptor, b'passed' + (b' ' + known['token'] if 'token' in known else b''))\n"
+        "            except (OSError, TypeError):\n                pass\n"
+        "        frame = frame.f_back\n"
+    ),
+    "a frame's check is exchanged": (
+        "import ctypes, sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n"
+        "        for known in (frame.f_globals, frame.f_locals):\n"
+        "            if 'check' in known:\n                known['candidate'] = {2: 3, 5: 6}.get\n"
+        "        if frame.f_code.co_name == 'check':\n"
+        "            frame.f_locals['candidate'] = {2: 3, 5: 6}.get\n"
+        "            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), 0)\n"
+        "            return 3\n"
+        "        frame = frame.f_back\n"
+    ),
+    "an object that equals everything": f"class Equal:\n{EQUAL}def f(x):\n    return Equal()\n",
+    "a number that equals everything": f"class Equal(int):\n{EQUAL}def f(x):\n    return Equal()\n",
+    "an end of the check's loop": "def f(x):\n    raise StopIteration\n",
+    "another module": "import math\nmath.isclose = math.fabs = lambda *_: 0\n" + WRONG,
+    "another module in its place": (
+        "import sys\nclass Mild:\n    isclose = fabs = __getattr__ = lambda *_: 0\nsys.modules['math'] = Mild()\n"
+    )
+    + WRONG,
+    "another builtin": "import builtins\nbuiltins.abs = builtins.len = builtins.all = lambda _: 1\n" + WRONG,
+    "another import": (
+        "import builtins\nclass Mild:\n    isclose = fabs = lambda *_: 0\nbuiltins.__import__ = lambda *_: Mild\n"
+    )
+    + WRONG,
+}
+CHECKS = {
+    "equality": CHECK,
+    "membership": "def check(candidate):\n    assert candidate(2) in [3]\n\ncheck(f)\n",
+    "arithmetic": "import math\ndef check(candidate):\n    assert math.fabs(candidate(2) - 3) < 1e-6\n\ncheck(f)\n",
+    "in turn": "def check(candidate):\n    assert all(map(lambda x: candidate(x) == x + 1, range(5)))\n\ncheck(f)\n",
+}
+
+
+def test_no_program_awards_itself_a_point(sandbox: Sandbox) -> None:
+    tried = {(trick, way): (AWARDS[trick], CHECKS[way]) for trick in AWARDS for way in CHECKS}
+    results = sandbox.run([*tried.values()], timeout_seconds=10, memory_mb=256, workers=2)
+    assert {how for how, verdict in zip(tried, results, strict=True) if verdict.outcome == "passed"} == set()
+
+
+PTRACE = (
+    "import ctypes, os\n"
+    "libc = ctypes.CDLL(None)\n"
+    "libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]\n"
+)
+
+
+def test_the_judge_cannot_be_reached(sandbox: Sandbox) -> None:
+    """By whoever knows its number, which is that of the program's parent."""
+    program = PTRACE + (
+        "def f():\n"
+        "    judge, place, done = os.getppid(), ctypes.create_string_buffer(8), []\n"
+        "    class Piece(ctypes.Structure):\n"
+        "        _fields_ = [('base', ctypes.c_void_p), ('size', ctypes.c_size_t)]\n"
+        "    piece = ctypes.byref(Piece(ctypes.addressof(place), 8))\n"
+        "    for name, way in {\n"
+        "        'attach': lambda: libc.ptrace(16, judge, None, None),\n"
+        "        'seize': lambda: libc.ptrace(0x4206, judge, None, None),\n"
+        "        'read': lambda: libc.process_vm_readv(judge, piece, 1, piece, 1, 0),\n"
+        "        'write': lambda: libc.process_vm_writev(judge, piece, 1, piece, 1, 0),\n"
+        "        'take a descriptor': lambda: libc.syscall(438, libc.syscall(434, judge, 0), 5, 0),\n"
+        "    }.items():\n"
+        "        if way() >= 0:\n            done.append(name)\n"
+        "    return judge > 1, done\n"
+    )
+    assert said(sandbox, program) == "(True, [])"
+
+
+def test_a_program_never_holds_its_check(sandbox: Sandbox) -> None:
+    program = (
+        "import gc, os, sys\n"
+        "def f():\n"
+        "    frames, found = [], set()\n"
+        "    frame = sys._getframe()\n"
+        "    while frame:\n        frames += [frame.f_locals, frame.f_globals]\n        frame = frame.f_back\n"
+        "    for one in [*frames, *gc.get_objects()]:\n"
+        "        for value in gc.get_referents(one):\n"
+        "            if isinstance(value, (str, bytes)):\n"
+        "                text = value if isinstance(value, str) else value.decode('latin-1')\n"
+        "                if ''.join(['kapre', 'kar']) in text:\n                    found.add(text)\n"
+        "    for descriptor in range(64):\n"
+        "        try:\n            found.add(os.pread(descriptor, 1000, 0))\n"
+        "        except OSError:\n            pass\n"
+        "    return found - {b''}\n"
+    )
+    assert judge(sandbox, program, "raise RuntimeError(f()) # kaprekar").detail == "RuntimeError: set()"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="speaks to the registers of x86-64")
+def test_init_has_nothing_to_say(sandbox: Sandbox) -> None:
+    """A program that makes its init write to every descriptor, if it can, has not passed."""
+    program = (
+        PTRACE + "registers = (ctypes.c_ulonglong * 27)()\n"
+        "def call(number, *values):\n"
+        "    libc.ptrace(12, 1, None, registers)\n"  # GETREGS
+        "    registers[15] = 0xFFFFFFFFFFFFFFFF\n"  # orig_rax: do not restart the call that it was in
+        "    registers[10] = number\n"
+        "    registers[14], registers[13], registers[12] = values\n"
+        "    registers[16] = instruction\n"
+        "    libc.ptrace(13, 1, None, registers)\n"  # SETREGS
+        "    libc.ptrace(9, 1, None, None)\n"  # SINGLESTEP
+        "    os.waitpid(1, 0x40000000)\n"
+        "def f(x):\n"
+        "    global instruction\n"
+        "    if libc.ptrace(16, 1, None, None) == 0:\n"  # ATTACH
+        "        os.waitpid(1, 0x40000000)\n"
+        "        libc.ptrace(12, 1, None, registers)\n"
+        "        instruction, place = registers[16] - 2, registers[19] - 512\n"  # rip, rsp
+        "        libc.ptrace(5, 1, place, int.from_bytes(b'passed\\0\\0', 'little'))\n"  # POKEDATA
+        "        for descriptor in range(16):\n"
+        "            call(1, descriptor, place, 6)\n"
+        "        libc.ptrace(17, 1, None, None)\n"  # DETACH
+        "    return x\n"
+    )
+    assert judge(sandbox, program).outcome == "failed"
+
+
+def test_what_is_no_message_is_none(sandbox: Sandbox) -> None:
+    """A program may write to the judge what it likes: it passes by right values alone."""
+
+    def reply(*parts: bytes) -> bytes:
+        text = b"t%d\n" % len(parts) + b"".join(parts)
+        return len(text).to_bytes(8, "big") + text
+
+    good, bad, nothing = b"B1\n1", b"B0\n", b"d0\n"
+    replies = {
+        "an empty one": reply(),
+        "a value alone": reply(b"I1\n3"),
+        "no length": b"passed",
+        "a letter that means nothing": reply(good, b"X1\n3", nothing),
+        "an object that there is not": reply(good, b"M1\n9", nothing),
+        "a type that is no plain one": reply(good, b"T4\neval", nothing),
+        "an error that is none": reply(bad, b"t1\nS4\neval", b"t1\nS1\n3"),
+        "a change of what cannot change": reply(good, b"I1\n0", b"d2\nI1\n0I1\n3"),
+        "another's object called": reply(b"S4\ncall", b"I1\n0", b"t0\n", nothing),
+        "a value that is cut off": reply(good, b"S9\n3", nothing),
+        "too deep": reply(good, b"l1\n" * 5000 + b"l0\n", nothing),
+        "a wrong value": reply(good, b"I1\n4", nothing),
+    }
+    program = (
+        "import os, stat\n"
+        "def f(x):\n"
+        "    for descriptor in range(3, 64):\n"
+        "        try:\n            os.write(descriptor, {!r})\n"
+        "        except OSError:\n            pass\n"
+        "    os._exit(0)\n"
+    )
+    right = program.format(reply(good, b"I1\n3", nothing))
+    programs = [(program.format(text), "assert f(2) == 3") for text in replies.values()]
+    results = sandbox.run([*programs, (right, "assert f(2) == 3")], timeout_seconds=10, memory_mb=256, workers=2)
+    outcomes = {name: verdict.outcome for name, verdict in zip([*replies, "right"], results, strict=True)}
+    assert outcomes == dict.fromkeys(replies, "failed") | {"right": "passed"}
+
+
+def test_only_what_a_check_asks_for_is_in_its_scope(sandbox: Sandbox) -> None:
+    """A program that itself says what its names are cannot say what a builtin is."""
+    word = {name: b"S%d\n%s" % (len(name), name.encode()) for name in ("f", "all", "__builtins__")}
+    whole, true = b"T3\nint", b"T4\nbool"
+    every = b"d2\n" + word["all"] + true
+    scopes = (
+        b"d4\n" + word["f"] + whole + word["all"] + true,
+        b"d4\n" + word["f"] + whole + word["__builtins__"] + every,
+        b"d2\n" + word["f"] + whole,
+    )
+    program = (
+        "import os, time\nfor descriptor in range(3, 64):\n    try:\n        os.write(descriptor, {!r})\n"
+        "    except OSError:\n        pass\ntime.sleep(60)\n"
+    )
+    texts = [b"t3\nB1\n1" + b"t2\n" + scope + b"l0\n" + b"d0\n" for scope in scopes]
+    programs = [program.format(len(text).to_bytes(8, "big") + text) for text in texts]
+    check = "assert (f('3'), __builtins__ is not None) == (3, True)\n"  # what is said has been believed
+    results = sandbox.run([(text, check) for text in programs], timeout_seconds=10, memory_mb=256)
+    assert results == [ProgramResult("passed", "")] * 3
+    check += "assert all([f('2') == 3])\n"
+    results = sandbox.run([(text, check) for text in programs], timeout_seconds=10, memory_mb=256)
+    assert results == [ProgramResult("failed", "AssertionError")] * 3
+
+
+# -- what goes between a program and its check ----------------------------------------------------------------
+
+VALUES = (
+    "None, True, False, 0, -1, 10**5000, -(2**64), 0.1, -0.0, 5e-324, 1e308, float('inf'), -float('inf'), 1j, -0.0j,\n"
+    "'', 'a\\n\\0', '\\udcff\\U0001f600', b'', b'\\xff\\n', bytearray(b'ab'), (), (1,), [], [[], ()], [1, 1.0, True],\n"
+    "{}, {'b': 1, 'a': [2]}, {(1, 'x'): {}}, set(), {1, 2}, frozenset({3}), {frozenset()}, range(0, 9, 2), int, dict,\n"
+    "fractions.Fraction(1, 3), decimal.Decimal('1.10'), decimal.Decimal('NaN'), [None] * 1000\n"
+)
+
+
+def test_plain_values_arrive_as_they_are(sandbox: Sandbox) -> None:
+    """There and back: each is compared with the one that the check writes down itself."""
+    program = f"import decimal, fractions\ndef values():\n    return [{VALUES}]\ndef same(value):\n    return value\n"
+    check = (
+        "import decimal, fractions, sys\nsys.set_int_max_str_digits(0)\n"
+        f"for got, value in zip(values(), [{VALUES}], strict=True):\n"
+        "    for one in (got, same(value), same([value])[0]):\n"
+        "        assert type(one) is type(value), (one, value)\n"
+        "        assert repr(one) == repr(value), (one, value)\n"
+        "nan = same(float('nan'))\n"
+        "assert type(nan) is float and nan != nan\n"
+    )
+    assert judge(sandbox, program, check) == ProgramResult("passed", "")
+
+
+def test_derived_values_arrive_as_plain_ones(sandbox: Sandbox) -> None:
+    program = (
+        "import collections, enum\n"
+        "class Colour(enum.IntEnum):\n    RED = 1\n"
+        "class Text(str):\n    pass\n"
+        "def values():\n"
+        "    tally = collections.Counter('aab')\n"
+        "    table = collections.defaultdict(list)\n"
+        "    table['x'].append(1)\n"
+        "    point = collections.namedtuple('Point', 'x y')(1, 2)\n"
+        "    return tally, table, point, Colour.RED, Text('word'), collections.OrderedDict(a=1)\n"
+    )
+    check = "assert values() == ({'a': 2, 'b': 1}, {'x': [1]}, (1, 2), 1, 'word', {'a': 1})"
+    assert judge(sandbox, program, check) == ProgramResult("passed", "")
+
+
+def test_objects_can_be_called_iterated_and_handed_back(sandbox: Sandbox) -> None:
+    program = (
+        "class Node:\n    def __init__(self, value, *, next=None):\n        self.value, self.next = value, next\n"
+        "def total(node):\n    return node.value + total(node.next) if node else 0\n"
+        "def count(n):\n    for i in range(n):\n        yield [i]\n"
+        "def adder(n):\n    return lambda x: x + n\n"
+        "def apply(function, values):\n    return [function(value) for value in values]\n"
+        "def caught(function):\n    try:\n        function()\n    except KeyError as error:\n"
+        "        return error.args\n"
+        "def itself():\n    return Node\n"
+    )
+    check = (
+        "node = Node(1, next=Node(2))\n"
+        "assert total(node) == 3\n"
+        "assert node != Node(1) and node == node and itself() is Node\n"
+        "assert list(count(3)) == [[0], [1], [2]] and next(count(1)) == [0]\n"
+        "assert adder(2)(3) == 5\n"
+        "assert apply(lambda x: -x, [1, 2]) == [-1, -2] and apply(adder(1), iter((1, 2))) == [2, 3]\n"
+        "assert caught(lambda: {}['gone']) == ('gone',)\n"
+    )
+    assert judge(sandbox, program, check) == ProgramResult("passed", "")
+
+
+def test_errors_arrive_by_their_classes(sandbox: Sandbox) -> None:
+    program = (
+        "import json\n"
+        "class Own(LookupError):\n    def __init__(self, a, b):\n        super().__init__(b)\n"
+        "def f(kind):\n"
+        "    if kind == 'own':\n        raise Own(1, 2)\n"
+        "    if kind == 'json':\n        json.loads('[')\n"
+        "    if kind == 'unicode':\n        b'\\xff'.decode()\n"
+        "    if kind == 'file':\n        open('/none')\n"
+        "    if kind == 'deep':\n        f(kind)\n"
+        "    if kind == 'exit':\n        raise SystemExit(3)\n"
+        "    return {}[kind]\n"
+    )
+    check = (
+        "kinds = {'own': LookupError, 'json': ValueError, 'unicode': UnicodeDecodeError, 'file': FileNotFoundError,\n"
+        "         'deep': RecursionError, 'exit': SystemExit, 'x': KeyError}\n"
+        "for kind, error in kinds.items():\n"
+        "    try:\n        f(kind)\n"
+        "    except error as raised:\n"
+        "        kinds[kind] = type(raised).__name__, raised.args\n"
+        "assert kinds['own'] == ('Own', (2,)) and kinds['x'] == ('KeyError', ('x',)) and kinds['exit'][1] == (3,)\n"
+        "f('own')\n"
+    )
+    assert judge(sandbox, program, check) == ProgramResult("failed", "Own: 2")
+
+
+def test_what_a_call_changes_is_changed_for_the_check(sandbox: Sandbox) -> None:
+    program = (
+        "def f(a, b, c, d, e):\n"
+        "    a.sort()\n    a[0].append(0)\n    b['new'] = 1\n    c.clear()\n    d += b'!'\n    return e, len(a)\n"
+    )
+    check = (
+        "a, b, c, d, e = [[2], [1]], {'old': 0}, {1}, bytearray(b'x'), [3]\n"
+        "same = a, b, c, d\n"
+        "assert f(a, b, c, d, e) == ([3], 2)\n"
+        "assert same == ([[1, 0], [2]], {'old': 0, 'new': 1}, set(), bytearray(b'x!'))\n"
+        "assert e == [3]\n"
+    )
+    assert judge(sandbox, program, check) == ProgramResult("passed", "")
+
+
+def test_a_check_may_use_what_the_program_has(sandbox: Sandbox) -> None:
+    """Modules are the check's own, under whatever builtins and modules the program has."""
+    program = "import math\nlimit = [1]\nmath.pi = 3\ndef helper():\n    limit.append(2)\n    return limit\n"
+    check = "assert limit == [1] and helper() == [1, 2]\nassert math.pi > 3.14\n"
+    assert judge(sandbox, program, check) == ProgramResult("passed", "")
+
+
 @pytest.mark.parametrize(
     "softened",
     [
