@@ -1,7 +1,7 @@
 """What runs inside the sandbox: one program and its check, each in a process of its own.
 
-Never imported. `jail.py` hands this text to `python -c`, with the program on descriptor 3, the check on 4 and a
-socket to the outside on 5. One process judges, its child runs the program. Only the judge has the socket: it says
+Never imported. `jail.py` hands this over as code on descriptor 6, with the program on 3, the check on 4 and a socket
+to the outside on 5. One process judges, its child runs the program. Only the judge has the socket: it says
 `started` (limits are set, nothing has run), then `passed` or `failed <error>`, one packet each. Whoever ends before
 that, by whatever exit status, has not passed.
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 # The program may replace these in their modules, and what is held here stays.
 read, write, leave, identity = os.read, os.write, os._exit, os.getpid
 
-PROGRAM, CHECK, CONTROL = 3, 4, 5
+PROGRAM, CHECK, CONTROL, CODE = 3, 4, 5, 6
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4  # <sys/prctl.h>
 LONGEST = 1 << 40  # bytes of a message: more than any memory holds
 CHANGEABLE = (list, dict, set, bytearray)
@@ -350,6 +350,7 @@ def main() -> NoReturn:
     ):
         resource.setrlimit(limit, (soft, hard))
     os.environ.clear()
+    os.close(CODE)
     asked, asking = os.pipe()
     told, telling = os.pipe()
     child = os.fork()
@@ -389,7 +390,3 @@ def main() -> NoReturn:
     write(CONTROL, b"started")
     judge(Line(told, asking, wait, lost))
     leave(0)
-
-
-if __name__ == "__main__":
-    main()

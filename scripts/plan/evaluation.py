@@ -121,7 +121,7 @@ class Measurements:
             shots_records=shots[0].fingerprint if shots else None,
             seed=self._study.evaluation.seed,
             precision=self._study.precision,
-            versions=specs.versions("evaluation", self._catalogue.versions),
+            versions=specs.versions("evaluation", self._catalogue.versions, task=task),
             settings=asked,
         )
         inputs = dict.fromkeys([subject, self._data.model, records, *shots, *tokenizers])

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-_LATER = {"loading": ("leg", "run", "evaluation", "spectra", "throughput")}
-"""Code versions that joined later, and the kinds of products that they are behind.
+from scripts.components.asking.answers import Programs
+from scripts.components.tasks import TASKS
 
-Specs leave them out while they are 1.
-"""
+_LOADING = ("leg", "run", "evaluation", "spectra", "throughput")
+"""The kinds of products that load a model."""
 _VERSIONS = {
     "records": ("data",),
     "tokenizer": ("data",),
@@ -27,17 +27,25 @@ _VERSIONS = {
 }
 
 
-def versions(kind: str, current: Mapping[str, int]) -> dict[str, int]:
-    """The code versions in the spec of a product of this kind."""
-    later = (name for name, kinds in _LATER.items() if kind in kinds and current.get(name, 1) > 1)
+def _later(kind: str, task: str | None) -> list[str]:
+    """Code versions that joined later and are behind products of this kind and, of an evaluation, of this task.
+
+    Specs leave them out while they are 1.
+    """
+    runs_programs = task in TASKS and isinstance(TASKS[task].answers, Programs)
+    return [name for name, there in (("loading", kind in _LOADING), ("sandbox", runs_programs)) if there]
+
+
+def versions(kind: str, current: Mapping[str, int], *, task: str | None = None) -> dict[str, int]:
+    """The code versions in the spec of a product of this kind; `task` is that of an evaluation."""
+    later = (name for name in _later(kind, task) if current.get(name, 1) > 1)
     return {name: current[name] for name in (*_VERSIONS[kind], *later)}
 
 
 def code_behind(spec: Mapping[str, Any]) -> list[str]:
     """The names of the code versions that a product's content depends on, in its spec or left out of it."""
     said = spec.get("trunk", spec).get("versions", {})
-    later = (name for name, kinds in _LATER.items() if said and spec["kind"] in kinds)
-    return sorted({*said, *later})
+    return sorted({*said, *(_later(spec["kind"], spec.get("task")) if said else ())})
 
 
 @dataclass(frozen=True)
