@@ -44,7 +44,10 @@ def test_a_manifest_has_the_hash_of_a_version_that_its_spec_leaves_out(
     manifest = make(launch, a_product(launch, kind), lambda out: {})
     code = manifest["provenance"]["code"]
     assert code.keys() == behind
-    assert all(entry["version"] == 1 and len(entry["hash"]) == 12 for entry in code.values())
+    assert {name: entry["version"] for name, entry in code.items()} == {
+        name: launch.code[name]["version"] for name in behind
+    }
+    assert all(len(entry["hash"]) == 12 for entry in code.values())
     assert "loading" not in json.dumps(manifest["spec"])
 
 
