@@ -7,7 +7,7 @@ python -m scripts.artifacts.accept_rates --check    # do the committed rates sti
 import argparse
 from pathlib import Path
 
-from scripts.artifacts.learning_rates import RESULT, outdated, write
+from scripts.artifacts.learning_rates import RESULT, code_versions, outdated, write
 from scripts.common import commands
 from scripts.common.commands import snakemake_command
 from scripts.common.errors import UserError, run
@@ -58,9 +58,18 @@ def check(study: str | None) -> None:
         path = accepted_path(name, STUDIES)
         if not path.exists():
             raise UserError(f"{path} does not exist: study {name!r} has no accepted learning rates")
-        if why := outdated(_grid(name), path):
+        grid = _grid(name)
+        if why := outdated(grid, path):
             raise UserError(why)
-        print(f"{path}: follows from the sweep of study {name}")
+        raised = [
+            f"{code} {version}, which is {grid.versions[code]} now"
+            for code, version in code_versions(path).items()
+            if version != grid.versions.get(code, version)
+        ]
+        print(
+            f"{path}: follows from the sweep of study {name}"
+            + (f", made under the code version {' and '.join(raised)}" if raised else "")
+        )
 
 
 def _grid(name: str) -> Grid:

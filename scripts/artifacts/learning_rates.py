@@ -16,7 +16,7 @@ from scripts.artifacts import recipes
 from scripts.artifacts.provenance import write_record
 from scripts.common.commands import python_command, snakemake_command
 from scripts.common.errors import UserError, run
-from scripts.common.files import atomic_path
+from scripts.common.files import atomic_path, read_yaml
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.plan.conditions import SWEEP, VALIDATION, Condition
@@ -87,7 +87,16 @@ def main(launch: Launch, out: Path) -> None:
         print(f"{setting} {method}: {chosen:g} of {' '.join(map(_mark, curve))}")
     sweep = launch.grid.study.sweep
     assert sweep is not None
-    write(out, {"study": launch.name, "rule": sweep.rule, "seeds": list(sweep.seeds), "settings": settings})
+    write(
+        out,
+        {
+            "study": launch.name,
+            "rule": sweep.rule,
+            "seeds": list(sweep.seeds),
+            "code_versions": launch.grid.versions,
+            "settings": settings,
+        },
+    )
     write_record(recipe, out)
 
 
@@ -126,14 +135,15 @@ def write(path: Path, choices: dict[str, Any]) -> None:
 def outdated(grid: Grid, path: Path) -> str | None:
     """Why the choices in a file do not follow from the study's sweep as it is now; None where they do.
 
-    Needs no result: the file names the evaluations that it was made from, whose fingerprints the study gives.
+    Needs no result: the file names the evaluations that it was made from, whose fingerprints the study gives, under
+    the code versions that the file says. A choice that a person has accepted stays one when code versions rise.
 
     Raises:
         UserError: the file is not of the right form.
     """
     choices = read_accepted(path)
     given = {(setting, method): choice for setting, methods in choices.items() for method, choice in methods.items()}
-    expected = swept(grid)
+    expected = swept(grid.under(code_versions(path)))
     for setting, method in [*expected, *(key for key in given if key not in expected)]:
         where = f"{path}: settings.{setting}.{method}"
         if (setting, method) not in given:
@@ -152,6 +162,12 @@ def outdated(grid: Grid, path: Path) -> str | None:
         if choice["learning_rate"] != chosen:
             return f"{where}: says {choice['learning_rate']:g}, and the rule takes {chosen:g} from its curve"
     return None
+
+
+def code_versions(path: Path) -> dict[str, int]:
+    """The code versions that the choices in a file were made under; empty where it does not say."""
+    found: dict[str, int] = read_yaml(path).get("code_versions", {})
+    return found
 
 
 def note(grid: Grid) -> str | None:

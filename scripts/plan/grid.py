@@ -43,12 +43,20 @@ class Grid:
     ) -> None:
         self.study = study
         self.name = name
+        self.versions = dict(versions)
+        self._data_lock = data_lock
         self._catalogue = Catalogue(versions, data_lock)
         self._data = Data(study, self._catalogue)
         self._data.refuse_copies()
         self._conditions = Conditions(study, self._catalogue, self._data, Training(study, self._catalogue, self._data))
         rows, evaluations = ({read for one in self if one.kind == kind for read in one.inputs} for kind in _COMPARED)
         self._overlaps = self._data.overlaps(rows, evaluations)
+
+    def under(self, versions: Mapping[str, int]) -> "Grid":
+        """The same study where some code versions are others."""
+        if versions.items() <= self.versions.items():
+            return self
+        return Grid(self.study, self.name, {**self.versions, **versions}, self._data_lock)
 
     @property
     def products(self) -> dict[str, Product]:

@@ -106,5 +106,8 @@ def test_a_sweep_with_divergence_is_chosen_written_and_checked(
     assert re.search(r"^code-cpt full: 0.0008 of .* 0.0008:0.001 0.0016:diverged$", said, re.MULTILINE)
     text = path.read_text()
     assert "diverged: true" in text
+    raised = launch.grid.under({"judge": launch.grid.versions["judge"] + 1})
+    assert swept(raised)["code-cpt", "full"] != sweeps["code-cpt", "full"], "its sweep has other evaluations"
+    assert outdated(raised, path) is None, "and what was accepted stays so"
     path.write_text(text.replace("learning_rate: 0.0008\n", "learning_rate: 0.0016\n", 1))
     assert "says 0.0016, and the rule takes 0.0008" in str(outdated(launch.grid, path))
