@@ -139,8 +139,9 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
     notes = [
         "One pass: tokens that are trained on, without what fills no row or no batch. Training: the shortest and the "
         "longest duration, and how many passes that is. K, M, B: 10^3, 10^6, 10^9.",
-        "Repeated: records that are the same as one before. Overlapping: records that share 13 words in a row with "
-        "what the study asks or holds out; what is made here is not compared with what is made here.",
+        "Repeated: records that are the same as one before. Overlapping: records that share 13 words in a row, "
+        "or all of 8 to 12, with an item that the study asks or holds out; what is made here is not compared with "
+        "what is made here.",
     ]
     if NOT_PREPARED in sources:
         notes.append(f"{MISSING}: the data are not prepared yet.")

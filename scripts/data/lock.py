@@ -64,7 +64,8 @@ class _Checkpoints:
 
 def main(arguments: argparse.Namespace) -> None:
     commands.belong_to(study=arguments.study)
-    lock = read(DATA_LOCK)
+    found = read(DATA_LOCK)
+    lock = dict(found)
     problems = []
     study = load_study(arguments.study)
     sources = outside(study, arguments.study)
@@ -83,7 +84,10 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"{key}: {'as it was' if entry == before else 'locked' if before is None else 'changed'}")
         lock[key] = entry
     if not problems:
-        problems += _too_long(study, arguments.study, lock)
+        for key, problem in _too_long(study, arguments.study, lock):
+            problems.append(problem)
+            lock.pop(key, None)
+            lock |= {key: found[key]} if key in found else {}
     with atomic_path(DATA_LOCK) as new:
         text = yaml.safe_dump(lock, sort_keys=True, width=1000) if lock else ""
         new.write_text(_HEADER + text, encoding="utf-8")
@@ -149,8 +153,10 @@ def _context(study: Study, name: str, where: str, entry: Entry) -> Iterator[Buil
         )
 
 
-def _too_long(study: Study, name: str, lock: Mapping[str, Entry]) -> Iterator[str]:
-    """Says how many examples of files of one's own are longer than a row; what is wrong with them, a sentence each.
+def _too_long(study: Study, name: str, lock: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
+    """Says how many examples of files of one's own are longer than a row.
+
+    Of those that cannot be trained on: what the lock calls the file, and the sentence that says why.
 
     Only where the tokenizer is on the hub: that which is made here is made of records.
     """
@@ -167,7 +173,7 @@ def _too_long(study: Study, name: str, lock: Mapping[str, Entry]) -> Iterator[st
             try:
                 said = lengths.said(records, encoding, setting.template, setting.packing, setting.sequence_length)
             except UserError as error:
-                yield f"settings.{setting_name}.dataset: {error}"
+                yield dataset.identity, f"settings.{setting_name}.dataset: {error}"
                 continue
         if said:
             print(f"settings.{setting_name}.dataset: {said}", file=sys.stderr)

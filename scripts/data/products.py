@@ -89,6 +89,9 @@ def _compare(launch: Launch, product: Product) -> None:
         make_data(launch, key)
     if len(ready) == len(asked):
         make_data(launch, comparison.key)
+        compared, records = (store.require(key)["results"] for key in (comparison.key, trained))
+        if (read := compared["compared"]) < records["records"]:
+            print(f"{product.key}: of its {records['records']:,} records the first {read:,} were compared")
         return
     found, _ = overlaps.compare(data_bytes(launch, trained), [data_bytes(launch, key) for key in ready], overlaps.MOST)
     again = python_command("scripts.data.products", comparison.key)

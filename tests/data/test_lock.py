@@ -170,6 +170,7 @@ def test_examples_of_ones_own_are_measured_against_a_row(hub: Hub, tmp_path: Pat
     house.edit(own)
     told = house.python("-m", "scripts.data.lock", "--study", "smoke", ok=not whole)
     row = "a row of 96 tokens (sequence_length)"
+    assert ("path:own.jsonl" in datalock.read(house.root / "config/data.lock")) != whole
     if whole:
         assert "not locked: settings.math-ift.dataset: the prompt alone of every example is longer than " + row in told
     else:
