@@ -19,28 +19,11 @@ from scripts.evaluation import memory
 from scripts.evaluation.harness import Harness
 from scripts.evaluation.language_model import LanguageModel
 from scripts.evaluation.placement import Place, Precision, device_name
+from tests.evaluation.conftest import WORDS
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
-]
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "then",
-    "it",
-    "saw",
-    "one",
-    "small",
-    "box",
-    "near",
-    "old",
-    "tree",
 ]
 NUMBER = random.Random(1)
 TEXTS = [" ".join(NUMBER.choice(WORDS) for _ in range(20 + number)) for number in range(24)]
