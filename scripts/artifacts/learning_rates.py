@@ -165,8 +165,14 @@ def outdated(grid: Grid, path: Path) -> str | None:
 
 
 def code_versions(path: Path) -> dict[str, int]:
-    """The code versions that the choices in a file were made under; empty where it does not say."""
-    found: dict[str, int] = read_yaml(path).get("code_versions", {})
+    """The code versions that the choices in a file were made under; empty where it does not say.
+
+    Raises:
+        UserError: what it says are none.
+    """
+    found = read_yaml(path).get("code_versions", {})
+    if not isinstance(found, dict) or not all(type(version) is int and version > 0 for version in found.values()):
+        raise UserError(f"{path}: code_versions must be positive integers by name, as `judge: 1`, and is {found!r}")
     return found
 
 
