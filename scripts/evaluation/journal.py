@@ -24,9 +24,11 @@ class Journal:
         self._file.seek(0)
         whole = 0
         for line in self._file:
+            if not line.endswith(b"\n"):
+                break
             try:
-                key, value = json.loads(line) if line.endswith(b"\n") else None
-            except (TypeError, ValueError):
+                key, value = json.loads(line)
+            except (TypeError, ValueError):  # what a machine that lost its power left
                 break
             self._found[key] = value
             whole += len(line)
