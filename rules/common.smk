@@ -6,6 +6,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
+from scripts.components.tasks import TASKS
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
@@ -57,7 +58,9 @@ PLACES = {
     "train_leg": "legs",
     "train_run": "runs",
     "train_family": "families/trained",
+    "sample": "samples",
     "evaluate": "evaluations",
+    "judge": "evaluations",
     "evaluate_family": "families/evaluated",
     "fetch_model": "models",
     "fetch_published": "published",
@@ -86,6 +89,8 @@ WANTED = Wanted(
 )
 
 
+# tasks that models write answers to, which are judged by a job of their own
+WRITTEN = "|".join(name for name, task in TASKS.items() if task.writes)
 NAMES = "|".join({name.removeprefix("v1/"): None for name in ARTIFACTS})
 
 

@@ -5,7 +5,6 @@ python -m scripts.artifacts.claims --csv results/claims.csv --md results/claims.
 
 import argparse
 import csv
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from scripts.artifacts.points import artifact_fingerprint
 from scripts.artifacts.provenance import commit, write_record
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
-from scripts.evaluation.scores import SAMPLES
+from scripts.evaluation.results import read_samples
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.plan import artifacts as plan
@@ -115,8 +114,7 @@ def read_models(launch: Launch) -> list[Model]:
 def _item_scores(launch: Launch, evaluation: str) -> FloatArray:
     """The score of each item, in the order of the records."""
     metric = launch.store.require(evaluation)["results"]["metric"]
-    with (launch.store.bytes_of(evaluation) / SAMPLES).open(encoding="utf-8") as file:
-        samples = sorted(map(json.loads, file), key=lambda sample: int(sample["item"]))
+    samples = sorted(read_samples(launch.store.bytes_of(evaluation)), key=lambda sample: int(sample["item"]))
     return numpy.array([sample[metric] for sample in samples], dtype=numpy.float64)
 
 

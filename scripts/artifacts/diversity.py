@@ -3,7 +3,6 @@
 The paper's plot type is not known: here every problem is a point, and a box shows their quartiles.
 """
 
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from scripts.artifacts import frames, style
 from scripts.artifacts.points import Origin, ShownMethod
 from scripts.components.measures import DIVERSITY, MEASURES
 from scripts.evaluation.diversity import distinct_generations
-from scripts.evaluation.scores import SAMPLES
+from scripts.evaluation.results import read_samples
 from scripts.launch.launch import Launch
 from scripts.plan.evaluation import BASE
 from scripts.plan.registry import Artifact
@@ -54,8 +53,7 @@ def collect(launch: Launch, artifact: Artifact) -> list[dict[str, Any]]:
         if "diverged" in launch.store.require(key)["results"]:
             collected.append(frames.diverged_cells(launch, condition))
             continue
-        with (launch.store.bytes_of(key) / SAMPLES).open(encoding="utf-8") as file:
-            distinct = distinct_generations(map(json.loads, file))
+        distinct = distinct_generations(read_samples(launch.store.bytes_of(key)))
         own = {**frames.condition_cells(launch, condition), "evaluation": key.fingerprint}
         for counts in distinct:
             for outcome, different, generations in (

@@ -21,12 +21,12 @@ def distinct_generations(samples: Iterable[Mapping[str, Any]]) -> list[Distinct]
     A text is a completion as it was cut at the stop words, without the problem's prompt. Whatever did not pass failed.
 
     Args:
-        samples: the lines of a humaneval (or pass_at_k) evaluation's ``samples.jsonl``.
+        samples: the rows of a humaneval (or pass_at_k) evaluation's ``samples.parquet``.
     """
     counted = []
     for sample in samples:
-        written = list(zip(sample["outputs"], sample["outcomes"], strict=True))
-        passing = [text for text, outcome in written if outcome == "passed"]
-        failing = [text for text, outcome in written if outcome != "passed"]
+        written = list(zip(sample["completions"], sample["verdicts"], strict=True))
+        passing = [text for text, verdict in written if verdict == "passed"]
+        failing = [text for text, verdict in written if verdict != "passed"]
         counted.append(Distinct(sample["item"], len(set(passing)), len(set(failing)), len(passing), len(failing)))
     return counted

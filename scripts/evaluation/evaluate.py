@@ -1,98 +1,137 @@
-"""Evaluates a model on one task; or all models of a family on all their tasks, in one process.
+"""Asks a model the items of a task, or judges what it has written; or does all of it for the models of a family.
 
 python -m scripts.evaluation.evaluate KEY
 """
 
-import json
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError, run
 from scripts.components.tasks import TASKS
-from scripts.evaluation.scores import SAMPLES
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
 from scripts.launch.missing import Missing
 from scripts.plan.product import Key, Product
-from scripts.plan.specs import Evaluated, Trained
+from scripts.plan.specs import Asked, Judged, Trained
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Build
 from scripts.training import devices
 
 if TYPE_CHECKING:
     from scripts.evaluation.harness import Harness
+    from scripts.evaluation.journal import Journal
+    from scripts.evaluation.judging import Judging
+
+JOURNAL = "answers.jsonl"
+"""The file in a product's scratch directory that keeps answers and verdicts until all are there."""
 
 
 def main(launch: Launch, name: str) -> None:
-    """Makes what is missing of an evaluation or of a family of them.
+    """Makes what is missing of samples, of an evaluation, or of a family of both.
 
     Raises:
         UserError: no such product; its inputs are not there; no sandbox works here.
     """
     product = find(launch, name)
-    if product.kind not in ("evaluation", "evaluated"):
+    if product.kind not in ("samples", "evaluation", "evaluated"):
         raise UserError(f"{product.key}: is of the kind {product.kind!r}, which is no evaluation")
-    evaluations = [product]
+    parts = [product]
     if product.members:
-        evaluations = [launch.grid.products[key] for key in Missing(launch.grid, launch.store).members(product.key)]
+        parts = [launch.grid.products[key] for key in Missing(launch.grid, launch.store).members(product.key)]
     with ExitStack() as held:
-        harness = _Once(launch, evaluations, lambda: held.enter_context(devices.claimed(launch.store.root)))
-        for evaluation in evaluations:
-            make(launch, evaluation, _builder(launch, evaluation, harness))
+        asking = _Asking(launch, parts, lambda: held.enter_context(devices.claimed(launch.store.root)))
+        judging = _Judging(launch, parts)
+        for part in parts:
+            make(launch, part, _judge(launch, part, judging) if _is_judged(part) else _ask(launch, part, asking))
     if product.kind == "evaluated":
         make(launch, product, lambda out: {})
     print(f"{product.key}: complete")
 
 
-class _Once:
-    """The harness, built at the first evaluation that is really missing: its imports cost seconds.
+def _is_judged(part: Product) -> bool:
+    return bool(part.inputs_of("samples"))
+
+
+class _Asking:
+    """The harness, built when the first model is really to be asked: its imports cost seconds.
 
     `claim` is called before: the device is this job's until it ends.
     """
 
-    def __init__(self, launch: Launch, evaluations: list[Product], claim: Callable[[], object]) -> None:
+    def __init__(self, launch: Launch, parts: list[Product], claim: Callable[[], object]) -> None:
         self._launch = launch
-        self._evaluations = evaluations
+        self._parts = [part for part in parts if not _is_judged(part)]
         self._claim = claim
         self._harness: Harness | None = None
 
     def __call__(self) -> "Harness":
         if self._harness is None:
             from scripts.data.products import data_bytes
-            from scripts.data.records import FILE
             from scripts.evaluation.harness import Harness
 
             tasks, records, shots, tokenizers = {}, {}, {}, {}
-            for evaluation in self._evaluations:
-                label = _label(evaluation)
-                asked = Evaluated.read(evaluation.spec)
-                settings = {"task": asked.task, **asked.settings}
-                tasks[label] = settings | judge_variables(self._launch, settings)
-                items, *examples = evaluation.inputs_of("records")
-                records[label] = data_bytes(self._launch, items) / FILE
+            for part in self._parts:
+                label = _label(part.spec)
+                asked = Asked.read(part.spec)
+                tasks[label] = {"task": asked.task, **asked.settings}
+                records[label], *examples = _records(self._launch, part)
                 if examples:
-                    shots[label] = data_bytes(self._launch, examples[0]) / FILE
-                for tokenizer in evaluation.inputs_of("tokenizer"):
+                    shots[label] = examples[0]
+                for tokenizer in part.inputs_of("tokenizer"):
                     tokenizers[label] = data_bytes(self._launch, tokenizer)
-            base = self._launch.store.bytes_of(self._evaluations[0].inputs_of("model")[0])
+            first = self._parts[0]
+            base = self._launch.store.bytes_of(first.inputs_of("model")[0])
             self._claim()
             self._harness = Harness(
                 tasks,
                 records,
                 base,
-                seed=self._evaluations[0].spec["seed"],
+                seed=first.spec["seed"],
                 shots=shots,
                 tokenizers=tokenizers,
-                precision=Evaluated.read(self._evaluations[0].spec).precision,
+                precision=Asked.read(first.spec).precision,
                 say=_say,
             )
         return self._harness
 
 
-def judge_variables(launch: Launch, settings: dict[str, Any]) -> dict[str, Any]:
+class _Judging:
+    """What judges samples, built when the first are really to be judged."""
+
+    def __init__(self, launch: Launch, parts: list[Product]) -> None:
+        self._launch = launch
+        self._parts = [part for part in parts if _is_judged(part)]
+        self._judging: Judging | None = None
+
+    def __call__(self) -> "Judging":
+        if self._judging is None:
+            from scripts.evaluation.judging import Judging
+
+            tasks, records = {}, {}
+            for part in self._parts:
+                label = self.label(part)
+                judged = Judged.read(part.spec)
+                settings = judged.settings | judge_variables(self._launch, judged)
+                tasks[label] = {"task": judged.task, **self._sampled(part).settings, **settings}
+                records[label] = _records(self._launch, part)[0]
+            self._judging = Judging(tasks, records)
+        return self._judging
+
+    def label(self, part: Product) -> str:
+        """What is judged and how: the same for every model whose samples are, so that a family's share it."""
+        settings = {key: value for key, value in part.spec.items() if key != "sampled"}
+        return _label({**settings, "asked": _label(self._sampled(part).spec())})
+
+    def _sampled(self, part: Product) -> Asked:
+        (samples,) = part.inputs_of("samples")
+        product = self._launch.grid.products.get(samples)
+        return Asked.read(product.spec if product else self._launch.store.require(samples)["spec"])
+
+
+def judge_variables(launch: Launch, judged: Judged) -> dict[str, Any]:
     """The judge of conversations, with the environment variables through which the study reaches it.
 
     They stand in no spec: by which way a judge is reached changes nothing of what it says.
@@ -100,56 +139,154 @@ def judge_variables(launch: Launch, settings: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the study of this launch names no judge.
     """
-    if "judge" not in settings:
+    if "judge" not in judged.settings:
         return {}
-    task = launch.grid.study.evaluation.tasks.of(settings["task"])
+    task = launch.grid.study.evaluation.tasks.of(judged.task)
     if task is None:
         raise UserError(
-            f"study {launch.grid.name!r} has no evaluation.tasks.{settings['task']}, which names the environment "
+            f"study {launch.grid.name!r} has no evaluation.tasks.{judged.task}, which names the environment "
             "variables through which the judge of this evaluation is reached"
         )
     variables = {"url_variable": task.judge.url_variable, "key_variable": task.judge.key_variable}
-    return {"judge": settings["judge"] | variables}
+    return {"judge": judged.settings["judge"] | variables}
 
 
-def _label(evaluation: Product) -> str:
+def _label(spec: Mapping[str, Any]) -> str:
     """What is asked: the same for every model that is asked it, so that a family's models share what is read."""
-    asked = {key: value for key, value in evaluation.spec.items() if key not in ("kind", "subject")}
+    asked = {key: value for key, value in spec.items() if key not in ("kind", "subject")}
     return f"{asked['task']}-{fingerprint(asked)}"
 
 
-def finetuned(evaluation: Product) -> Key | None:
-    """Key of the run or published checkpoint that is evaluated; None for the base model."""
-    subject = next(key for key in evaluation.inputs if key.fingerprint == evaluation.spec["subject"])
+def _records(launch: Launch, part: Product) -> list[Path]:
+    """The items, and the records that shots are taken from, if there are any."""
+    from scripts.data.products import data_bytes
+    from scripts.data.records import FILE
+
+    return [data_bytes(launch, key) / FILE for key in part.inputs_of("records")]
+
+
+def finetuned(part: Product) -> Key | None:
+    """Key of the run or published checkpoint that is asked; None for the base model."""
+    subject = next(key for key in part.inputs if key.fingerprint == part.spec["subject"])
     return None if subject.kind == "model" else subject
 
 
-def _builder(launch: Launch, evaluation: Product, harness: Callable[[], "Harness"]) -> Build:
-    """Writes ``samples.jsonl``: what the model said to every item, and its score.
+def _ask(launch: Launch, part: Product, harness: Callable[[], "Harness"]) -> Build:
+    """Asks a model, and writes `SAMPLES`: for every item what was asked and answered, and its score if it has one yet.
 
-    The manifest's provenance has `evaluation`: the device and the precision that the model computed in.
+    The manifest's provenance has `evaluation`: the device and the precision that the model computed in. Answers are
+    kept as they come, for a job that is started again.
 
     Of a model whose training diverged nothing is written or computed: the value and its error are None, and `diverged`
     is the step at which it did.
     """
-    label = _label(evaluation)
 
-    def score(out: Path) -> dict[str, Any]:
-        subject = finetuned(evaluation)
+    def build(out: Path) -> dict[str, Any]:
+        from scripts.evaluation.results import write_samples
+
+        subject = finetuned(part)
         if subject and (diverged := launch.store.require(subject)["results"].get("diverged")):
-            _say(f"{evaluation.name}: training diverged, there is no model to ask")
-            metric = TASKS[evaluation.spec["task"]].metrics_of(evaluation.spec)[0]
-            return {"metric": metric, "value": None, "stderr": None, "items": 0, "diverged": diverged["step"]}
+            _say(f"{part.name}: training diverged, there is no model to ask")
+            if part.kind == "samples":
+                return {"diverged": diverged["step"]}
+            return _nothing(part.spec["task"], part.spec, diverged["step"])
         run_directory = launch.store.bytes_of(subject) if subject else None
         method_kind = _method_kind(launch.store.require(subject)["spec"]) if subject else None
-        result: dict[str, Any] = {**harness().score(run_directory, method_kind, [label])[label]}
-        with (out / SAMPLES).open("w", encoding="utf-8") as file:
-            for sample in result.pop("samples"):
-                file.write(json.dumps(sample, ensure_ascii=False, sort_keys=True) + "\n")
-        _say(f"{evaluation.name}: {result['metric']} {result['value']:.3f}")
+        label = _label(part.spec)
+        with _journal(launch, part) as journal:
+            if part.kind == "samples":
+                written, provenance = harness().write(
+                    run_directory, method_kind, label, journal=journal, what=part.name, known=_known(launch, part)
+                )
+                write_samples(written, out)
+                texts = sum(len(sample["completions"]) for sample in written)
+                _say(f"{part.name}: {texts} texts")
+                return {"items": len(written), "texts": texts, "provenance": provenance}
+            found = harness().score(run_directory, method_kind, [label], journal=journal, what=part.name)
+        result: dict[str, Any] = {**found[label]}
+        write_samples(result.pop("samples"), out)
+        _say(f"{part.name}: {result['metric']} {result['value']:.3f}")
         return result
 
-    return score
+    return build
+
+
+def _judge(launch: Launch, part: Product, judging: _Judging) -> Build:
+    """Judges samples, and writes them once more, with the verdicts, as `SAMPLES`.
+
+    Verdicts are kept as they come, for a job that is started again.
+    """
+
+    def build(out: Path) -> dict[str, Any]:
+        from scripts.evaluation.results import read_samples, write_samples
+
+        (samples,) = part.inputs_of("samples")
+        if (diverged := launch.store.require(samples)["results"].get("diverged")) is not None:
+            return _nothing(part.spec["task"], launch.store.require(samples)["spec"], diverged)
+        judge, label = judging(), judging.label(part)
+        for other in _alike(launch, part, "sampled"):
+            judge.remember(label, read_samples(launch.store.bytes_of(other)))
+        with _journal(launch, part) as journal:
+            found = judge.result(
+                label, read_samples(launch.store.bytes_of(samples)), journal=journal, what=part.name
+            )
+        result: dict[str, Any] = {**found}
+        write_samples(result.pop("samples"), out)
+        _say(f"{part.name}: {result['metric']} {result['value']:.3f}")
+        return result
+
+    return build
+
+
+def _nothing(task: str, settings: Mapping[str, Any], step: int) -> dict[str, Any]:
+    metric = TASKS[task].metrics_of(settings)[0]
+    return {"metric": metric, "value": None, "stderr": None, "items": 0, "diverged": step}
+
+
+@contextmanager
+def _journal(launch: Launch, part: Product) -> Iterator["Journal"]:
+    from scripts.evaluation.journal import Journal
+
+    journal = Journal(launch.store.scratch(part.key) / JOURNAL)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def _known(launch: Launch, part: Product) -> list[dict[str, Any]]:
+    """The first samples of each item, from samples of which others were asked for: `samples` of them for each."""
+    from scripts.evaluation.results import read_samples
+
+    wanted = part.spec.get("samples", 1)
+    counts = {key: launch.store.require(key)["spec"]["samples"] for key in _alike(launch, part, "samples")}
+    if not counts:
+        return []
+    most = max(counts, key=lambda key: counts[key])
+    return [
+        {**sample, "completions": list(sample["completions"])[:wanted]}
+        for sample in read_samples(launch.store.bytes_of(most))
+    ]
+
+
+def _alike(launch: Launch, part: Product, but: str) -> list[str]:
+    """Products that are there, of the same model, whose specs differ in one key alone."""
+    found = []
+    path = launch.store.manifest_path(part.key)
+    for other in path.parent.glob(f"{Key(path.stem).name}-*.json"):
+        key = str(other.relative_to(launch.store.root).with_suffix(""))
+        manifest = launch.store.read(key) if key != part.key else None
+        if manifest is None or not _has_samples(launch, key):
+            continue
+        if {**manifest["spec"], but: None} == {**part.spec, but: None} and but in manifest["spec"]:
+            found.append(key)
+    return sorted(found)
+
+
+def _has_samples(launch: Launch, key: str) -> bool:
+    from scripts.evaluation.results import SAMPLES
+
+    return (launch.store.directory(key) / SAMPLES).is_file()
 
 
 def _say(sentence: str) -> None:

@@ -5,9 +5,6 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from scripts.components.tasks import COMPOSITE
 
-SAMPLES = "samples.jsonl"
-"""The file of an evaluation: a line for each item, with what the model said and its score."""
-
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
     """The probability that one of `k` programs passes, when `passed` of `samples` did.

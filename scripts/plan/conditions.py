@@ -236,9 +236,14 @@ class Conditions:
             if (where, product.key) not in self._made_by:
                 grouped.setdefault(group, []).append(product)
         for group, products in grouped.items():
-            # at family grain a run is made by its family
+            # what a model writes is made by the job that judges it
+            members = [one for product in products for one in [*self._samples_of(product), product]]
             inputs = dict.fromkeys(
-                self._made_by.get((where, key), key) for product in products for key in product.inputs
+                # at family grain a run is made by its family
+                self._made_by.get((where, key), key)
+                for member in members
+                for key in member.inputs
+                if key.kind != "samples"
             )
             kind = "decomposed" if group == SPECTRA else "evaluated"
             suffix = f"-{group.replace('_', '-')}" if group and kind == "evaluated" else ""
@@ -246,6 +251,9 @@ class Conditions:
                 f"families/{kind}/{place.format(suffix)}",
                 {"kind": kind, "members": sorted(product.key for product in products)},
                 *(self._catalogue.products[key] for key in inputs),
-                members=tuple(product.key for product in products),
+                members=tuple(dict.fromkeys(member.key for member in members)),
             )
-            self._made_by.update({(where, product.key): family.key for product in products})
+            self._made_by.update({(where, member.key): family.key for member in members})
+
+    def _samples_of(self, evaluation: Product) -> list[Product]:
+        return [self._catalogue.products[key] for key in evaluation.inputs_of("samples")]

@@ -1,7 +1,7 @@
 """What is measured of a model: evaluations and spectra."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from scripts.components.asking.answers import Conversations
 from scripts.components.measures import (
@@ -18,7 +18,7 @@ from scripts.components.part import unusual
 from scripts.components.tasks import BENCHMARKS, TASKS
 from scripts.plan import specs
 from scripts.plan.data import Data
-from scripts.plan.product import Catalogue, Key, Product
+from scripts.plan.product import PLACES, Catalogue, Key, Product
 from scripts.study.schema import InstructionFinetuning, Study
 
 BASE = "base"
@@ -95,7 +95,9 @@ class Measurements:
         return self.evaluation(subject, task, asked_in)
 
     def evaluation(self, subject: Product, task: str, setting: str | None, dataset: str | None = None) -> Product:
-        """A task asked of a model; its items are the study's for the task, or those of `dataset`.
+        """The evaluation of a model by a task; its items are the study's for the task, or those of `dataset`.
+
+        What a model writes is a product of its own, an input: it does not depend on how it is judged.
 
         It is asked with the tokenizer of the setting and, where the task takes the text of instruction finetuning, in
         its template; without a setting, with the base model's and in the plain one.
@@ -114,18 +116,33 @@ class Measurements:
         tokenizers = [self._data.tokenizer(own.tokenizer)] if own and own.tokenizer else []
         if tokenizers:
             asked["tokenizer"] = tokenizers[0].fingerprint
-        spec = specs.Evaluated(
+        place = _place(subject.key)
+        judging = {key: asked.pop(key) for key in TASKS[task].judging if key in asked}
+        kind: Literal["samples", "evaluation"] = "samples" if TASKS[task].writes else "evaluation"
+        spec = specs.Asked(
+            kind=kind,
             subject=subject.fingerprint,
             task=task,
             records=records.fingerprint,
             shots_records=shots[0].fingerprint if shots else None,
             seed=self._study.evaluation.seed,
             precision=self._study.precision,
-            versions=specs.versions("evaluation", self._catalogue.versions, task=task),
+            versions=specs.versions(kind, self._catalogue.versions, task=task),
             settings=asked,
         )
         inputs = dict.fromkeys([subject, self._data.model, records, *shots, *tokenizers])
-        return self._catalogue.add(f"evaluations/{_place(subject.key)}/{task}", spec.spec(), *inputs)
+        found = self._catalogue.add(f"{PLACES[kind]}/{place}/{task}", spec.spec(), *inputs)
+        if kind == "evaluation":
+            return found
+        judged = specs.Judged(
+            subject=subject.fingerprint,
+            task=task,
+            records=records.fingerprint,
+            sampled=found.fingerprint,
+            versions=specs.versions("evaluation", self._catalogue.versions, task=task),
+            settings=judging,
+        )
+        return self._catalogue.add(f"evaluations/{place}/{task}", judged.spec(), found, records)
 
     def _spectra(self, run: Product) -> Product:
         assert self._study.spectra is not None

@@ -17,7 +17,7 @@ from scripts.plan.product import Catalogue, Key, Product
 from scripts.plan.training import Training
 from scripts.study.schema import Study
 
-_COMPARED = ("rows", "evaluation")
+_COMPARED = (("rows",), ("samples", "evaluation"))
 """Kinds of products: the records of the first are compared with those of the second."""
 
 
@@ -49,7 +49,7 @@ class Grid:
         self._data = Data(study, self._catalogue)
         self._data.refuse_copies()
         self._conditions = Conditions(study, self._catalogue, self._data, Training(study, self._catalogue, self._data))
-        rows, evaluations = ({read for one in self if one.kind == kind for read in one.inputs} for kind in _COMPARED)
+        rows, evaluations = ({read for one in self if one.kind in kinds for read in one.inputs} for kinds in _COMPARED)
         self._overlaps = self._data.overlaps(rows, evaluations)
 
     def under(self, versions: Mapping[str, int]) -> "Grid":

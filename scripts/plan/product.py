@@ -16,6 +16,7 @@ PLACES = {
     "run": "runs",
     "published": "published",
     "throughput": "throughput",
+    "samples": "samples",
     "evaluation": "evaluations",
     "spectra": "spectra",
     "trained": "families/trained",

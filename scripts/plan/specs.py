@@ -6,13 +6,15 @@ the product keeps its name.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from scripts.components.asking.answers import Programs
 from scripts.components.tasks import TASKS
 
-_LOADING = ("leg", "run", "evaluation", "spectra", "throughput")
-"""The kinds of products that load a model."""
+S = TypeVar("S", "Asked", "Judged")
+
+_LOADING = ("leg", "run", "samples", "evaluation", "spectra", "throughput")
+"""The kinds of products that load a model; an evaluation of samples loads none."""
 _VERSIONS = {
     "records": ("data",),
     "tokenizer": ("data",),
@@ -22,7 +24,8 @@ _VERSIONS = {
     "leg": ("trainer",),
     "run": ("trainer",),
     "throughput": ("trainer",),
-    "evaluation": ("judge",),
+    "samples": ("evaluation",),
+    "evaluation": ("evaluation",),
     "spectra": ("spectra",),
 }
 
@@ -32,8 +35,10 @@ def _later(kind: str, task: str | None) -> list[str]:
 
     Specs leave them out while they are 1.
     """
-    runs_programs = task in TASKS and isinstance(TASKS[task].answers, Programs)
-    return [name for name, there in (("loading", kind in _LOADING), ("sandbox", runs_programs)) if there]
+    asked = TASKS.get(task) if task and kind == "evaluation" else None
+    loads = kind in _LOADING and not (asked and asked.writes)
+    runs_programs = asked is not None and isinstance(asked.answers, Programs)
+    return [name for name, there in (("loading", loads), ("sandbox", runs_programs)) if there]
 
 
 def versions(kind: str, current: Mapping[str, int], *, task: str | None = None) -> dict[str, int]:
@@ -161,12 +166,14 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """A task asked of a model; `subject` and records are fingerprints, `settings` those of the task.
+class Asked:
+    """A task asked of a model: what it writes to each item (`samples`), or how likely answers are to it (`evaluation`).
 
-    `precision` is what the model computes in; a spec does not say fp32, which once was all there was.
+    `subject` and records are fingerprints, `settings` those of the task that the model's answers depend on. `precision`
+    is what the model computes in; a spec does not say fp32, which once was all there was.
     """
 
+    kind: Literal["samples", "evaluation"]
     subject: str
     task: str
     records: str
@@ -180,15 +187,43 @@ class Evaluated:
         said = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "settings"}
         if self.precision == "fp32":
             del said["precision"]
+        return {**said, **self.settings}
+
+    @classmethod
+    def read(cls, spec: Mapping[str, Any]) -> "Asked":
+        """The other way round, from a product's or a manifest's spec."""
+        return _read_with_settings(cls, {"precision": "fp32", **spec})
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation of samples.
+
+    `sampled` is their fingerprint; the others stand in it too, and say here of whom and what the samples are. `settings`
+    are those that samples do not depend on.
+    """
+
+    subject: str
+    task: str
+    records: str
+    sampled: str
+    versions: dict[str, int]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def spec(self) -> dict[str, Any]:
+        said = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "settings"}
         return {"kind": "evaluation", **said, **self.settings}
 
     @classmethod
-    def read(cls, spec: Mapping[str, Any]) -> "Evaluated":
+    def read(cls, spec: Mapping[str, Any]) -> "Judged":
         """The other way round, from a product's or a manifest's spec."""
-        own = {one.name for one in fields(cls)} - {"settings"}
-        settings = {key: value for key, value in spec.items() if key not in {"kind", *own}}
-        said = {"precision": "fp32", **spec}
-        return cls(**{name: said[name] for name in own}, settings=settings)
+        return _read_with_settings(cls, {name: value for name, value in spec.items() if name != "kind"})
+
+
+def _read_with_settings(cls: type[S], spec: Mapping[str, Any]) -> S:
+    own = {one.name for one in fields(cls)} - {"settings"}
+    settings = {key: value for key, value in spec.items() if key not in own}
+    return cls(**{name: spec[name] for name in own}, settings=settings)
 
 
 def _said(part: Any) -> dict[str, Any]:

@@ -28,12 +28,17 @@ _KINDS = {
     "run": "training",
     "trained": "training",
     "throughput": "throughput",
+    "samples": "evaluation",
     "evaluation": "evaluation",
+    "judged": "judging",
     "evaluated": "evaluation",
     "spectra": "spectra",
     "decomposed": "spectra",
 }
-"""Kind of a product to the row of the table that its job has; others are made where Snakemake runs."""
+"""Kind of a product to the row of the table that its job has; others are made where Snakemake runs.
+
+An evaluation of samples is `judged`: it asks no model.
+"""
 
 
 def resources(launch: Launch, kind: str, place: str = "") -> dict[str, Any]:
@@ -110,16 +115,17 @@ def gpu_hours(grid: Grid, products: Iterable[Product], store: Store) -> float:
     """What it takes to make `products`, but for their members that are in the store: GPUs times the expected time."""
     products = list(products)
     made = store.made(key for product in products for key in product.members)
+    rows = [(product, row) for product in products if (row := _row(product))]
     return math.fsum(
         _nodes(job) * job.gpus * seconds(grid, product, made) / 3600
-        for product in products
-        if product.kind in _KINDS and (job := _job(grid, _KINDS[product.kind]))
+        for product, row in rows
+        if (job := _job(grid, row))
     )
 
 
 def require_ready(launch: Launch, products: Iterable[Product]) -> None:
     """Raises UserError where the cluster's facts are missing without which `products` cannot be made there."""
-    rows = {_KINDS[product.kind] for product in products if product.kind in _KINDS}
+    rows = {row for product in products if (row := _row(product))}
     gpus = any(_job(launch.grid, row).gpus for row in rows)
     Site(**launch.site).require(["account", "partition", "gpu_type"] if gpus else ["account", "partition"])
 
@@ -135,6 +141,10 @@ def require_budget(hours: float, budget: float | None) -> None:
 def _job(grid: Grid, kind: str) -> Job | TrainingJob:
     job: Job | TrainingJob = getattr(grid.study.resources.jobs, kind)
     return job
+
+
+def _row(product: Product) -> str | None:
+    return _KINDS.get("judged" if product.kind == "evaluation" and product.inputs_of("samples") else product.kind)
 
 
 def _nodes(job: Job | TrainingJob) -> int:

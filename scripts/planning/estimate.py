@@ -16,8 +16,9 @@ def seconds(grid: Grid, product: Product, made: set[str]) -> float:
         members = [grid.products[key] for key in product.members] or [product]
         tokens = sum(_training_tokens(grid, member) for member in members if member.key not in made)
         return resources.startup_seconds + tokens / resources.tokens_per_second
-    if product.kind in ("evaluation", "evaluated"):
-        count = sum(key not in made for key in product.members) or 1
+    if product.kind in ("samples", "evaluation", "evaluated"):
+        parts = [grid.products[key] for key in product.members if key not in made] or [product]
+        count = sum(not part.inputs_of("samples") for part in parts)  # models take the time, not who judges them
         share = resources.evaluation_seconds / (1 + len(grid.study.evaluation.forgetting))
         return resources.startup_seconds + count * share
     if product.kind in ("spectra", "decomposed", "throughput"):

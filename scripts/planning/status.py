@@ -33,6 +33,7 @@ _KINDS = {
     "published": "checkpoints of others",
     "leg": "legs",
     "run": "runs",
+    "samples": "samples",
     "evaluation": "evaluations",
     "spectra": "spectra",
     "throughput": "speeds",

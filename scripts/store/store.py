@@ -383,6 +383,7 @@ _MAKERS = {
     "run": "scripts.training.train",
     "published": "scripts.models.products",
     "throughput": "scripts.training.throughput",
+    "samples": "scripts.evaluation.evaluate",
     "evaluation": "scripts.evaluation.evaluate",
     "spectra": "scripts.spectra.singular_values",
 }

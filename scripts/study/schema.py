@@ -422,6 +422,10 @@ class Jobs(Part):
     )
     throughput: Job = field("measures speed and memory", default=Job())
     evaluation: Job = field("asks a model the items of a task", default=Job())
+    judging: Job = field(
+        "judges what a model has written, on as many CPUs as it has; at family grain the job of `evaluation` does",
+        default=Job(),
+    )
     spectra: Job = field("computes singular values", default=Job())
 
 

@@ -1,4 +1,4 @@
-"""The kinds of answers, and how one becomes a sample: a line of an evaluation's ``samples.jsonl``."""
+"""The kinds of answers, and how one becomes a sample: a row of an evaluation's ``samples.parquet``."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ class Scored:
 
     sample: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]]
     """Makes the sample of what lm-eval logged for an item and of the names of the metrics."""
+    written: bool = False
+    """Whether models write the answers; else they say how likely those are that the items have."""
     as_rows: bool = False
     """Whether a text and what follows it become tokens as prompts and responses do in rows; else as lm-eval has it."""
 
@@ -40,8 +42,10 @@ Answers = Scored | Programs | Conversations
 
 
 def sample(logged: Mapping[str, Any], metrics: Sequence[str], **more: Any) -> dict[str, Any]:
-    """What every kind has: the item, the hash of its prompt, the metrics; and `more`."""
-    own = {"item": logged["doc_id"], "prompt_sha256": logged["prompt_hash"]}
+    """What every kind has: the item, the texts that it asks with and the answers, the metrics; and `more`."""
+    asked = [request if len(request) > 1 else ("", *request) for request in logged["arguments"]]
+    prompts, completions = zip(*asked, strict=True)
+    own = {"item": logged["doc_id"], "prompts": list(prompts), "completions": list(completions)}
     return {**own, **more, **{metric: float(logged[metric]) for metric in metrics}}
 
 
@@ -58,8 +62,8 @@ def word(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def match(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-    """A text that is written and read for its answer: the `outputs`, and the `answer` that was found in them."""
-    return sample(logged, metrics, outputs=logged["resps"][0], answer=logged["filtered_resps"][0])
+    """A text that is written and read for its `answer`."""
+    return sample(logged, metrics, answer=logged["filtered_resps"][0])
 
 
 def loss(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:

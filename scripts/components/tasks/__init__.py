@@ -8,11 +8,11 @@ compile a template for each item anew, which costs more than scoring a small mod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from scripts.components.asking.answers import Answers
+from scripts.components.asking.answers import Answers, Scored
 from scripts.components.asking.items import read
 from scripts.components.asking.shown import Shown
 from scripts.components.discovery import instances
@@ -31,6 +31,9 @@ class Settings(Part):
     """What a study says of a task."""
 
     dataset: Name = field("name of the dataset with the items", paper="section 3")
+
+    judging: ClassVar[frozenset[str]] = frozenset()
+    """The keys that what a model writes does not depend on, only how it is judged."""
 
     @property
     def written(self) -> int:
@@ -121,6 +124,16 @@ class Task:
     def __post_init__(self) -> None:
         if self.shown.lower_is_better and self.measures:
             raise TypeError(f"task {self.name!r}: what a study may take it for, {set(self.measures)}, must rise")
+
+    @property
+    def writes(self) -> bool:
+        """Whether models write something to an item, that is judged apart; else it is asked how likely answers are."""
+        return not isinstance(self.answers, Scored) or self.answers.written
+
+    @property
+    def judging(self) -> frozenset[str]:
+        """See `Settings.judging`."""
+        return self.settings.judging if self.settings else frozenset()
 
     def metrics_of(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """What is recorded with these settings; the first is the value."""

@@ -46,6 +46,6 @@ TASK = Task(
     items=1_319,
     metrics=("exact_match",),
     file="gsm8k",
-    answers=Scored(match),
+    answers=Scored(match, written=True),
     check=None,
 )

@@ -17,6 +17,8 @@ from scripts.components.tasks import Settings, Task
 class HumanEval(Settings):
     """pass@1 from `samples` programs a problem, each executed in the sandbox."""
 
+    judging: ClassVar[frozenset[str]] = frozenset({"timeout_seconds", "memory_mb"})
+
     dataset: Name = field("name of the dataset with the problems", paper="section 3.2")
     samples: Count = field("programs written for a problem", unit="programs", paper="section 3.2: 50; figure S9: 256")
     temperature: Annotated[float, Field(gt=0)] = field(

@@ -27,6 +27,8 @@ class Judge(Part):
 class MtBench(Settings):
     """Two-turn answers, each graded from 1 to 10 by a judge (paper, appendix C)."""
 
+    judging: ClassVar[frozenset[str]] = frozenset({"judge"})
+
     dataset: Name = field("name of the dataset with the questions", paper="appendix C")
     max_new_tokens: Count = field("where an answer is cut off that does not end", unit="tokens", paper="not said")
     judge: Judge = field("who grades the answers", paper="appendix C")
