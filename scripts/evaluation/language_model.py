@@ -1,9 +1,10 @@
 """The model as lm-eval sees it. Imports torch and lm-eval: only the harness imports this module."""
 
+import hashlib
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,19 +14,26 @@ from lm_eval.models.huggingface import HFLM, eval_logger
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
+from scripts.common.progress import Progress
 from scripts.data.encoding import Encoding
 from scripts.evaluation import memory
+from scripts.evaluation.journal import Journal
 from scripts.evaluation.noise import uniform
 from scripts.evaluation.placement import device_name, free_bytes
 from scripts.loading.hidden import last_hidden
 
 
 class _Row(NamedTuple):
-    """A text to be written: the tokens of its prompt, the how-many-th of that prompt it is, and of which request."""
+    """A text to be written: the tokens of its prompt, and which of the texts to that prompt it is.
+
+    `occurrence` counts the items with the prompt, `sample` the texts to one item: so the first texts to an item are
+    the same however many are asked for. `key` stands for all that the text depends on.
+    """
 
     prompt: tuple[int, ...]
+    occurrence: int
     sample: int
-    request: int
+    key: str
 
 
 class _Reading(NamedTuple):
@@ -36,12 +44,39 @@ class _Reading(NamedTuple):
 
     ids: tuple[int, ...]
     scored: int  # positions, the most that a request asks of
-    asked: list[tuple[int, list[int]]]  # the requests' numbers and continuations
+    asked: list[tuple[str, list[int]]]  # the requests' keys and continuations
 
     @property
     def context(self) -> tuple[int, ...]:
         """What stands before the first scored position."""
         return self.ids[: -self.scored]
+
+
+class _Answers:
+    """What is asked, by keys that stand for all that the answers depend on. What the journal has is there already."""
+
+    def __init__(
+        self, keys: Iterable[str], unit: str, journal: Journal | None, progress: Callable[[str, int, int], Progress]
+    ) -> None:
+        keys = set(keys)
+        self._journal = journal
+        self.found: dict[str, Any] = {} if journal is None else {key: journal[key] for key in keys if key in journal}
+        self._progress = progress(unit, len(keys), len(self.found))
+
+    def keep(self, answers: Mapping[str, Any]) -> None:
+        new = {key: answer for key, answer in answers.items() if key not in self.found}
+        self.found |= new
+        if self._journal is not None:
+            self._journal.keep(new)
+        self._progress.add(len(new))
+
+
+def _key(*of: Any) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+
+
+def _silent(unit: str, total: int, done: int) -> Progress:
+    return Progress("", unit, total, done, say=lambda _: None)
 
 
 class LanguageModel(HFLM):  # type: ignore[misc]
@@ -60,6 +95,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         as_rows: whether a text and what follows it become tokens as prompts and responses do in rows; else as lm-eval
             has it, as one text that is cut behind as many tokens as the first has alone.
         free: the bytes that sequences may take beside the model, now; of the model's device, unless given.
+        journal: keeps answers of this model and encoding as they come; those that it has are not computed again.
+        progress: makes what counts them, of their unit, how many there are, and how many the journal had.
     """
 
     def __init__(
@@ -70,11 +107,14 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         seed: int = 0,
         as_rows: bool = False,
         free: Callable[[], int] | None = None,
+        journal: Journal | None = None,
+        progress: Callable[[str, int, int], Progress] = _silent,
     ) -> None:
         self._encoding = encoding
         self._seed = seed
         self._as_rows = as_rows
         self._free = free or partial(free_bytes, model.device)
+        self._answers = partial(_Answers, journal=journal, progress=progress)
         self._shape = memory.Shape.of(model.config, model.dtype.itemsize)
         super().__init__(
             pretrained=model,
@@ -130,26 +170,27 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         As lm-eval has it, but for memory and time: logits are computed at the scored positions alone, and a context
         that several readings begin with is read once.
         """
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        asked: defaultdict[tuple[int, ...], list[tuple[int, list[int]]]] = defaultdict(list)
-        for number, (_, context, continuation) in enumerate(requests):
+        keys = [_key("likelihood", context, continuation) for _, context, continuation in requests]
+        answers = self._answers(keys, "likelihoods")
+        asked: defaultdict[tuple[int, ...], dict[str, list[int]]] = defaultdict(dict)
+        for key, (_, context, continuation) in zip(keys, requests, strict=True):
             assert context
             assert 0 < len(continuation) <= self.max_length
-            whole = context + continuation
-            asked[tuple(whole[-(self.max_length + 1) : -1])].append((number, continuation))
+            if key not in answers.found:
+                asked[tuple((context + continuation)[-(self.max_length + 1) : -1])][key] = continuation
         if cut := sum(len(context) + len(continuation) > self.max_length + 1 for _, context, continuation in requests):
             eval_logger.warning(
                 f"{cut} of {len(requests)} contexts lost their beginning: with what follows they have more than the "
                 f"{self.max_length} tokens that the model can hold"
             )
-        readings = [_Reading(ids, max(len(ask[1]) for ask in asks), asks) for ids, asks in asked.items()]
+        readings = [_Reading(ids, max(map(len, asks.values())), list(asks.items())) for ids, asks in asked.items()]
         counted = Counter(reading.context for reading in readings)
         shared = [reading for reading in readings if reading.context and counted[reading.context] > 1]
         alone = [reading for reading in readings if not reading.context or counted[reading.context] == 1]
         alone.sort(key=lambda reading: (-len(reading.ids), reading.ids))
         shared.sort(key=lambda reading: (-len(reading.context), reading.context, -reading.scored, reading.ids))
         most = max((reading.scored for reading in shared), default=0)
-        for some, act, fit in (
+        for some, read, fit in (
             (alone, self._read, lambda first: self._sequences_that_fit(len(first.ids))),
             (
                 shared,
@@ -157,23 +198,27 @@ class LanguageModel(HFLM):  # type: ignore[misc]
                 lambda first: self._sequences_that_fit(len(first.context) + most, len(first.context)),
             ),
         ):
-            for reading, scores in zip(some, memory.in_batches(some, fit, act, device_name(self.device)), strict=True):
-                for (number, _), score in zip(reading.asked, scores, strict=True):
-                    found[number] = score
-        return found
+            keep = partial(self._keep_scores, answers, read)
+            memory.in_batches(some, fit, keep, device_name(self.device))
+        return [tuple(answers.found[key]) for key in keys]  # a journal has lists
+
+    @staticmethod
+    def _keep_scores(answers: _Answers, read: Callable[..., list[tuple[float, bool]]], some: list[_Reading]) -> None:
+        keys = [key for reading in some for key, _ in reading.asked]
+        answers.keep(dict(zip(keys, read(some), strict=True)))
 
     def _sequences_that_fit(self, length: int, kept: int = 0) -> int:
         return memory.sequences_scored(self._shape, self._free(), length, kept)
 
     @torch.inference_mode()
-    def _read(self, readings: Sequence[_Reading]) -> list[list[tuple[float, bool]]]:
-        """What `_loglikelihood_tokens` returns, for every request of each reading."""
+    def _read(self, readings: Sequence[_Reading]) -> list[tuple[float, bool]]:
+        """What `_loglikelihood_tokens` returns, of all requests of the readings."""
         ids = _padded_right([reading.ids for reading in readings])
         ends = [row * ids.shape[1] + len(reading.ids) for row, reading in enumerate(readings)]
         return self._scores(readings, ends, ids.to(self.device))  # attention is causal: what is behind needs no mask
 
     @torch.inference_mode()
-    def _read_behind(self, readings: Sequence[_Reading]) -> list[list[tuple[float, bool]]]:
+    def _read_behind(self, readings: Sequence[_Reading]) -> list[tuple[float, bool]]:
         """The same of readings of which several have a context in common, which is not empty."""
         contexts = {reading.context: number for number, reading in enumerate({r.context: r for r in readings}.values())}
         ids, mask = self._padded_left(list(contexts))
@@ -193,7 +238,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
 
     def _scores(
         self, readings: Sequence[_Reading], ends: Sequence[int], ids: torch.Tensor, **named: Any
-    ) -> list[list[tuple[float, bool]]]:
+    ) -> list[tuple[float, bool]]:
         """`ends`: the flat position in `ids` behind the last token of each reading."""
         asks = [(end, continuation) for end, r in zip(ends, readings, strict=True) for _, continuation in r.asked]
         positions = torch.tensor([end - len(c) + offset for end, c in asks for offset in range(len(c))])
@@ -209,58 +254,85 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         sizes = [len(continuation) for _, continuation in asks]
         sums = [float(part.sum()) for part in torch.split(torch.cat(values).double().cpu(), sizes)]
         greedy = [bool(part.all()) for part in torch.split(torch.cat(likeliest).cpu(), sizes)]
-        scores = iter(zip(sums, greedy, strict=True))
-        return [[next(scores) for _ in reading.asked] for reading in readings]
+        return list(zip(sums, greedy, strict=True))
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """What the model writes to each prompt, up to the first stop sequence.
 
         A prompt that leaves no room for the new tokens loses its beginning, as in lm-eval.
         """
-        written = [""] * len(requests)
         alike: defaultdict[str, list[int]] = defaultdict(list)
         for number, request in enumerate(requests):
             alike[json.dumps(request.args[1], sort_keys=True)].append(number)
+        keys = [""] * len(requests)
+        groups = []
         for text, numbers in alike.items():
             settings = normalize_gen_kwargs(json.loads(text), self.max_gen_toks)
-            new = settings.pop("max_gen_toks")
-            longest = self.max_length - new
-            assert longest > 0
-            counted: Counter[tuple[int, ...]] = Counter()
-            rows = []
-            prompts = self._encoding.prompts([requests[number].args[0] for number in numbers])
-            for number, ids in zip(numbers, prompts, strict=True):
-                prompt = tuple(ids[-longest:])
-                rows.append(_Row(prompt, counted[prompt], number))
-                counted[prompt] += 1
+            rows = self._rows([requests[number] for number in numbers], settings)
+            for number, row in zip(numbers, rows, strict=True):
+                keys[number] = row.key
+            groups.append((settings, rows))
+        answers = self._answers(keys, "answers")
+        for settings, rows in groups:
+            rows = [row for row in rows if row.key not in answers.found]
             rows.sort(key=lambda row: (-len(row.prompt), row))
-            texts = memory.in_batches(
+            new = settings.pop("max_gen_toks")
+            memory.in_batches(
                 rows,
                 partial(self._rows_that_fit, new),
-                partial(self._write, new=new, **settings),
+                partial(self._write, answers=answers, new=new, **settings),
                 device_name(self.device),
             )
-            for row, text in zip(rows, texts, strict=True):
-                written[row.request] = text
-        return written
+        return [answers.found[key] for key in keys]
+
+    def _rows(self, requests: list[Any], settings: dict[str, Any]) -> list[_Row]:
+        """One for each request. lm-eval repeats a request, the very object, for each text that it asks for."""
+        longest = self.max_length - settings["max_gen_toks"]
+        assert longest > 0
+        prompts = self._encoding.prompts([request.args[0] for request in requests])
+        items: Counter[tuple[int, ...]] = Counter()
+        occurrences: dict[int, int] = {}
+        texts: Counter[int] = Counter()
+        rows = []
+        for request, ids in zip(requests, prompts, strict=True):
+            prompt = tuple(ids[-longest:])
+            item = id(request)
+            if item not in occurrences:
+                occurrences[item] = items[prompt]
+                items[prompt] += 1
+            which = (prompt, occurrences[item], texts[item])
+            texts[item] += 1
+            rows.append(_Row(*which, _key("text", *which, settings, self._seed)))
+        return rows
 
     def _rows_that_fit(self, new: int, longest: _Row) -> int:
         prompt = len(longest.prompt)
         return memory.rows_written(self._shape, self._free(), prompt, prompt + new)
 
     def _write(
-        self, rows: Sequence[_Row], new: int, until: list[str], do_sample: bool, temperature: float, **sampling: float
-    ) -> list[str]:
-        """The texts of one batch; see `_model_generate`."""
+        self,
+        rows: Sequence[_Row],
+        answers: _Answers,
+        new: int,
+        until: list[str],
+        do_sample: bool,
+        temperature: float,
+        **sampling: float,
+    ) -> None:
+        """The texts of one batch, kept as they are done; see `_continue`."""
         prompts, mask = self._padded_left([row.prompt for row in rows])
         noise = None
         if do_sample:
-            noise = torch.from_numpy(np.stack([uniform(self._seed, row.prompt, row.sample, new) for row in rows]))
+            noise = torch.from_numpy(
+                np.stack([uniform(self._seed, row.prompt, row.sample, new, row.occurrence) for row in rows])
+            )
             sampling["temperature"] = temperature
-        length = prompts.shape[1]
-        tokens = self._model_generate(prompts, length + new, until, attention_mask=mask, noise=noise, **sampling)
-        texts = [self.tok_decode(ids[length:]) for ids in tokens.tolist()]
-        return [postprocess_generated_text(text, until, None) for text in texts]
+
+        def keep(done: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+            texts = [postprocess_generated_text(self.tok_decode(ids), until, None) for ids in tokens]
+            answers.keep({rows[number].key: text for number, text in zip(done, texts, strict=True)})
+
+        self._continue(prompts, new, until, keep, attention_mask=mask, noise=noise, **sampling)
 
     def _padded_left(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and which of them are no padding, both [rows, longest], on the device."""
@@ -270,32 +342,30 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         return ids.to(self.device), mask.to(self.device)
 
     @torch.inference_mode()
-    def _model_generate(
+    def _continue(
         self,
         context: torch.Tensor,
-        max_length: int,
+        steps: int,
         stop: list[str],
+        done: Callable[[list[int], list[list[int]]], None],
         *,
         attention_mask: torch.Tensor,
         noise: torch.Tensor | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
-    ) -> torch.Tensor:
+    ) -> None:
         """Continues left-padded prompts.
 
         Args:
             context, attention_mask: token ids and which of them are no padding, [rows, prompt].
-            max_length: tokens of a row, padding and prompt included.
+            steps: tokens that are written to a row at most.
             stop: a row is done when one of these is in what was written, or the eos token.
-            noise: float32 [rows, max_length - prompt], uniform in [0, 1): decides each row's tokens, sampled from the
-                nucleus of mass `top_p` at `temperature`. Without it the likeliest are taken.
-
-        Returns:
-            Token ids [rows, max_length] that begin with `context`; padding after what was written. Text may go
-            on behind a stop sequence within the last token: lm-eval cuts it.
+            done: is told the numbers of rows that are done, and what was written to each. Text may go on behind a stop
+                sequence within the last token: lm-eval cuts it.
+            noise: float32 [rows, steps], uniform in [0, 1): decides each row's tokens, sampled from the nucleus of mass
+                `top_p` at `temperature`. Without it the likeliest are taken.
         """
-        rows, prompt_length = context.shape
-        steps = max_length - prompt_length
+        rows = len(context)
         written = context.new_full((rows, steps), self._encoding.pad)
         noise = None if noise is None else noise.to(context.device)
         prompts, prompt_of_row = torch.unique(torch.stack([context, attention_mask]), dim=1, return_inverse=True)
@@ -321,9 +391,13 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             tails = self._encoding.continuations(written[running, max(0, step + 1 - lookback) : step + 1].tolist())
             goes_on = torch.tensor([not any(text in tail for text in stop) for tail in tails]).to(context.device)
             goes_on &= tokens != self.eot_token_id
-            if step + 1 == steps or not goes_on.any():
-                break
+            if step + 1 == steps:
+                goes_on[:] = False
             if not goes_on.all():
+                ended = running[~goes_on]
+                done(ended.tolist(), written[ended, : step + 1].tolist())
+                if not goes_on.any():
+                    break
                 running, tokens, mask, positions = (x[goes_on] for x in (running, tokens, mask, positions))
                 cache.batch_select_indices(goes_on.nonzero()[:, 0])
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
@@ -331,7 +405,6 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             logits = self.model(
                 input_ids=tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache
             ).logits[:, -1]
-        return torch.cat([context, written], dim=1)
 
 
 def _padded_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -3,7 +3,7 @@
 What an evaluation finds does not depend on it, but for rounding.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,7 +12,6 @@ import torch
 from scripts.common.errors import UserError
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 RESERVE = 0.1
 """Of the free memory: what the allocator loses between blocks of many sizes, and the libraries' own."""
@@ -105,10 +104,8 @@ def sequences_scored(shape: Shape, free: int, length: int, kept: int = 0) -> int
     return max(1, left // scored_bytes(shape, length, kept))
 
 
-def in_batches(
-    items: Sequence[T], fit: Callable[[T], int], act: Callable[[Sequence[T]], Iterable[R]], where: str
-) -> Iterator[R]:
-    """What `act` returns of each of the items, in their order, in batches.
+def in_batches(items: Sequence[T], fit: Callable[[T], int], act: Callable[[Sequence[T]], object], where: str) -> None:
+    """Does something with all items, in their order, in batches.
 
     Args:
         items: the largest first.
@@ -124,18 +121,18 @@ def in_batches(
     while done < len(items):
         fitting = fit(items[done])
         batch = items[done : done + max(1, int(fitting * share))]
-        results = None
+        fits = False
         try:
-            results = list(act(batch))
+            act(batch)
+            fits = True
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise UserError(
                     f"one sequence takes more memory than is free on {where} beside the model; ask for shorter ones "
                     "(fewer shots, fewer new tokens) or evaluate where more is free"
                 ) from None
-        if results is None:  # what the error held of the device is free only here
+        if fits:
+            done += len(batch)
+        else:  # what the error held of the device is free only here
             torch.cuda.empty_cache()
             share = len(batch) / 2 / fitting
-            continue
-        yield from results
-        done += len(batch)

@@ -1,9 +1,12 @@
 """Likelihoods are lm-eval's, samples depend on no batch, and a batch that does not fit becomes smaller."""
 
 import hashlib
+import os
 import random
+import signal
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from scipy.stats import kstest
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from scripts.common.errors import UserError
+from scripts.common.progress import Progress
 from scripts.data.encoding import Encoding
 from scripts.evaluation import memory
+from scripts.evaluation.journal import Journal
 from scripts.evaluation.language_model import LanguageModel
 from scripts.evaluation.noise import uniform
 from tests.evaluation.conftest import sentence
@@ -142,25 +147,134 @@ def test_contexts_that_are_cut_are_told_of(encoding: Encoding, base: Path, caplo
 SAMPLED = {"until": ["~~~"], "do_sample": True, "temperature": 1.2, "top_p": 0.95, "max_gen_toks": 10}
 
 
-def written(lm: LanguageModel, prompts: Sequence[str], **settings: Any) -> list[str]:
-    return lm.generate_until([Instance("generate_until", {}, (text, {**SAMPLED, **settings}), 0) for text in prompts])
+def items(prompts: Sequence[str], samples: int = 1, **settings: Any) -> list[Instance]:
+    """As lm-eval asks for several samples: each item several times, the very object."""
+    asked = [Instance("generate_until", {}, (text, {**SAMPLED, **settings}), 0) for text in prompts]
+    return [one for one in asked for _ in range(samples)]
+
+
+def written(lm: LanguageModel, prompts: Sequence[str], samples: int = 1, **settings: Any) -> list[str]:
+    return lm.generate_until(items(prompts, samples, **settings))
 
 
 def test_a_sample_depends_on_seed_prompt_and_number_alone(encoding: Encoding, base: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     prompts = [sentence(random.Random(number), 3 + number) for number in range(5)]
-    asked = [prompt for prompt in prompts for _ in range(6)]
     lm = LanguageModel(model, encoding, seed=3)
-    first = written(lm, asked)
+    first = written(lm, prompts, 6)
     groups = [first[start : start + 6] for start in range(0, 30, 6)]
     assert all(len(set(group)) > 3 for group in groups)
     torch.manual_seed(random.randrange(99))
-    assert written(LanguageModel(model, encoding, seed=3, free=lambda: 0), asked) == first, "row by row"
-    assert written(lm, asked[::-1]) == [text for group in groups[::-1] for text in group], "in another order"
-    assert written(lm, prompts[2:3] * 4) == groups[2][:4], "fewer of one prompt, alone"
-    longer = written(lm, asked, max_gen_toks=20)
+    assert written(LanguageModel(model, encoding, seed=3, free=lambda: 0), prompts, 6) == first, "row by row"
+    assert written(lm, prompts[::-1], 6) == [text for group in groups[::-1] for text in group], "in another order"
+    assert written(lm, prompts[2:3], 4) == groups[2][:4], "fewer of one prompt, alone"
+    longer = written(lm, prompts, 6, max_gen_toks=20)
     assert all(more.startswith(text) for more, text in zip(longer, first, strict=True)), "with more new tokens"
-    assert written(LanguageModel(model, encoding, seed=4), asked) != first
+    assert written(LanguageModel(model, encoding, seed=4), prompts, 6) != first
+
+
+def test_fewer_samples_are_the_first_of_more_although_items_have_the_same_prompt(
+    encoding: Encoding, base: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    prompts = ["the cat", "a mat", "the cat", "the cat"]
+    lm = LanguageModel(model, encoding)
+    two, five = (written(lm, prompts, samples) for samples in (2, 5))
+    groups = [five[start : start + 5] for start in range(0, 20, 5)]
+    assert two == [text for group in groups for text in group[:2]]
+    assert len({text for group in groups for text in group}) > 15, "items with one prompt are not asked the same"
+    assert written(lm, prompts[:2], 5) == five[:10], "an item knows nothing of those behind it"
+
+
+class DiedError(Exception):
+    pass
+
+
+class Mortal:
+    """A model that dies as it is called for the `calls`th time; counts its calls."""
+
+    def __init__(self, base: Path) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(base).eval()
+        self.calls, self.last = 0, -1
+        self.die: Callable[[], None] = self._raise
+        self.model.get_decoder().register_forward_pre_hook(self._enter, with_kwargs=True)
+
+    def _enter(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if named["input_ids"] is None:
+            return  # it is asked for logits of hidden states that it has
+        if self.calls == self.last:
+            self.die()
+        self.calls += 1
+
+    def _raise(self) -> None:
+        raise DiedError
+
+    def asked(self, encoding: Encoding, journal: Journal | None = None) -> tuple[Any, list[str]]:
+        """Likelihoods and texts, one after another: of a text no more than the 11 calls that it takes are lost."""
+        lm = LanguageModel(self.model, encoding, free=lambda: 0, journal=journal)
+        prompts = [sentence(random.Random(number), 3 + number) for number in range(4)]
+        texts = lm.generate_until(items(prompts, 4, until=["e", "~~~"], temperature=0.6))
+        return lm._loglikelihood_tokens(requests(encoding.size, 100)), texts
+
+
+def test_what_an_evaluation_found_before_it_died_is_not_computed_again(
+    encoding: Encoding, base: Path, tmp_path: Path
+) -> None:
+    mortal, rng = Mortal(base), random.Random(6)
+    expected = mortal.asked(encoding)
+    undisturbed, mortal.calls = mortal.calls, 0
+    deaths = 0
+    while True:
+        mortal.last = mortal.calls + rng.randrange(1, 40)
+        journal = Journal(tmp_path / "journal")
+        try:
+            found = mortal.asked(encoding, journal)
+            break
+        except DiedError:
+            deaths += 1
+        finally:
+            journal.close()
+    assert found == expected
+    assert deaths > 5
+    assert mortal.calls <= undisturbed + 11 * deaths
+    mortal.last = mortal.calls
+    assert mortal.asked(encoding, Journal(tmp_path / "journal")) == expected, "all of it is there"
+
+
+def test_what_an_evaluation_found_survives_sigkill(encoding: Encoding, base: Path, tmp_path: Path) -> None:
+    mortal = Mortal(base)
+    expected = mortal.asked(encoding)
+    undisturbed, mortal.calls = mortal.calls, 0
+    mortal.die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    mortal.last = undisturbed * 2 // 3
+    process = get_context("fork").Process(target=lambda: mortal.asked(encoding, Journal(tmp_path / "journal")))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    mortal.last = -1
+    assert mortal.asked(encoding, Journal(tmp_path / "journal")) == expected
+    assert undisturbed / 3 <= mortal.calls <= undisturbed / 3 + 12
+
+
+def test_progress_counts_answers_and_those_that_were_there(encoding: Encoding, base: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    clock = iter(range(0, 10**6, 100))
+
+    def progress(unit: str, total: int, done: int) -> Progress:
+        return Progress("hellaswag", unit, total, done, say=lines.append, clock=lambda: float(next(clock)))
+
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    journal = Journal(tmp_path / "journal")
+    lm = LanguageModel(model, encoding, journal=journal, progress=progress, free=lambda: 0)
+    asked: list[Request] = [(None, [5, 6 + n], [7, 8]) for n in range(4)]
+    lm._loglikelihood_tokens(asked[:3])
+    assert [line.partition(", ")[0] for line in lines] == [f"hellaswag: {n} of 3 likelihoods" for n in (1, 2, 3)]
+    lines.clear()
+    lm._loglikelihood_tokens(asked)
+    assert lines == ["hellaswag: 4 of 4 likelihoods, 0.01/s, 0:00:00 left"]
+    lines.clear()
+    written(lm, ["the cat"], 2)
+    assert [line.partition(", ")[0] for line in lines] == [f"hellaswag: {n} of 2 answers" for n in (1, 2)]
 
 
 def test_noise_is_uniform_and_independent() -> None:
@@ -172,7 +286,9 @@ def test_noise_is_uniform_and_independent() -> None:
     assert np.abs(correlations).max() < 0.6
     assert np.array_equal(uniform(0, [3, 1, 4], 5, 7), rows[5, :7])
     others = [(0, [3, 1, 4], 1), (1, [3, 1, 4], 0), (0, [31, 4], 0), (0, [3, 14], 0), (0, [3, 1], 4), (0, [1, 3, 4], 0)]
-    found = sorted(float(uniform(*one, 1)[0]) for one in [(0, [3, 1, 4], 0), *others])  # type: ignore[arg-type]
+    first = [uniform(*one, 1) for one in [(0, [3, 1, 4], 0), *others]]  # type: ignore[arg-type]
+    first += [uniform(0, [3, 1, 4], 0, 1, occurrence) for occurrence in (1, 2)]
+    found = sorted(float(number) for (number,) in first)
     assert all(one != other for one, other in pairwise(found))
 
 
@@ -215,15 +331,15 @@ class Short:
 def test_less_memory_than_planned_changes_no_answer(tokens: int, encoding: Encoding, base: Path) -> None:
     load: Callable[[], Any] = lambda: AutoModelForCausalLM.from_pretrained(base).eval()  # noqa: E731
     asked = requests(encoding.size, 100)
-    prompts = [sentence(random.Random(number), 2 + number) for number in range(4) for _ in range(5)]
+    prompts = [sentence(random.Random(number), 2 + number) for number in range(4)]
     lm = LanguageModel(load(), encoding)
-    scores, texts = lm._loglikelihood_tokens(asked), written(lm, prompts)
+    scores, texts = lm._loglikelihood_tokens(asked), written(lm, prompts, 5)
     model = load()
     short = Short(model, tokens)
     lm = LanguageModel(model, encoding)
     found = lm._loglikelihood_tokens(asked)
     assert found == [(pytest.approx(value, rel=1e-5, abs=1e-5), greedy) for value, greedy in scores]
-    assert written(lm, prompts) == texts
+    assert written(lm, prompts, 5) == texts
     assert tokens / 4 < short.most <= tokens
 
 

@@ -137,44 +137,45 @@ def test_writing_takes_what_is_planned(made: LlamaConfig) -> None:
     assert peak.most <= rows * written_bytes(shape, prompt, length) <= 1.7 * peak.most
 
 
-def test_batches_are_halved_until_they_fit() -> None:
-    tried: list[int] = []
+class Batches:
+    """Does batches of numbers whose sum is no more than `most`."""
 
-    def act(batch: Sequence[int]) -> list[int]:
-        tried.append(len(batch))
-        if len(batch) > 3:
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.tried: list[int] = []
+        self.done: list[int] = []
+
+    def __call__(self, batch: Sequence[int]) -> None:
+        self.tried.append(len(batch))
+        if sum(batch) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return [item * item for item in batch]
+        self.done += batch
 
-    assert list(in_batches(range(20), lambda _: 13, act, "a GPU")) == [item * item for item in range(20)]
-    assert tried == [13, 6, 3, 3, 3, 3, 3, 3, 2]
-    assert list(in_batches([], lambda _: 13, act, "a GPU")) == []
+
+def test_batches_are_halved_until_they_fit() -> None:
+    batches = Batches(most=3)
+    in_batches([1] * 20, lambda _: 13, batches, "a GPU")
+    assert batches.done == [1] * 20
+    assert batches.tried == [13, 6, 3, 3, 3, 3, 3, 3, 2]
+    in_batches([], lambda _: 13, batches, "a GPU")
+    assert len(batches.tried) == 9
 
 
 def test_where_items_are_smaller_more_of_them_fit() -> None:
-    tried: list[int] = []
-
-    def act(batch: Sequence[int]) -> list[int]:
-        tried.append(len(batch))
-        if sum(batch) > 8:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return list(batch)
-
-    assert list(in_batches([4] * 4 + [1] * 8, lambda item: 16 // item, act, "a GPU")) == [4] * 4 + [1] * 8
-    assert tried == [4, 2, 2, 8]
+    batches = Batches(most=8)
+    in_batches([4] * 4 + [1] * 8, lambda item: 16 // item, batches, "a GPU")
+    assert batches.done == [4] * 4 + [1] * 8
+    assert batches.tried == [4, 2, 2, 8]
 
 
 def test_one_sequence_that_does_not_fit_is_one_sentence() -> None:
-    def act(batch: Sequence[int]) -> list[int]:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     with pytest.raises(UserError, match=r"^one sequence takes more memory than is free on a GPU beside the model; ask"):
-        list(in_batches([1, 2], lambda _: 2, act, "a GPU"))
+        in_batches([1, 2], lambda _: 2, Batches(most=0), "a GPU")
 
 
 def test_no_other_error_is_lack_of_memory() -> None:
-    def act(batch: Sequence[int]) -> list[int]:
+    def act(batch: Sequence[int]) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal"):
-        list(in_batches([1, 2], lambda _: 2, act, "a GPU"))
+        in_batches([1, 2], lambda _: 2, act, "a GPU")

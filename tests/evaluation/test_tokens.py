@@ -95,9 +95,9 @@ class Recording(LanguageModel):
         self.asked += [(context, continuation) for _, context, continuation in requests]
         return [(-1.0, False)] * len(requests)
 
-    def _model_generate(self, context: torch.Tensor, *_: Any, attention_mask: torch.Tensor, **__: Any) -> torch.Tensor:
-        self.asked += [row[mask.bool()].tolist() for row, mask in zip(context, attention_mask, strict=True)]
-        return torch.nn.functional.pad(context, (0, 1), value=self._encoding.eos)
+    def _write(self, rows: Any, answers: Any, **_: Any) -> None:
+        self.asked += [list(row.prompt) for row in rows]
+        answers.keep({row.key: "" for row in rows})
 
 
 @pytest.fixture
@@ -333,13 +333,13 @@ def test_a_conversation_is_in_the_setting_s_template(
     questions = [{"question_id": n, "category": "c", "turns": ["Who?", "How?"]} for n in range(2)]
     settings = {"task": "mt_bench", "max_new_tokens": 20, "judge": judge, **choices}
     seen: list[list[int]] = []
-    generate = LanguageModel._model_generate
+    write = LanguageModel._write
 
-    def noting(self: LanguageModel, context: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
-        seen.extend(row[mask.bool()].tolist() for row, mask in zip(context, named["attention_mask"], strict=True))
-        return generate(self, context, *rest, **named)
+    def noting(self: LanguageModel, rows: Any, *rest: Any, **named: Any) -> None:
+        seen.extend(list(row.prompt) for row in rows)
+        write(self, rows, *rest, **named)
 
-    monkeypatch.setattr(LanguageModel, "_model_generate", noting)
+    monkeypatch.setattr(LanguageModel, "_write", noting)
     with JudgeServer() as server:
         monkeypatch.setenv("SOME_JUDGE", server.url)
         harness = Harness({"mt_bench": settings}, {"mt_bench": lines(tmp_path, questions)}, tmp_path)
