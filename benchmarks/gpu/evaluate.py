@@ -19,8 +19,9 @@ from scripts.data.encoding import Encoding
 from scripts.data.generators import code, math
 from scripts.data.tokenizer import train_tokenizer
 from scripts.evaluation import memory
-from scripts.evaluation.harness import Harness, _quiet
+from scripts.evaluation.harness import Harness
 from scripts.evaluation.language_model import LanguageModel
+from scripts.evaluation.tasks import quiet
 
 SAMPLES, PROBLEMS, PROGRAM_TOKENS = 50, 164, 150
 """Of each problem, of HumanEval, and of a program as a finetuned model writes it."""
@@ -67,7 +68,7 @@ def language_model(shape: Shape, device: torch.device, dtype: torch.dtype, encod
     with torch.no_grad():
         made.lm_head.weight[encoding.size :] = 0
         made.lm_head.weight[encoding.eos] = 0
-    with _quiet():
+    with quiet():
         return LanguageModel(made, encoding)
 
 

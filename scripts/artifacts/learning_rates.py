@@ -21,12 +21,15 @@ from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.plan.conditions import SWEEP, VALIDATION, Condition
 from scripts.plan.grid import Grid
+from scripts.plan.product import Key
+from scripts.store.fingerprint import fingerprint
 from scripts.study.load import STUDIES, accepted_path, read_accepted
 
 RESULT = Path("results/learning_rates.yaml")
 
 Curve = list[dict[str, Any]]
-"""For each rate, rising: `learning_rate`, `score` (mean over seeds), `stderr` (over items), `items`, `evaluations`.
+"""For each rate, rising: `learning_rate`, `score` (mean over seeds), `stderr` (over items), `items`; and as `asked`,
+for each seed, what stands for the model and its items (`_asked`).
 
 Where training diverged, of one of the seeds at least, `score` and `stderr` are None and `diverged` is true.
 """
@@ -100,19 +103,27 @@ def main(launch: Launch, out: Path) -> None:
     write_record(recipe, out)
 
 
+def _asked(grid: Grid, evaluation: Key) -> str:
+    """Stands for what an evaluation asks of which model, and how it is judged, but not by which code."""
+    product = grid.products[evaluation]
+    specs = [*(grid.products[key].spec for key in product.inputs_of("samples")), product.spec]
+    merged = {key: value for spec in specs for key, value in spec.items()}
+    return fingerprint({key: value for key, value in merged.items() if key not in ("kind", "versions", "sampled")})
+
+
 def _point(launch: Launch, rate: float, conditions: Sequence[Condition]) -> dict[str, Any]:
     keys = [condition.evaluations[VALIDATION] for condition in conditions]
     results = [launch.store.require(key)["results"] for key in keys]
-    evaluations = [key.fingerprint for key in keys]
+    asked = [_asked(launch.grid, key) for key in keys]
     if any("diverged" in result for result in results):
         nothing = {"score": None, "stderr": None, "items": 0, "diverged": True}
-        return {"learning_rate": rate, **nothing, "evaluations": evaluations}
+        return {"learning_rate": rate, **nothing, "asked": asked}
     return {
         "learning_rate": rate,
         "score": statistics.fmean(result["value"] for result in results),
         "stderr": math.sqrt(math.fsum(result["stderr"] ** 2 for result in results)) / len(results),
         "items": results[0]["items"],
-        "evaluations": evaluations,
+        "asked": asked,
     }
 
 
@@ -135,15 +146,16 @@ def write(path: Path, choices: dict[str, Any]) -> None:
 def outdated(grid: Grid, path: Path) -> str | None:
     """Why the choices in a file do not follow from the study's sweep as it is now; None where they do.
 
-    Needs no result: the file names the evaluations that it was made from, whose fingerprints the study gives, under
-    the code versions that the file says. A choice that a person has accepted stays one when code versions rise.
+    Needs no result: the file says what was asked of which models, and the study says what it would ask, of models made
+    under the code versions of the file. A choice that a person has accepted stays one when code versions rise.
 
     Raises:
         UserError: the file is not of the right form.
     """
     choices = read_accepted(path)
     given = {(setting, method): choice for setting, methods in choices.items() for method, choice in methods.items()}
-    expected = swept(grid.under(code_versions(path)))
+    then = grid.under(code_versions(path))
+    expected = swept(then)
     for setting, method in [*expected, *(key for key in given if key not in expected)]:
         where = f"{path}: settings.{setting}.{method}"
         if (setting, method) not in given:
@@ -151,8 +163,8 @@ def outdated(grid: Grid, path: Path) -> str | None:
         if (setting, method) not in expected:
             return f"{where}: the sweep tries no rates there"
         choice, rates = given[setting, method], expected[setting, method]
-        made_from = {point["learning_rate"]: list(point["evaluations"]) for point in choice["curve"]}
-        now = {rate: [c.evaluations[VALIDATION].fingerprint for c in found] for rate, found in rates.items()}
+        made_from = {point["learning_rate"]: list(point["asked"]) for point in choice["curve"]}
+        now = {rate: [_asked(then, c.evaluations[VALIDATION]) for c in found] for rate, found in rates.items()}
         if made_from != now:
             return f"{where}: comes from another sweep than the study's (its rates, data, model or code changed since)"
         try:
@@ -172,7 +184,9 @@ def code_versions(path: Path) -> dict[str, int]:
     """
     found = read_yaml(path).get("code_versions", {})
     if not isinstance(found, dict) or not all(type(version) is int and version > 0 for version in found.values()):
-        raise UserError(f"{path}: code_versions must be positive integers by name, as `judge: 1`, and is {found!r}")
+        raise UserError(
+            f"{path}: code_versions must be positive integers by name, as `evaluation: 1`, and is {found!r}"
+        )
     return found
 
 

@@ -114,7 +114,7 @@ class _Judging:
             for part in self._parts:
                 label = self.label(part)
                 judged = Judged.read(part.spec)
-                settings = judged.settings | judge_variables(self._launch, judged)
+                settings = judged.settings | judge_variables(self._launch, part.spec)
                 tasks[label] = {"task": judged.task, **self._sampled(part).settings, **settings}
                 records[label] = _records(self._launch, part)[0]
             self._judging = Judging(tasks, records)
@@ -131,7 +131,7 @@ class _Judging:
         return Asked.read(product.spec if product else self._launch.store.require(samples)["spec"])
 
 
-def judge_variables(launch: Launch, judged: Judged) -> dict[str, Any]:
+def judge_variables(launch: Launch, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The judge of conversations, with the environment variables through which the study reaches it.
 
     They stand in no spec: by which way a judge is reached changes nothing of what it says.
@@ -139,16 +139,16 @@ def judge_variables(launch: Launch, judged: Judged) -> dict[str, Any]:
     Raises:
         UserError: the study of this launch names no judge.
     """
-    if "judge" not in judged.settings:
+    if "judge" not in spec:
         return {}
-    task = launch.grid.study.evaluation.tasks.of(judged.task)
+    task = launch.grid.study.evaluation.tasks.of(spec["task"])
     if task is None:
         raise UserError(
-            f"study {launch.grid.name!r} has no evaluation.tasks.{judged.task}, which names the environment "
+            f"study {launch.grid.name!r} has no evaluation.tasks.{spec['task']}, which names the environment "
             "variables through which the judge of this evaluation is reached"
         )
     variables = {"url_variable": task.judge.url_variable, "key_variable": task.judge.key_variable}
-    return {"judge": judged.settings["judge"] | variables}
+    return {"judge": spec["judge"] | variables}
 
 
 def _label(spec: Mapping[str, Any]) -> str:
@@ -227,9 +227,7 @@ def _judge(launch: Launch, part: Product, judging: _Judging) -> Build:
         for other in _alike(launch, part, "sampled"):
             judge.remember(label, read_samples(launch.store.bytes_of(other)))
         with _journal(launch, part) as journal:
-            found = judge.result(
-                label, read_samples(launch.store.bytes_of(samples)), journal=journal, what=part.name
-            )
+            found = judge.result(label, read_samples(launch.store.bytes_of(samples)), journal=journal, what=part.name)
         result: dict[str, Any] = {**found}
         write_samples(result.pop("samples"), out)
         _say(f"{part.name}: {result['metric']} {result['value']:.3f}")

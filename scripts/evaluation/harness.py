@@ -103,7 +103,7 @@ class Harness:
         found = {}
         for label in labels:
             result = self._score_label(self._language_model(model, label, journal, what), label)
-            found[label] = Result(**{**result, "provenance": self._provenance})  # type: ignore[typeddict-item]
+            found[label] = Result(**{**result, "provenance": self._provenance})
         return found
 
     def write(

@@ -261,17 +261,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
 
         A prompt that leaves no room for the new tokens loses its beginning, as in lm-eval.
         """
-        alike: defaultdict[str, list[int]] = defaultdict(list)
-        for number, request in enumerate(requests):
-            alike[json.dumps(request.args[1], sort_keys=True)].append(number)
-        keys = [""] * len(requests)
-        groups = []
-        for text, numbers in alike.items():
-            settings = normalize_gen_kwargs(json.loads(text), self.max_gen_toks)
-            rows = self._rows([requests[number] for number in numbers], settings)
-            for number, row in zip(numbers, rows, strict=True):
-                keys[number] = row.key
-            groups.append((settings, rows))
+        keys, groups = self._grouped(requests)
         answers = self._answers(keys, "answers")
         for settings, rows in groups:
             rows = [row for row in rows if row.key not in answers.found]
@@ -284,6 +274,26 @@ class LanguageModel(HFLM):  # type: ignore[misc]
                 device_name(self.device),
             )
         return [answers.found[key] for key in keys]
+
+    def remember(self, requests: list[Any], texts: Sequence[str]) -> None:
+        """Puts texts into the journal that this model wrote to these requests before, the first ones of each item."""
+        keys, _ = self._grouped(requests)
+        self._answers(keys, "answers").keep(dict(zip(keys, texts, strict=True)))
+
+    def _grouped(self, requests: list[Any]) -> tuple[list[str], list[tuple[dict[str, Any], list[_Row]]]]:
+        """The key of each request's text; and the rows, by the settings that they are written with."""
+        alike: defaultdict[str, list[int]] = defaultdict(list)
+        for number, request in enumerate(requests):
+            alike[json.dumps(request.args[1], sort_keys=True)].append(number)
+        keys = [""] * len(requests)
+        groups = []
+        for text, numbers in alike.items():
+            settings = normalize_gen_kwargs(json.loads(text), self.max_gen_toks)
+            rows = self._rows([requests[number] for number in numbers], settings)
+            for number, row in zip(numbers, rows, strict=True):
+                keys[number] = row.key
+            groups.append((settings, rows))
+        return keys, groups
 
     def _rows(self, requests: list[Any], settings: dict[str, Any]) -> list[_Row]:
         """One for each request. lm-eval repeats a request, the very object, for each text that it asks for."""

@@ -1,7 +1,7 @@
 """Two-turn questions, answered by a model and graded from 1 to 10 by a judge behind an OpenAI-compatible endpoint.
 
 The questions are MT-bench's (Zheng et al. 2023, arXiv:2306.05685), the grading instructions are this project's own. A
-change of them is a change of the code version `judge`.
+change of them is a change of the code version `evaluation`.
 """
 
 import http.client

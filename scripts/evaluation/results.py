@@ -71,4 +71,5 @@ def write_samples(samples: Iterable[Mapping[str, Any]], directory: Path) -> None
 
 def read_samples(directory: Path) -> list[dict[str, Any]]:
     """What `write_samples` wrote; several values of an item are an array."""
-    return pandas.read_parquet(directory / SAMPLES, engine="pyarrow").to_dict("records")
+    frame = pandas.read_parquet(directory / SAMPLES, engine="pyarrow")
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

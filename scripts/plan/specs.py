@@ -199,8 +199,8 @@ class Asked:
 class Judged:
     """An evaluation of samples.
 
-    `sampled` is their fingerprint; the others stand in it too, and say here of whom and what the samples are. `settings`
-    are those that samples do not depend on.
+    `sampled` is their fingerprint; their spec has the others too, which say here of whom they are. `settings` are
+    those that samples do not depend on.
     """
 
     subject: str

@@ -31,7 +31,11 @@ def written(tmp_path: Path) -> Written:
         made[condition.method][0] = [("x", "failed")] * SAMPLES
         made[condition.method][1] = [("x", "passed")] * SAMPLES
         samples = [
-            {"item": item, "outputs": [text for text, _ in of_item], "outcomes": [outcome for _, outcome in of_item]}
+            {
+                "item": item,
+                "completions": [text for text, _ in of_item],
+                "verdicts": [outcome for _, outcome in of_item],
+            }
             for item, of_item in enumerate(made[condition.method])
         ]
         text = "".join(json.dumps(sample) + "\n" for sample in samples)

@@ -105,12 +105,12 @@ def test_a_sweep_with_divergence_is_chosen_written_and_checked(
     said = capsys.readouterr().out
     assert re.search(r"^code-cpt full: 0.0008 of .* 0.0008:0.001 0.0016:diverged$", said, re.MULTILINE)
     text = path.read_text()
-    path.write_text(re.sub(r"(?m)^  judge: \d+$", "  judge: old", text))
+    path.write_text(re.sub(r"(?m)^  evaluation: \d+$", "  evaluation: old", text))
     with pytest.raises(UserError, match="code_versions must be positive integers by name"):
         outdated(launch.grid, path)
     path.write_text(text)
     assert "diverged: true" in text
-    raised = launch.grid.under({"judge": launch.grid.versions["judge"] + 1})
+    raised = launch.grid.under({"evaluation": launch.grid.versions["evaluation"] + 1})
     assert swept(raised)["code-cpt", "full"] != sweeps["code-cpt", "full"], "its sweep has other evaluations"
     assert outdated(raised, path) is None, "and what was accepted stays so"
     path.write_text(text.replace("learning_rate: 0.0008\n", "learning_rate: 0.0016\n", 1))

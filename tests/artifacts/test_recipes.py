@@ -31,7 +31,7 @@ def nothing(study: dict[str, Any]) -> None:
 def launch(change: Change = nothing, name: str = "smoke") -> Launch:
     study = copy.deepcopy(SMOKE)
     change(study)
-    code = {version: {"version": 1} for version in ("data", "pretrainer", "trainer", "judge", "spectra")}
+    code = {version: {"version": 1} for version in ("data", "pretrainer", "trainer", "evaluation", "spectra")}
     return Launch(name, Study.model_validate(study).model_dump(mode="json"), code, {}, "nowhere", os.getpid())
 
 

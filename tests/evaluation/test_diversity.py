@@ -16,7 +16,12 @@ WRITTEN = st.lists(
 @given(st.lists(WRITTEN, min_size=1, max_size=6))
 def test_distinct_texts_among_passing_and_failing_ones(problems: list[list[tuple[str, str]]]) -> None:
     samples = [
-        {"item": item, "outputs": [text for text, _ in row], "outcomes": [outcome for _, outcome in row], "pass@1": 0.5}
+        {
+            "item": item,
+            "completions": [text for text, _ in row],
+            "verdicts": [outcome for _, outcome in row],
+            "pass@1": 0.5,
+        }
         for item, row in enumerate(problems)
     ]
     frame = pd.DataFrame(

@@ -29,8 +29,10 @@ from scripts.common.errors import UserError
 from scripts.components.tasks import arc_challenge, hellaswag, winogrande
 from scripts.data.encoding import Encoding
 from scripts.evaluation import placement
-from scripts.evaluation.harness import TASK_FILES, Harness, Result
+from scripts.evaluation.harness import Harness
 from scripts.evaluation.language_model import LanguageModel, sample_nucleus
+from scripts.evaluation.results import Result
+from scripts.evaluation.tasks import TASK_FILES
 from tests.evaluation.conftest import (
     WORDS,
     CannedLM,
@@ -192,7 +194,7 @@ def test_greedy_answers_against_a_loop_by_hand(
     for item, sample in zip(RECORDS["gsm8k"], result["samples"], strict=True):
         prompt = f"Question: {item['question']}\nAnswer:"
         text = tokenizer.decode(greedy_tokens(model64, tokenizer, prompt, 16), skip_special_tokens=True)
-        assert sample["outputs"] == [until(text, ["Question:", "</s>", "<|im_end|>"])]
+        assert sample["completions"] == [until(text, ["Question:", "</s>", "<|im_end|>"])]
 
 
 @pytest.mark.parametrize("free", [0, 700_000, 2**31])
@@ -411,7 +413,7 @@ def test_programs_are_sampled_from_the_seed_alone(base: Path, records: dict[str,
     def outputs(seed: int, names: list[str]) -> list[list[str]]:
         torch.manual_seed(random.randrange(99))
         result = Harness(SETTINGS, records, base, seed=seed, runner=LengthRunner()).score(None, None, names)
-        return [sample["outputs"] for sample in result["humaneval"]["samples"]]
+        return [sample["completions"] for sample in result["humaneval"]["samples"]]
 
     first = outputs(0, ["humaneval"])
     assert first == outputs(0, ["gsm8k", "winogrande", "humaneval"])
@@ -440,8 +442,8 @@ def test_each_program_is_judged_once_and_pass_at_1_is_the_mean_share(base: Path,
         check = f"{item['test']}\ncheck({item['entry_point']})"
         assert {(program, check) for program in programs} <= set(runner.asked)
         passed = ["passed" if len(program) % 2 == 0 else "failed" for program in programs]
-        assert result["samples"][i]["outcomes"] == passed
-        assert result["samples"][i]["outputs"] == row
+        assert result["samples"][i]["verdicts"] == passed
+        assert result["samples"][i]["completions"] == row
         shares.append(passed.count("passed") / 3)
     assert 0 < sum(shares) < len(shares)
     assert len(set(runner.asked)) == len(runner.asked)
@@ -457,7 +459,7 @@ def test_right_programs_pass_in_the_sandbox_and_wrong_ones_do_not(base: Path, re
     right = ["\n" + item["canonical_solution"] for item in RECORDS["humaneval"]]
     completions = [text for solution in right for text in (solution, "\n    return -1", "\n    return (")]
     result = harness.score_lm(CannedLM(completions), ["humaneval"])["humaneval"]
-    assert [sample["outcomes"] for sample in result["samples"]] == [["passed", "failed", "failed"]] * 9
+    assert [sample["verdicts"] for sample in result["samples"]] == [["passed", "failed", "failed"]] * 9
     assert result["value"] == pytest.approx(1 / 3)
     assert result["stderr"] == pytest.approx(0)
 

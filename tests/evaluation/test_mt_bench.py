@@ -86,7 +86,7 @@ def test_both_turns_are_written_greedily_and_graded(
         prompt = f"Question: {first}\nAnswer:"
         answers = [written(prompt)]
         answers.append(written(f"{prompt} {answers[0].strip()}\n\nQuestion: {second}\nAnswer:"))
-        assert sample["outputs"] == answers
+        assert sample["completions"] == answers
         assert (sample["item"], sample["question_id"], sample["category"]) == (number, 80 + number, item["category"])
         # the judge of the first turn knows nothing of the second
         (of_first,) = (text for text in texts if answers[0].strip() in text and first in text and second not in text)

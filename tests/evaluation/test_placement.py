@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from scripts.common.errors import UserError
-from scripts.evaluation.evaluate import _Once
+from scripts.evaluation.evaluate import _Asking
 from scripts.evaluation.harness import Harness
 from scripts.evaluation.placement import CPU_BYTES, Place, free_bytes
 from scripts.store.machine import processor
@@ -130,7 +130,7 @@ def test_the_device_is_claimed_once_and_before_a_model_is_loaded(
     }
     product = SimpleNamespace(spec=spec, inputs_of=lambda place: [] if place == "tokenizer" else ["x"])
     launch: Any = SimpleNamespace(store=SimpleNamespace(bytes_of=lambda _: tmp_path))
-    once = _Once(launch, [product], lambda: events.append("claimed"))  # type: ignore[list-item]
+    once = _Asking(launch, [product], lambda: events.append("claimed"))  # type: ignore[list-item]
     assert events == []
     assert [once(), once()] == ["the harness"] * 2
     assert events == ["claimed", "bf16"]

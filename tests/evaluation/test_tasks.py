@@ -18,7 +18,7 @@ from scripts.common.errors import UserError
 from scripts.components.asking.items import read
 from scripts.components.tasks import TASKS, winograd
 from scripts.data.generators import GENERATORS
-from scripts.evaluation import harness as harness_module
+from scripts.evaluation import judging
 from scripts.evaluation.diversity import distinct_generations
 from scripts.evaluation.harness import Harness
 from tests.evaluation.conftest import (
@@ -97,8 +97,8 @@ def test_pass_at_every_power_of_two(base: Path, files: dict[str, Path]) -> None:
     assert (lm.asked[0][1]["temperature"], lm.asked[0][1]["top_p"]) == (0.8, 0.95)
     scores: dict[str, list[float]] = {f"pass@{k}": [] for k in (1, 2, 4, 8)}
     for number, sample in enumerate(result["samples"]):
-        assert sample["outputs"] == completions[8 * number : 8 * number + 8]
-        passed = [outcome == "passed" for outcome in sample["outcomes"]]
+        assert sample["completions"] == completions[8 * number : 8 * number + 8]
+        passed = [outcome == "passed" for outcome in sample["verdicts"]]
         for k in (1, 2, 4, 8):
             choices = list(itertools.combinations(passed, k))
             scores[f"pass@{k}"].append(sum(map(any, choices)) / len(choices))
@@ -112,7 +112,7 @@ def test_pass_at_every_power_of_two(base: Path, files: dict[str, Path]) -> None:
     assert (result["value"], result["stderr"]) == (result["metrics"]["pass@1"], result["errors"]["pass@1"])
     for found, sample in zip(distinct_generations(result["samples"]), result["samples"], strict=True):
         assert found.passed + found.failed == 8
-        assert found.passing + found.failing == len(set(sample["outputs"]))
+        assert found.passing + found.failing == len(set(sample["completions"]))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,9 @@ def test_programs_are_those_of_humaneval(base: Path, files: dict[str, Path]) -> 
     records = dict.fromkeys(labels, files["pass_at_k"])
     results = Harness(labels, records, base, runner=LengthRunner()).score(None, None, list(labels))
     of_k, of_one = results["pass_at_k"], results["humaneval"]
-    assert [sample["outputs"] for sample in of_k["samples"]] == [sample["outputs"] for sample in of_one["samples"]]
+    assert [sample["completions"] for sample in of_k["samples"]] == [
+        sample["completions"] for sample in of_one["samples"]
+    ]
     assert (of_k["value"], of_k["stderr"]) == (of_one["value"], of_one["stderr"])
     assert "errors" not in of_one
     assert list(of_one["metrics"]) == ["pass@1"]
@@ -148,7 +150,7 @@ def test_programs_go_to_the_sandbox_in_pieces(
                 sizes.append(len(programs))
                 return super().run(programs, **limits)
 
-        monkeypatch.setattr(harness_module, "RUN_AT_ONCE", at_once)
+        monkeypatch.setattr(judging, "RUN_AT_ONCE", at_once)
         runner = Counting()
         harness = Harness({"pass_at_k": PASS_AT_K}, files, base, runner=runner)
         return harness.score_lm(CannedLM(completions), ["pass_at_k"])["pass_at_k"], sizes, runner

@@ -344,7 +344,7 @@ def test_a_conversation_is_in_the_setting_s_template(
         monkeypatch.setenv("SOME_JUDGE", server.url)
         harness = Harness({"mt_bench": settings}, {"mt_bench": lines(tmp_path, questions)}, tmp_path)
         result = harness.score(tmp_path / "run", "full", ["mt_bench"])["mt_bench"]
-    assert [sample["outputs"][0] for sample in result["samples"]] == [" She."] * 2
+    assert [sample["completions"][0] for sample in result["samples"]] == [" She."] * 2
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     texts = [prompt.format("Who?", "How?", a="She.") for prompt in prompts]
     assert seen == [tokenizer.encode(text).ids for text in texts for _ in range(2)]

@@ -36,7 +36,9 @@ def a_product(launch: Launch, kind: str) -> Product:
     return next(product for product in launch.grid if product.kind == kind)
 
 
-@pytest.mark.parametrize(("kind", "behind"), [("run", {"trainer", "loading"}), ("evaluation", {"judge", "loading"})])
+@pytest.mark.parametrize(
+    ("kind", "behind"), [("run", {"trainer", "loading"}), ("evaluation", {"evaluation", "loading"})]
+)
 def test_a_manifest_has_the_hash_of_a_version_that_its_spec_leaves_out(
     tmp_path: Path, kind: str, behind: set[str]
 ) -> None:

@@ -19,7 +19,7 @@ from scripts.store.fingerprint import canonical, fingerprint
 from scripts.study.schema import ContinuedPretraining, Study
 
 SMOKE = yaml.safe_load(Path("config/studies/smoke.yaml").read_text())
-VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "judge": 1}
+VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "evaluation": 1}
 
 
 def grid(change: Callable[[dict[str, Any]], Any] = lambda study: None, versions: dict[str, int] = VERSIONS) -> Grid:
@@ -81,13 +81,22 @@ def test_order_of_keys_changes_nothing() -> None:
         (lambda s: s["settings"]["code-cpt"].update(domain="programs", label="Programs"), {}),
         (
             lambda s: s["settings"]["math-ift"]["learning_rates"].update(full=1e-3),
-            {"run": 2, "evaluation": 12, "trained": 1, "evaluated": 2},
+            {"run": 2, "samples": 2, "evaluation": 12, "trained": 1, "evaluated": 2},
         ),
         (
             lambda s: s["settings"]["code-cpt"]["learning_rates"].update({"lora-r2": 1e-3}),
-            {"leg": 2, "run": 2, "evaluation": 12, "trained": 1, "evaluated": 2},
+            {"leg": 2, "run": 2, "samples": 2, "evaluation": 12, "trained": 1, "evaluated": 2},
         ),
-        (lambda s: s["evaluation"]["tasks"]["humaneval"].update(samples=3), {"evaluation": 11, "evaluated": 7}),
+        (
+            lambda s: s["evaluation"]["tasks"]["humaneval"].update(samples=3),
+            {"samples": 11, "evaluation": 11, "evaluated": 7},
+        ),
+        # how programs are judged moves nothing that a model writes
+        (
+            lambda s: s["evaluation"]["tasks"]["humaneval"].update(timeout_seconds=9.0),
+            {"evaluation": 11, "evaluated": 7},
+        ),
+        (lambda s: s["evaluation"]["tasks"]["humaneval"].update(memory_mb=999), {"evaluation": 11, "evaluated": 7}),
         # the tokenizer learns from these records, and everything is made of its tokens
         (lambda s: s["datasets"]["code-documents"].update(records=151), {"records": 1, "tokenizer": 1, "rows": 3}),
     ],
@@ -112,7 +121,7 @@ def test_what_a_change_moves(change: Callable[[dict[str, Any]], Any], expected: 
 def test_a_variant_of_lora_is_in_the_spec_where_it_is_one(key: str, default: Any, other: Any) -> None:
     assert not new_kinds(grid(lambda s: s["methods"]["lora-r2"].update({key: default})))
     changed = grid(lambda s: s["methods"]["lora-r2"].update({key: other}))
-    assert new_kinds(changed) == {"leg": 3, "run": 6, "evaluation": 36, "trained": 4, "evaluated": 8}
+    assert new_kinds(changed) == {"leg": 3, "run": 6, "samples": 10, "evaluation": 36, "trained": 4, "evaluated": 8}
     methods = [
         {name: value for name, value in product.spec.get("trunk", product.spec)["method"].items() if name == key}
         for product in changed
@@ -124,12 +133,12 @@ def test_a_variant_of_lora_is_in_the_spec_where_it_is_one(key: str, default: Any
 @pytest.mark.parametrize(
     ("version", "kinds"),
     [
-        ("judge", {"evaluation", "evaluated"}),
-        ("trainer", {"leg", "run", "evaluation", "trained", "evaluated"}),
-        ("pretrainer", {"model", "leg", "run", "evaluation", "trained", "evaluated"}),
+        ("evaluation", {"samples", "evaluation", "evaluated"}),
+        ("trainer", {"leg", "run", "samples", "evaluation", "trained", "evaluated"}),
+        ("pretrainer", {"model", "leg", "run", "samples", "evaluation", "trained", "evaluated"}),
         (
             "data",
-            {"records", "tokenizer", "rows", "model", "leg", "run", "evaluation", "trained", "evaluated"},
+            {"records", "tokenizer", "rows", "model", "leg", "run", "samples", "evaluation", "trained", "evaluated"},
         ),
     ],
 )

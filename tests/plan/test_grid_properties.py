@@ -22,7 +22,7 @@ from scripts.plan.product import Product
 from scripts.plan.registry import REGISTRY, load_registry
 from scripts.study.schema import Study
 
-VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "judge": 1, "spectra": 1}
+VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "evaluation": 1, "spectra": 1}
 BATCH = 4 * 64
 ARTIFACTS = load_registry(REGISTRY)
 BLOCKS = sorted({artifact.block for artifact in ARTIFACTS.values()} - {"grid", "sweep"})
@@ -215,7 +215,7 @@ def test_order_of_keys_changes_nothing(study: dict[str, Any], dice: random.Rando
 @few
 @given(grids)
 def test_families(grid: Grid) -> None:
-    """Outside the sweep, and inside it, a run is trained by one family and an evaluation made by one."""
+    """Outside the sweep, and inside it, a run is trained by one family, an evaluation and its samples made by one."""
     families = [product for product in grid if product.members]
     for inside in (False, True):
         members = Counter(key for family in families if of_sweep(family) == inside for key in family.members)
@@ -223,6 +223,7 @@ def test_families(grid: Grid) -> None:
         assert {count for key, count in members.items() if key not in legs} <= {1}
         shown = [c for name, block in grid.blocks.items() if (name == SWEEP) == inside for c in block]
         measured = {key for condition in shown for key in condition.evaluations.values()}
+        measured |= {key for judged in measured for key in grid.products[judged].inputs_of("samples")}
         trained = {condition.product for condition in shown if condition.method != BASE}
         assert set(members) - legs == measured | trained
     for family in families:

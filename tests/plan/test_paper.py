@@ -15,7 +15,7 @@ from scripts.store.fingerprint import canonical
 from scripts.study.load import ACCEPTED, STUDIES, load_study
 from scripts.study.schema import ContinuedPretraining, InstructionFinetuning, Study
 
-VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "judge": 1, "spectra": 1}
+VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "evaluation": 1, "spectra": 1}
 COMMITTED = sorted(path.stem for path in STUDIES.glob("*.yaml") if not path.name.endswith(ACCEPTED))
 MAIN_METHODS = ["full", "lora-r16", "lora-r64", "lora-r256"]
 CPT_DURATIONS = ["0.25B", "0.5B", "1B", "2B", "4B", "8B", "16B", "20B"]

@@ -15,7 +15,7 @@ from scripts.plan.product import Product
 from scripts.study.schema import Study
 
 SMOKE = yaml.safe_load(Path("config/studies/smoke.yaml").read_text())
-VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "judge": 1}
+VERSIONS = {"data": 1, "pretrainer": 1, "trainer": 1, "evaluation": 1}
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "context": 512, "vocabulary": 400}
 HUB = {"label": "Net", "source": "hub", "repository": "owner/net", "architecture": SHAPE}
 Change = Callable[[dict[str, Any]], Any]
@@ -41,12 +41,13 @@ def chat(study: dict[str, Any]) -> None:
 
 
 def renamed(before: Grid, after: Grid) -> set[str]:
-    """What has another fingerprint, of rows and evaluations: by name, as `math-ift-seed0` and `base/target_loss`."""
+    """What has another fingerprint of rows, samples and evaluations: by name, as `base/target_loss`."""
 
     def specs(of: Grid) -> set[tuple[str, str]]:
         # where models have other fingerprints, what is asked of them has too, which is not meant
-        wanted = [product for product in of if product.kind in ("rows", "evaluation")]
-        return {(name_of(product), json.dumps({**product.spec, "subject": ""}, sort_keys=True)) for product in wanted}
+        wanted = [product for product in of if product.kind in ("rows", "samples", "evaluation")]
+        unnamed = {"subject": "", "sampled": ""}
+        return {(name_of(product), json.dumps({**product.spec, **unnamed}, sort_keys=True)) for product in wanted}
 
     return {name for name, _ in specs(after) - specs(before)}
 
@@ -68,7 +69,7 @@ def test_bos_is_in_all_that_is_read_by_a_tokenizer_from_outside() -> None:
     rows = {"code-cpt-seed0", "math-ift-seed0"}
     assert kinds(renamed(grid(of_the_hub), grid(of_the_hub, said(bos="none")))) == rows | BENCHMARKS | LOSSES
     for product in grid(of_the_hub):
-        if product.kind in ("rows", "evaluation"):
+        if product.kind in ("rows", "samples", "evaluation") and "sampled" not in product.spec:
             assert product.spec["bos"] == "tokenizer"  # said always: it was not always so
 
 
@@ -100,9 +101,10 @@ def test_the_target_loss_is_in_the_setting_s_template(model: list[Change]) -> No
 def test_a_setting_s_tokenizer_is_that_of_all_that_its_models_are_asked() -> None:
     made = grid(of_the_hub, chat)
     (own,) = (p for p in made if p.kind == "tokenizer" and p.spec["repository"] == "owner/chat")
-    with_own = {name_of(p) for p in made if p.kind == "evaluation" and p.spec.get("tokenizer") == own.fingerprint}
-    assert {name_of(p) for p in made if p.kind == "evaluation" and own.key in p.inputs} == with_own
-    trained = {name_of(p) for p in made if p.kind == "evaluation" and "math-ift" in p.name}
+    asked = [p for p in made if p.kind in ("samples", "evaluation") and "sampled" not in p.spec]
+    with_own = {name_of(p) for p in asked if p.spec.get("tokenizer") == own.fingerprint}
+    assert {name_of(p) for p in made if p.kind in ("samples", "evaluation") and own.key in p.inputs} == with_own
+    trained = {name_of(p) for p in asked if "math-ift" in p.name}
     assert with_own >= trained
     (base,) = with_own - trained  # its loss on what the setting trains on; all else with its own tokenizer
     assert base.endswith("/target_loss")

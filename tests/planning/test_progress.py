@@ -17,7 +17,7 @@ from scripts.study.load import load_study
 
 @pytest.fixture
 def grid() -> Grid:
-    return Grid(load_study("smoke"), "smoke", {"data": 1, "pretrainer": 1, "trainer": 1, "judge": 1}, {})
+    return Grid(load_study("smoke"), "smoke", {"data": 1, "pretrainer": 1, "trainer": 1, "evaluation": 1}, {})
 
 
 def test_a_branch_costs_what_it_trains_itself(grid: Grid) -> None:

@@ -104,7 +104,10 @@ def test_every_study_has_a_say(store: Store, grid: Grid) -> None:
     data = grid.study.model_dump(mode="json")
     data["settings"]["code-cpt"]["durations"].append(3840)
     other = Grid(
-        Study.model_validate(data), "other", dict.fromkeys(("data", "pretrainer", "trainer", "judge", "spectra"), 1), {}
+        Study.model_validate(data),
+        "other",
+        dict.fromkeys(("data", "pretrainer", "trainer", "evaluation", "spectra"), 1),
+        {},
     )
     fill(store, trained(grid))
     assert names(found(store, [grid])) == LEGS

@@ -34,6 +34,7 @@ COMMANDS = {
     "leg": ("scripts/training/train.py", *TRAINING),
     "run": ("scripts/training/train.py", *TRAINING),
     "throughput": ("scripts/training/throughput.py", *TRAINING),
+    "samples": ("scripts/evaluation/evaluate.py", LOADING),
     "evaluation": ("scripts/evaluation/evaluate.py", LOADING),
     "spectra": ("scripts/spectra/singular_values.py", LOADING),
 }
@@ -128,7 +129,7 @@ def products() -> list[tuple[Product, set[str]]]:
 
 def runs_programs(product: Product) -> bool:
     """Whether a product is an evaluation that uses the sandbox; every evaluation imports it."""
-    return product.spec.get("task") in ("humaneval", "pass_at_k")
+    return product.kind == "evaluation" and product.spec["task"] in ("humaneval", "pass_at_k")
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
@@ -176,7 +177,7 @@ def test_another_version_of_loading_renames_what_loads_a_model_and_nothing_else(
     before, one, two = keys(), keys(loading=1), keys(loading=2)
     assert one == before
     assert before.keys() == two.keys()
-    renamed = {"leg", "run", "evaluation", "spectra", "throughput", "trained", "evaluated", "decomposed"}
+    renamed = {"leg", "run", "samples", "evaluation", "spectra", "throughput", "trained", "evaluated", "decomposed"}
     for kind, names in before.items():
         assert len(two[kind]) == len(names)
         assert two[kind].isdisjoint(names) if kind in renamed else two[kind] == names, kind
