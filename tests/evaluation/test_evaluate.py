@@ -17,5 +17,7 @@ def test_the_condition_s_model_is_evaluated(study: str, tmp_path: Path) -> None:
     assert places == {"published" if study == "released" else "runs"}
     for condition in conditions:
         for key in condition.evaluations.values():
-            of = finetuned(grid.products[key])
-            assert of == (None if condition == base else condition.product)
+            product = grid.products[key]
+            for asked in product.inputs_of("samples") or [key]:
+                of = finetuned(grid.products[asked])
+                assert of == (None if condition == base else condition.product)
