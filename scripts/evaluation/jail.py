@@ -49,6 +49,9 @@ INNER_ID = 65534  # user and group inside the jail; outside, it is whoever runs 
 PROCESSES = 17  # processes and threads in one jail, its three or four own ones included
 FILE_BYTES = 1 << 20  # of one file
 DISK_BYTES = 16 << 20  # of /tmp
+JUDGED = ("wrong", "error", "timed_out", "out_of_memory", "killed")  # what the judge may say, beside `passed`
+UNSEEN_END = "ended before its check returned"
+SHOT = (UNSEEN_END, "died by SIGKILL")  # what the judge, or its end, says of a process that the kernel may have taken
 START_SECONDS = 60.0  # for a jail to be ready; the program's own time starts after that
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 OPTIONS = ("-s", "-P", "-S", "-B")  # not -I: a fixed hash seed makes a program's verdict the same every time
@@ -214,6 +217,7 @@ class Jail:
     control: socket.socket
     errors: int
     deadline: float
+    oom_kills: int
     started: bool = False
 
     @classmethod
@@ -251,7 +255,7 @@ class Jail:
         inside.close()
         for descriptor in (outside.fileno(), readable):
             os.set_blocking(descriptor, False)
-        return cls(number, process, outside, readable, time.monotonic() + START_SECONDS)
+        return cls(number, process, outside, readable, time.monotonic() + START_SECONDS, oom_kills())
 
     def listen(self, timeout_seconds: float) -> tuple[str, str] | None:
         """Take one message from inside; the verdict if it brings one."""
@@ -267,9 +271,12 @@ class Jail:
             return None
         if message == b"passed" and self.started:
             return "passed", ""
-        if message.startswith(b"failed "):
-            return "failed", message[7:].decode("utf-8", "replace")[:200]
-        return "failed", "ended before its check returned"
+        kind, _, detail = message.decode("utf-8", "replace").partition(" ")
+        if kind not in JUDGED:
+            kind, detail = "killed", UNSEEN_END
+        if kind == "killed" and detail in SHOT and oom_kills() > self.oom_kills:
+            kind, detail = "out_of_memory", "the machine ran out of memory"
+        return kind, detail[:200]
 
     def complaint(self) -> str:
         """What a jail that did not start has said on stderr."""
@@ -285,6 +292,12 @@ class Jail:
         os.waitpid(self.process, 0)
         self.control.close()
         os.close(self.errors)
+
+
+def oom_kills() -> int:
+    """How many processes of this machine the kernel has killed because memory ran out, since it started."""
+    with open("/proc/vmstat", encoding="ascii") as lines:
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def memory_file(content: Any) -> int:
@@ -342,7 +355,7 @@ def supervise(request: Request) -> None:
             for jail in list(running):
                 verdict = jail.listen(request["timeout_seconds"]) if jail in heard else None
                 if verdict is None and time.monotonic() >= jail.deadline:
-                    verdict = ("timeout", f"still running after {request['timeout_seconds']:g} s")
+                    verdict = ("timed_out", f"still running after {request['timeout_seconds']:g} s")
                 if verdict is None:
                     continue
                 if jail.started:

@@ -2,8 +2,8 @@
 
 Never imported. `jail.py` hands this over as code on descriptor 6, with the program on 3, the check on 4 and a socket
 to the outside on 5. One process judges, its child runs the program. Only the judge has the socket: it says
-`started` (limits are set, nothing has run), then `passed` or `failed <error>`, one packet each. Whoever ends before
-that, by whatever exit status, has not passed.
+`started` (limits are set, nothing has run), then `passed` or `<outcome> <error>`, one packet each (`sandbox.Outcome`
+says which there are). Whoever ends before that, by whatever exit status, has not passed.
 
 The two share no memory and no descriptor but a pipe each way, and what goes over it is read as plain values and
 nothing else. So a program cannot hand over an object that claims to equal everything, walk to the check's frames, or
@@ -50,6 +50,7 @@ read, write, leave, identity = os.read, os.write, os._exit, os.getpid
 
 PROGRAM, CHECK, CONTROL, CODE = 3, 4, 5, 6
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4  # <sys/prctl.h>
+NO_MEMORY = 77  # status of a program's process that has no memory left to say so
 LONGEST = 1 << 40  # bytes of a message: more than any memory holds
 CHANGEABLE = (list, dict, set, bytearray)
 
@@ -132,6 +133,7 @@ class Line:
         self.own: list[Any] = []  # objects of this end that the other one has heard of, by number
         self.numbers: dict[int, int] = {}  # `id` of such an object to its number
         self.others: dict[int, Remote] = {}  # number of an object of the other end to what stands for it
+        self.raised: BaseException | None = None  # the last error of the other end
 
     def ask(self, what: str, number: int, values: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """Have the other end do something, do what it asks meanwhile; return or raise what comes of it."""
@@ -145,7 +147,8 @@ class Line:
             return value
         error = rebuilt(*message[1:])
         if isinstance(error, StopIteration) and what != "next":
-            raise RuntimeError("a call raised StopIteration")  # it must not end the check's `map` early
+            error = RuntimeError("a call raised StopIteration")  # it must not end the check's `map` early
+        self.raised = error
         raise error
 
     def answer(self, what: str, number: int, values: Sequence[Any], named: Mapping[str, Any]) -> None:
@@ -323,8 +326,33 @@ def judge(line: Line) -> None:
             detail = f"{name}: {said}" if said else name
         except BaseException:
             detail = "an error that cannot be shown"
-        verdict = b"failed " + " ".join(detail.split())[:200].encode("utf-8", "replace")
+        text = f"{kind_of(error, of_program=error is line.raised)} {' '.join(detail.split())[:200]}"
+        verdict = text.encode("utf-8", "replace")
     write(CONTROL, verdict)
+
+
+def kind_of(error: BaseException, *, of_program: bool) -> str:
+    """The outcome where an error has ended the check."""
+    if isinstance(error, MemoryError):
+        return "out_of_memory"
+    if isinstance(error, AssertionError) and not of_program:
+        return "wrong"
+    return "killed" if isinstance(error, SystemExit) and of_program else "error"
+
+
+def end_of(status: os.waitid_result | None) -> str:
+    """Outcome and detail where the program's process has ended (None: only its side of the line) unasked."""
+    if status is None:
+        return "killed broke off before its check returned"
+    if status.si_code == os.CLD_EXITED:
+        if status.si_status == NO_MEMORY:
+            return "out_of_memory MemoryError"
+        return f"killed exited with status {status.si_status} before its check returned"
+    import signal  # by the judge alone, when it needs it: it takes long
+
+    if status.si_status == signal.SIGXCPU:
+        return "timed_out used up its processor time"
+    return f"killed died by {signal.Signals(status.si_status).name}"
 
 
 def everything(descriptor: int) -> bytes:
@@ -362,6 +390,8 @@ def main() -> NoReturn:
             os.close(descriptor)
         try:
             run_program(program, Line(asked, telling, lambda: None, lambda: leave(0)))
+        except MemoryError:
+            leave(NO_MEMORY)
         finally:
             leave(0)  # no exit handler of the program runs, and none of its threads is waited for
     os.close(asked)
@@ -376,15 +406,21 @@ def main() -> NoReturn:
     poll = select.poll()
     poll.register(told, select.POLLIN)
 
+    def gone() -> os.waitid_result | None:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
     def lost() -> NoReturn:
-        write(CONTROL, b"failed ended before its check returned")
+        rest = 100
+        while not gone() and rest:  # a process that ends closes its pipes a moment before
+            select.poll().poll(10)
+            rest -= 1
+        write(CONTROL, end_of(gone()).encode())
         leave(0)
 
     def wait() -> None:
         """Until there is something to read; when the program is gone, a child of it may hold the pipe open."""
         while not poll.poll(20):
-            gone = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if gone and not poll.poll(0):
+            if gone() and not poll.poll(0):
                 lost()
 
     write(CONTROL, b"started")

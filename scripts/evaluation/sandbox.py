@@ -26,7 +26,17 @@ from typing import Literal, get_args
 from scripts.common.errors import UserError
 
 Backend = Literal["bubblewrap", "namespaces"]
-Outcome = Literal["passed", "failed", "timeout"]
+Outcome = Literal["passed", "wrong", "error", "timed_out", "out_of_memory", "killed", "not_run"]
+"""How a program fared.
+
+passed: its check returned.
+wrong: an assertion of its check failed.
+error: any other exception, of program or check; a syntax error too.
+timed_out: still running at the limit of time.
+out_of_memory: a MemoryError, or killed by the kernel because the machine's memory ran out.
+killed: its process died by a signal or exited (`sys.exit` too) without an answer.
+not_run: nothing was judged. `Sandbox.run` never says so; it is for those who hand on what they did not run.
+"""
 
 JAIL = Path(__file__).with_name("jail.py")
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache")
@@ -151,7 +161,7 @@ class Sandbox:
             right, bad = self._results([PROBE, wrong], timeout_seconds=60, memory_mb=256, workers=1)
         except _BrokenError as error:
             return str(error)
-        if right.outcome != "passed" or bad.outcome != "failed":
+        if right.outcome != "passed" or bad.outcome != "wrong":
             return f"the probe saw {right.detail or bad.outcome}"
         return None
 

@@ -42,7 +42,7 @@ def test_pass_at_k(tmp_path: Path) -> None:
 def test_diversity(tmp_path: Path) -> None:
     launch, gone = kinds.launch(tmp_path), last_full("diversity")
     text = "".join(
-        json.dumps({"item": item, "outputs": ["a", "b"], "outcomes": ["passed", "failed"]}) + "\n" for item in range(4)
+        json.dumps({"item": item, "outputs": ["a", "b"], "outcomes": ["passed", "wrong"]}) + "\n" for item in range(4)
     )
     for condition in kinds.conditions("diversity"):
         key = condition.evaluations["humaneval"]

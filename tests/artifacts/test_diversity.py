@@ -25,10 +25,10 @@ def written(tmp_path: Path) -> Written:
     made: Written = {}
     for condition in kinds.conditions("diversity"):
         made[condition.method] = [
-            [(draw.choice("abcdefgh"), draw.choice(["passed", "failed", "timeout"])) for _ in range(SAMPLES)]
+            [(draw.choice("abcdefgh"), draw.choice(["passed", "wrong", "timed_out"])) for _ in range(SAMPLES)]
             for _ in range(PROBLEMS)
         ]
-        made[condition.method][0] = [("x", "failed")] * SAMPLES
+        made[condition.method][0] = [("x", "wrong")] * SAMPLES
         made[condition.method][1] = [("x", "passed")] * SAMPLES
         samples = [
             {"item": item, "outputs": [text for text, _ in of_item], "outcomes": [outcome for _, outcome in of_item]}
