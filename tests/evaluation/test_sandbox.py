@@ -387,7 +387,7 @@ def test_init_has_nothing_to_say(sandbox: Sandbox) -> None:
         "        libc.ptrace(17, 1, None, None)\n"  # DETACH
         "    return x\n"
     )
-    assert judge(sandbox, program).outcome == "wrong"
+    assert judge(sandbox, program).outcome in {"wrong", "killed"}  # an init that it has broken takes the jail with it
 
 
 def test_what_is_no_message_is_none(sandbox: Sandbox) -> None:
