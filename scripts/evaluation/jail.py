@@ -49,6 +49,10 @@ INNER_ID = 65534  # user and group inside the jail; outside, it is whoever runs 
 PROCESSES = 17  # processes and threads in one jail, its three or four own ones included
 FILE_BYTES = 1 << 20  # of one file
 DISK_BYTES = 16 << 20  # of /tmp
+# What the judge may say, beside `passed`.
+JUDGED = ("wrong", "error", "missing_package", "timed_out", "out_of_memory", "killed")
+UNSEEN_END = "ended before its check returned"
+SHOT = (UNSEEN_END, "died by SIGKILL")  # what the judge, or its end, says of a process that the kernel may have taken
 START_SECONDS = 60.0  # for a jail to be ready; the program's own time starts after that
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 OPTIONS = ("-s", "-P", "-S", "-B")  # not -I: a fixed hash seed makes a program's verdict the same every time
@@ -89,15 +93,15 @@ def mount_points(under: str) -> list[str]:
 
 
 def give_up_root(request: Request) -> None:
-    """Become `nobody`, and keep the interpreter in sight: it may lie in a home that only root may enter.
+    """Become `nobody`, and keep interpreter and packages in sight: they may lie in a home that only root may enter.
 
     Each directory that closes the way (`request["hidden"]`) is covered, in a mount namespace of this process,
-    by an empty one in which the interpreter's own directories alone appear, at their usual paths.
+    by an empty one in which the directories of these (`request["kept"]`) alone appear, at their usual paths.
     """
     if request["hidden"]:
         call("unshare", CLONE_NEWNS)
         mount("none", "/", None, MS_REC | MS_PRIVATE)
-        kept = {path: os.open(path, os.O_PATH) for path in request["prefixes"]}
+        kept = {path: os.open(path, os.O_PATH) for path in request["kept"]}
         for directory in request["hidden"]:
             mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
         for path, descriptor in kept.items():
@@ -121,9 +125,9 @@ def bubblewrap(request: Request) -> NoReturn:
     for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
     command += ["--perms", "1777", "--size", str(DISK_BYTES), "--tmpfs", "/tmp", "--chdir", "/tmp"]
-    for path in request["shown"]:
-        link = os.path.islink(path)
-        command += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
+    for path, source in request["shown"].items():
+        link = os.path.islink(source)
+        command += ["--symlink", os.readlink(source), path] if link else ["--ro-bind", source, path]
     for path in DEVICES:
         command += ["--dev-bind", path, path]
     command += ["--remount-ro", "/", "--", *request["command"]]
@@ -171,13 +175,16 @@ def namespaces(request: Request) -> NoReturn:
             os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def build_root(shown: list[str]) -> None:
-    """Make a read-only root with `shown`, the devices and /tmp in it, and enter it."""
+def build_root(shown: dict[str, str]) -> None:
+    """Make a read-only root with `shown` (by its path there), the devices and /tmp in it, and enter it."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
-    points = {path: mount_points(path) for path in shown if not os.path.islink(path)}
-    links = {path: os.readlink(path) for path in shown if os.path.islink(path)}
+    links = {path: os.readlink(source) for path, source in shown.items() if os.path.islink(source)}
+    solid = {path: source for path, source in shown.items() if path not in links}
+    points = {path: [path + p[len(source) :] for p in mount_points(source)] for path, source in solid.items()}
     # Opened first: mounting the new root over /tmp may hide them.
-    sources = {path: os.open(path, os.O_PATH) for path in (*points, *DEVICES)}
+    sources = {
+        path: os.open(source, os.O_PATH) for path, source in [*solid.items(), *((path, path) for path in DEVICES)]
+    }
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     os.chdir("/tmp")
     os.mkdir("./tmp")
@@ -214,6 +221,7 @@ class Jail:
     control: socket.socket
     errors: int
     deadline: float
+    oom_kills: int
     started: bool = False
 
     @classmethod
@@ -222,7 +230,8 @@ class Jail:
         program, check, names = request["programs"][number]
         seconds = int(request["timeout_seconds"]) + 2  # a backstop: the clock outside is first
         limits = (request["memory_mb"] << 20, seconds, PROCESSES, FILE_BYTES)
-        jobs = [memory_file(job) for job in ((program, *limits), (check, names))]
+        packages = request["packages"]
+        jobs = [memory_file(job) for job in ((program, packages, *limits), (check, names, packages))]
         code = memory_file(request["code"])
         inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         readable, writable = os.pipe()
@@ -251,7 +260,7 @@ class Jail:
         inside.close()
         for descriptor in (outside.fileno(), readable):
             os.set_blocking(descriptor, False)
-        return cls(number, process, outside, readable, time.monotonic() + START_SECONDS)
+        return cls(number, process, outside, readable, time.monotonic() + START_SECONDS, oom_kills())
 
     def listen(self, timeout_seconds: float) -> tuple[str, str] | None:
         """Take one message from inside; the verdict if it brings one."""
@@ -267,9 +276,12 @@ class Jail:
             return None
         if message == b"passed" and self.started:
             return "passed", ""
-        if message.startswith(b"failed "):
-            return "failed", message[7:].decode("utf-8", "replace")[:200]
-        return "failed", "ended before its check returned"
+        kind, _, detail = message.decode("utf-8", "replace").partition(" ")
+        if kind not in JUDGED:
+            kind, detail = "killed", UNSEEN_END
+        if kind == "killed" and detail in SHOT and oom_kills() > self.oom_kills:
+            kind, detail = "out_of_memory", "the machine ran out of memory"
+        return kind, detail[:200]
 
     def complaint(self) -> str:
         """What a jail that did not start has said on stderr."""
@@ -285,6 +297,12 @@ class Jail:
         os.waitpid(self.process, 0)
         self.control.close()
         os.close(self.errors)
+
+
+def oom_kills() -> int:
+    """How many processes of this machine the kernel has killed because memory ran out, since it started."""
+    with open("/proc/vmstat", encoding="ascii") as lines:
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def memory_file(content: Any) -> int:
@@ -342,7 +360,7 @@ def supervise(request: Request) -> None:
             for jail in list(running):
                 verdict = jail.listen(request["timeout_seconds"]) if jail in heard else None
                 if verdict is None and time.monotonic() >= jail.deadline:
-                    verdict = ("timeout", f"still running after {request['timeout_seconds']:g} s")
+                    verdict = ("timed_out", f"still running after {request['timeout_seconds']:g} s")
                 if verdict is None:
                     continue
                 if jail.started:

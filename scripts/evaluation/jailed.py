@@ -2,8 +2,8 @@
 
 Never imported. `jail.py` hands this over as code on descriptor 6, with the program on 3, the check on 4 and a socket
 to the outside on 5. One process judges, its child runs the program. Only the judge has the socket: it says
-`started` (limits are set, nothing has run), then `passed` or `failed <error>`, one packet each. Whoever ends before
-that, by whatever exit status, has not passed.
+`started` (limits are set, nothing has run), then `passed` or `<outcome> <error>`, one packet each (`sandbox.Outcome`
+says which there are). Whoever ends before that, by whatever exit status, has not passed.
 
 The two share no memory and no descriptor but a pipe each way, and what goes over it is read as plain values and
 nothing else. So a program cannot hand over an object that claims to equal everything, walk to the check's frames, or
@@ -16,9 +16,11 @@ exchange a builtin or a module that the check uses. Nor does it ever hold the ch
   neither attributes nor operators.
 - An error arrives as its builtin class; one of another class as an empty class of its name, derived from the builtin
   one.
+- Where programs may import packages: a number of numpy arrives as the plain one of its value, an array of numbers,
+  texts or times as an array.
 - What a call changes in a list, dict, set or bytearray that it gets by position is changed for the caller.
 - The check's free names are the program's functions and values as its text has left them. A module of the standard
-  library that the program imported under its own name is imported by the judge instead.
+  library, or a package that is there, which the program imported under its own name, is imported by the judge instead.
 
 The two are the same user, so the judge makes itself undumpable before the program starts: then nobody in here, where
 nobody has a capability, may trace it or touch its memory.
@@ -50,13 +52,26 @@ read, write, leave, identity = os.read, os.write, os._exit, os.getpid
 
 PROGRAM, CHECK, CONTROL, CODE = 3, 4, 5, 6
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4  # <sys/prctl.h>
+NO_MEMORY = 77  # status of a program's process that has no memory left to say so
 LONGEST = 1 << 40  # bytes of a message: more than any memory holds
 CHANGEABLE = (list, dict, set, bytearray)
+PACKAGES = "/packages"  # where those lie that a program may import
 
 
 def import_and_call(module: str, name: str) -> Callable[[list[Any]], Any]:
     """The constructor of this name, imported when it is called: few programs need it."""
     return lambda items: getattr(__import__(module), name)(*items)
+
+
+def array_of(items: list[Any]) -> Any:
+    """An array of numpy from type, shape and bytes."""
+    import numpy
+
+    name, shape, content = items
+    kind = numpy.dtype(name)
+    if kind.kind not in FLAT:
+        raise ValueError(f"an array of {name}")
+    return numpy.frombuffer(bytearray(content), kind).reshape(shape) if content else numpy.empty(shape, kind)
 
 
 # Type to its letter, what one is written as (bytes, or values in turn), and how one is made of that again.
@@ -92,9 +107,19 @@ NUMBERS: dict[str, tuple[bytes, Callable[[Any], bytes | list[Any]], Callable[[An
         import_and_call("fractions", "Fraction"),
     ),
     "decimal.Decimal": (b"e", lambda value: [str(value)], import_and_call("decimal", "Decimal")),
+    "numpy.ndarray": (b"a", lambda value: [value.dtype.str, value.shape, value.tobytes()], array_of),
 }
+# Numbers of numpy; its other scalars are derived from plain types.
+SCALARS = frozenset(
+    f"numpy.{name}"
+    for name in (
+        *("bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "longlong"),
+        *("ulonglong", "float16", "float32", "complex64"),
+    )
+)
 TYPES = {kind.__name__.encode(): kind for kind in PLAIN}
 MAKERS = {letter: make for letter, _, make in (*PLAIN.values(), *NUMBERS.values())}
+FLAT = "biufcSUmM"  # kinds of numpy's types that hold values and no objects
 
 
 class Remote:
@@ -132,6 +157,7 @@ class Line:
         self.own: list[Any] = []  # objects of this end that the other one has heard of, by number
         self.numbers: dict[int, int] = {}  # `id` of such an object to its number
         self.others: dict[int, Remote] = {}  # number of an object of the other end to what stands for it
+        self.raised: BaseException | None = None  # the last error of the other end
 
     def ask(self, what: str, number: int, values: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """Have the other end do something, do what it asks meanwhile; return or raise what comes of it."""
@@ -145,7 +171,8 @@ class Line:
             return value
         error = rebuilt(*message[1:])
         if isinstance(error, StopIteration) and what != "next":
-            raise RuntimeError("a call raised StopIteration")  # it must not end the check's `map` early
+            error = RuntimeError("a call raised StopIteration")  # it must not end the check's `map` early
+        self.raised = error
         raise error
 
     def answer(self, what: str, number: int, values: Sequence[Any], named: Mapping[str, Any]) -> None:
@@ -196,8 +223,14 @@ class Line:
 
     def write_one(self, value: Any, parts: list[bytes]) -> None:
         kind = type(value)
+        name = f"{kind.__module__}.{kind.__name__}"
+        if name in SCALARS:
+            value = value.item()
+            kind = type(value)
         content: bytes | list[Any]
-        way = PLAIN.get(kind) or NUMBERS.get(f"{kind.__module__}.{kind.__name__}")
+        way = PLAIN.get(kind) or NUMBERS.get(name)
+        if name == "numpy.ndarray" and value.dtype.kind not in FLAT:
+            way = None
         if way is None:
             way = next((PLAIN[base] for base in PLAIN if isinstance(value, base)), None)
         if way is not None:
@@ -299,7 +332,7 @@ def run_program(program: str, line: Line) -> NoReturn:
         line.answer(*line.receive())
 
 
-def run_check(check: str, handed: Sequence[str], start: Remote) -> None:
+def run_check(check: str, handed: Sequence[str], packages: Sequence[str], start: Remote) -> None:
     """Run the check over the program that `start` starts."""
     code = compile(check, "<check>", "exec", 0, True, 0)
     # A builtin's name means the builtin, unless the check itself hands that name over as the candidate:
@@ -307,15 +340,16 @@ def run_check(check: str, handed: Sequence[str], start: Remote) -> None:
     names = free_names(code) - (vars(builtins).keys() - set(handed))
     found, modules = start(*sorted(names))
     scope = {name: found[name] for name in names if name in found}  # the program may have said more
-    scope |= {name: __import__(name) for name in names & sys.stdlib_module_names if name in modules}
+    known = sys.stdlib_module_names.union(packages)
+    scope |= {name: __import__(name) for name in names & known if name in modules}
     exec(code, scope | {"__name__": "check", "__builtins__": builtins})
 
 
 def judge(line: Line) -> None:
     """Be the process of the check, and say on the socket how the program fared."""
     try:
-        check, handed = marshal.loads(everything(CHECK))
-        run_check(check, handed, Remote(line, 0))
+        check, handed, packages = marshal.loads(everything(CHECK))
+        run_check(check, handed, packages, Remote(line, 0))
         verdict = b"passed"
     except BaseException as error:
         try:
@@ -323,8 +357,37 @@ def judge(line: Line) -> None:
             detail = f"{name}: {said}" if said else name
         except BaseException:
             detail = "an error that cannot be shown"
-        verdict = b"failed " + " ".join(detail.split())[:200].encode("utf-8", "replace")
+        text = f"{kind_of(error, of_program=error is line.raised)} {' '.join(detail.split())[:200]}"
+        verdict = text.encode("utf-8", "replace")
     write(CONTROL, verdict)
+
+
+def kind_of(error: BaseException, *, of_program: bool) -> str:
+    """The outcome where an error has ended the check."""
+    if isinstance(error, MemoryError):
+        return "out_of_memory"
+    if isinstance(error, AssertionError) and not of_program:
+        return "wrong"
+    if isinstance(error, ModuleNotFoundError):
+        name = str(error).partition("'")[2].partition("'")[0]  # "No module named 'numpy'"; not 'numpy.none'
+        if name.isidentifier() and name not in sys.stdlib_module_names:
+            return "missing_package"
+    return "killed" if isinstance(error, SystemExit) and of_program else "error"
+
+
+def end_of(status: os.waitid_result | None) -> str:
+    """Outcome and detail where the program's process has ended (None: only its side of the line) unasked."""
+    if status is None:
+        return "killed broke off before its check returned"
+    if status.si_code == os.CLD_EXITED:
+        if status.si_status == NO_MEMORY:
+            return "out_of_memory MemoryError"
+        return f"killed exited with status {status.si_status} before its check returned"
+    import signal  # by the judge alone, when it needs it: it takes long
+
+    if status.si_status == signal.SIGXCPU:
+        return "timed_out used up its processor time"
+    return f"killed died by {signal.Signals(status.si_status).name}"
 
 
 def everything(descriptor: int) -> bytes:
@@ -337,8 +400,11 @@ def everything(descriptor: int) -> bytes:
 
 
 def main() -> NoReturn:
-    """Run the program on its descriptor; with it come bytes of memory, CPU seconds, processes, bytes of a file."""
-    program, memory, seconds, processes, file_bytes = marshal.loads(everything(PROGRAM))
+    """Run the program on its descriptor; with it come the packages that it may import, and the limits.
+
+    These are bytes of memory, CPU seconds, processes, bytes of a file.
+    """
+    program, packages, memory, seconds, processes, file_bytes = marshal.loads(everything(PROGRAM))
     # Set here, inside the namespaces: a limit on processes counts those of this user namespace alone.
     for limit, soft, hard in (
         (resource.RLIMIT_AS, memory, memory),
@@ -350,6 +416,10 @@ def main() -> NoReturn:
     ):
         resource.setrlimit(limit, (soft, hard))
     os.environ.clear()
+    if packages:
+        sys.path.append(PACKAGES)
+        # Each thread of a BLAS takes address space, and the jail has few threads.
+        os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     os.close(CODE)
     asked, asking = os.pipe()
     told, telling = os.pipe()
@@ -362,6 +432,8 @@ def main() -> NoReturn:
             os.close(descriptor)
         try:
             run_program(program, Line(asked, telling, lambda: None, lambda: leave(0)))
+        except MemoryError:
+            leave(NO_MEMORY)
         finally:
             leave(0)  # no exit handler of the program runs, and none of its threads is waited for
     os.close(asked)
@@ -376,15 +448,21 @@ def main() -> NoReturn:
     poll = select.poll()
     poll.register(told, select.POLLIN)
 
+    def gone() -> os.waitid_result | None:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
     def lost() -> NoReturn:
-        write(CONTROL, b"failed ended before its check returned")
+        rest = 100
+        while not gone() and rest:  # a process that ends closes its pipes a moment before
+            select.poll().poll(10)
+            rest -= 1
+        write(CONTROL, end_of(gone()).encode())
         leave(0)
 
     def wait() -> None:
         """Until there is something to read; when the program is gone, a child of it may hold the pipe open."""
         while not poll.poll(20):
-            gone = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if gone and not poll.poll(0):
+            if gone() and not poll.poll(0):
                 lost()
 
     write(CONTROL, b"started")

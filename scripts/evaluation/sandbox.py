@@ -18,17 +18,30 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
 
 from scripts.common.errors import UserError
 
 Backend = Literal["bubblewrap", "namespaces"]
-Outcome = Literal["passed", "failed", "timeout"]
+Outcome = Literal["passed", "wrong", "error", "missing_package", "timed_out", "out_of_memory", "killed", "not_run"]
+"""How a program fared.
+
+passed: its check returned.
+wrong: an assertion of its check failed.
+error: any other exception, of program or check; a syntax error too.
+missing_package: an import of what neither the standard library nor the packages of `Sandbox.run` have.
+timed_out: still running at the limit of time.
+out_of_memory: a MemoryError, or killed by the kernel because the machine's memory ran out.
+killed: its process died by a signal or exited (`sys.exit` too) without an answer.
+not_run: nothing was judged. `Sandbox.run` never says so; it is for those who hand on what they did not run.
+"""
 
 JAIL = Path(__file__).with_name("jail.py")
+PACKAGES = "/packages"  # where they lie in a jail, see `jailed.py`
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache")
 
 PROBE = (
@@ -87,6 +100,7 @@ class Sandbox:
         timeout_seconds: float,
         memory_mb: int,
         workers: int = 1,
+        packages: Sequence[str] = (),
     ) -> list[ProgramResult]:
         """Run each (program, check) and say how it fared, in the given order.
 
@@ -100,31 +114,50 @@ class Sandbox:
             memory_mb: address space of one process, in MiB, the interpreter's own 30 included. A program may
                 have about a dozen processes and threads, so a hostile one can take a dozen times as much.
             workers: jails at a time.
+            packages: names of packages of this environment, as they are imported, that programs may import beside the
+                standard library. Program and check import them each for itself, with one BLAS thread.
 
         Raises:
-            UserError: a jail could not be started (nothing is judged on a guess then).
+            UserError: a jail could not be started (nothing is judged on a guess then), or a package is not installed
+                here or cannot be imported within the limits.
         """
         if timeout_seconds <= 0 or memory_mb < 1 or workers < 1:
             raise ValueError("timeout_seconds, memory_mb and workers must be positive")
+        shown = package_files(packages)
         pairs = list(dict.fromkeys(programs))
         if not pairs:
             return []
+        probes = [(f"import {name}", "") for name in packages]
         try:
-            results = self._results(pairs, timeout_seconds, memory_mb, workers)
+            verdicts = self._results([*probes, *pairs], timeout_seconds, memory_mb, workers, packages, shown)
         except _BrokenError as error:
             raise UserError(f"the sandbox ({self.backend}) could not run a program: {error}") from error
+        for name, verdict in zip(packages, verdicts, strict=False):
+            if verdict.outcome != "passed":
+                raise UserError(
+                    f"package {name}: programs cannot import it in the sandbox with {memory_mb} MiB and "
+                    f"{timeout_seconds:g} s ({verdict.detail})"
+                )
+        results = verdicts[len(probes) :]
         found = dict(zip(pairs, results, strict=True))
         return [found[pair] for pair in programs]
 
     def _results(
-        self, pairs: list[tuple[str, str]], timeout_seconds: float, memory_mb: int, workers: int
+        self,
+        pairs: list[tuple[str, str]],
+        timeout_seconds: float,
+        memory_mb: int,
+        workers: int,
+        packages: Sequence[str],
+        shown: dict[str, str],
     ) -> list[ProgramResult]:
-        """Have one supervisor judge different pairs; raise `_BrokenError` unless it judged every one."""
+        """Have one supervisor judge the pairs; raise `_BrokenError` unless it judged every one."""
         names = {check: _candidates(check) for check in {check for _, check in pairs}}
         request = {
             "backend": self.backend,
             "bubblewrap": shutil.which("bwrap"),
-            **_interpreter(),
+            **_places(shown),
+            "packages": list(packages),
             "programs": [(program, check, names[check]) for program, check in pairs],
             "timeout_seconds": timeout_seconds,
             "memory_mb": memory_mb,
@@ -148,10 +181,10 @@ class Sandbox:
             return "bwrap is not on PATH"
         wrong = (PROBE[0], "assert look() is None")
         try:
-            right, bad = self._results([PROBE, wrong], timeout_seconds=60, memory_mb=256, workers=1)
+            right, bad = self._results([PROBE, wrong], 60, 256, workers=1, packages=(), shown={})
         except _BrokenError as error:
             return str(error)
-        if right.outcome != "passed" or bad.outcome != "failed":
+        if right.outcome != "passed" or bad.outcome != "wrong":
             return f"the probe saw {right.detail or bad.outcome}"
         return None
 
@@ -159,6 +192,66 @@ class Sandbox:
 def backends() -> list[Sandbox]:
     """Every backend that works on this machine, the preferred one first."""
     return [sandbox for sandbox in map(Sandbox, get_args(Backend)) if sandbox._defect() is None]
+
+
+def package_files(packages: Sequence[str]) -> dict[str, str]:
+    """Where what these packages and their dependencies consist of lies: in a jail, and in this environment.
+
+    Raises:
+        UserError: one of them is not installed here.
+    """
+    owners = metadata.packages_distributions() if packages else {}
+    for name in packages:
+        if name not in owners:
+            raise UserError(
+                f"package {name}: programs shall import it, but it is not installed here under this name; install it "
+                f"with `{sys.executable} -m pip install {name}`"
+            )
+    names = {owner for name in packages for owner in owners[name]}
+    shown = {}
+    for distribution in _with_dependencies(names):
+        for place in _own_places(distribution):
+            shown[f"{PACKAGES}/{place}"] = os.path.realpath(str(distribution.locate_file(place)))
+    return dict(sorted(shown.items()))
+
+
+def _with_dependencies(names: Iterable[str]) -> list[metadata.Distribution]:
+    """The installed distributions of these names, and what they require, as far as it is installed."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, metadata.Distribution] = {}
+    waiting = [(name, frozenset({""})) for name in names]
+    seen = set()
+    while waiting:
+        name, extras = waiting.pop()
+        try:
+            distribution = found.setdefault(canonicalize_name(name), metadata.distribution(name))
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, distribution.requires or ()):
+            marker = requirement.marker
+            wanted = (requirement.name, frozenset({"", *requirement.extras}))
+            if wanted not in seen and (not marker or any(marker.evaluate({"extra": extra}) for extra in extras)):
+                seen.add(wanted)
+                waiting.append(wanted)
+    return list(found.values())
+
+
+def _own_places(distribution: metadata.Distribution) -> set[str]:
+    """The packages, modules, compiled libraries and metadata of a distribution, relative to where it is installed.
+
+    Of a package without `__init__.py`, which other distributions have parts in, only what is its own.
+    """
+    places = set()
+    for file in distribution.files or ():
+        top, *below = file.parts
+        shared = (
+            below and top.isidentifier() and not os.path.exists(str(distribution.locate_file(f"{top}/__init__.py")))
+        )
+        if top not in ("..", "__pycache__"):
+            places.add(f"{top}/{below[0]}" if shared else top)
+    return places
 
 
 def _candidates(check: str) -> list[str]:
@@ -172,7 +265,7 @@ def _candidates(check: str) -> list[str]:
     return sorted(handed & set(dir(builtins)))
 
 
-def _interpreter() -> dict[str, object]:
+def _places(packages: dict[str, str]) -> dict[str, object]:
     """The interpreter below any virtual environment, what a jail shows, and what only root may enter of it."""
     real = os.path.realpath(sys.base_prefix)
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -182,16 +275,17 @@ def _interpreter() -> dict[str, object]:
     # Both spellings of the place: an interpreter finds its libraries by the one it was built for.
     places = dict.fromkeys((real, sys.base_prefix))
     prefixes = [path for path in places if path != "/" and not f"{path}/".startswith("/usr/")]
+    kept = sorted({*prefixes, *map(os.path.dirname, packages.values())})
     hidden = []
     if os.geteuid() == 0:
-        for prefix in prefixes:
-            closed = (str(p) for p in reversed(Path(prefix).parents) if not p.stat().st_mode & 0o001)
+        for place in kept:
+            closed = (str(p) for p in reversed(Path(place).parents) if not p.stat().st_mode & 0o001)
             hidden.append(next(closed, None))
     return {
         "python": python,
-        "prefixes": prefixes,
+        "kept": kept,
         "hidden": sorted({path for path in hidden if path}),
-        "shown": [path for path in (*SYSTEM, *prefixes) if os.path.lexists(path)],
+        "shown": {path: path for path in (*SYSTEM, *prefixes) if os.path.lexists(path)} | packages,
     }
 
 

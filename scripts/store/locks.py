@@ -165,7 +165,7 @@ class _Chain:
     def take(self, number: int) -> bool:
         """Tries to make this number ours."""
         new = self._directory / f".{uuid.uuid4().hex}"
-        new.write_text(json.dumps(asdict(_me())), encoding="utf-8")
+        new.write_text(json.dumps(asdict(this_process())), encoding="utf-8")
         try:
             if not self._link(new, number):
                 return False
@@ -231,7 +231,8 @@ def _keep(chain: _Chain, what: str, stop: threading.Event) -> None:
             os._exit(LockedError.status)
 
 
-def _me() -> Holder:
+def this_process() -> Holder:
+    """This process, as the holder of a lock that it may come to hold."""
     pid = os.getpid()
     return Holder(platform.node(), _place(), pid, _started(pid) or 0, os.environ.get("SLURM_JOB_ID", ""))
 

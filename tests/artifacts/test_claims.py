@@ -1,7 +1,6 @@
 """The paper's claims judged on scores whose truth is known, the CSV, the page, and the way from the store."""
 
 import csv
-import json
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from scripts.artifacts.contrasts import Contrast, FloatArray, Model, Verdict
 from scripts.artifacts.paper_claims import CLAIMS, PAPER, Comparison, Judged, judge
 from scripts.artifacts.published import load_published
 from scripts.common.errors import UserError
+from scripts.evaluation.results import write_samples
 from scripts.launch.launch import Launch, launch_by_hand
 
 pytestmark = pytest.mark.arithmetic
@@ -545,9 +545,9 @@ def filled(store: Path, leave_out: str = "") -> tuple[Launch, dict[str, list[flo
             scores[key] = right
 
             def build(out: Path, right: list[float] = right) -> dict[str, Any]:
-                lines = [json.dumps({"item": item, "acc": 1 - score, "hit": score}) for item, score in enumerate(right)]
+                lines = [{"item": item, "acc": 1 - score, "hit": score} for item, score in enumerate(right)]
                 # items in any order: they are matched by their number
-                (out / "samples.jsonl").write_text("\n".join(generator.permutation(lines)) + "\n")
+                write_samples([lines[item] for item in generator.permutation(len(lines))], out)
                 return {"metric": "hit", "value": 0.0, "items": len(right)}
 
             launch.store.make(launch.grid.products[key], build, {})

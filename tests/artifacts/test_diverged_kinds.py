@@ -1,6 +1,5 @@
 """Models that diverged in figures of no scores, and in the claims: left out, counted, named."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from safetensors.numpy import save
 
 from scripts.artifacts.paper_claims import judge
 from scripts.common.errors import UserError
+from scripts.evaluation.results import SAMPLES, write_samples
 from scripts.plan.conditions import Condition
 from tests.artifacts import kinds
 from tests.artifacts.conftest import footer, legend_entries
@@ -41,16 +41,14 @@ def test_pass_at_k(tmp_path: Path) -> None:
 
 def test_diversity(tmp_path: Path) -> None:
     launch, gone = kinds.launch(tmp_path), last_full("diversity")
-    text = "".join(
-        json.dumps({"item": item, "completions": ["a", "b"], "verdicts": ["passed", "failed"]}) + "\n"
-        for item in range(4)
-    )
+    samples = [{"item": item, "completions": ["a", "b"], "verdicts": ["passed", "wrong"]} for item in range(4)]
+    write_samples(samples, tmp_path)
     for condition in kinds.conditions("diversity"):
         key = condition.evaluations["humaneval"]
         if condition == gone:
             kinds.put(launch.store, key, NOTHING)
         else:
-            kinds.put(launch.store, key, {}, samples__jsonl=text.encode())
+            kinds.put(launch.store, key, {}, samples__parquet=(tmp_path / SAMPLES).read_bytes())
     kinds.collected(launch, "fig5", tmp_path / "fig5.csv")
     drawn = kinds.figure(tmp_path / "fig5.csv", "fig5")
     ticks = [label.get_text() for label in drawn.axes[0].get_xticklabels()]

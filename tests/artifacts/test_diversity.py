@@ -1,6 +1,5 @@
 """Figure 5 from made-up generations: how many are different is counted again, by sets."""
 
-import json
 import random
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 
 from scripts.artifacts import style
 from scripts.common.errors import UserError
+from scripts.evaluation import results
 from tests.artifacts import kinds
 from tests.artifacts.conftest import assert_all_apart, data, footer, line, texts
 
@@ -25,10 +25,10 @@ def written(tmp_path: Path) -> Written:
     made: Written = {}
     for condition in kinds.conditions("diversity"):
         made[condition.method] = [
-            [(draw.choice("abcdefgh"), draw.choice(["passed", "failed", "timeout"])) for _ in range(SAMPLES)]
+            [(draw.choice("abcdefgh"), draw.choice(["passed", "wrong", "timed_out"])) for _ in range(SAMPLES)]
             for _ in range(PROBLEMS)
         ]
-        made[condition.method][0] = [("x", "failed")] * SAMPLES
+        made[condition.method][0] = [("x", "wrong")] * SAMPLES
         made[condition.method][1] = [("x", "passed")] * SAMPLES
         samples = [
             {
@@ -38,8 +38,9 @@ def written(tmp_path: Path) -> Written:
             }
             for item, of_item in enumerate(made[condition.method])
         ]
-        text = "".join(json.dumps(sample) + "\n" for sample in samples)
-        kinds.put(launch.store, condition.evaluations["humaneval"], {}, samples__jsonl=text.encode())
+        results.write_samples(samples, tmp_path)
+        file = (tmp_path / results.SAMPLES).read_bytes()
+        kinds.put(launch.store, condition.evaluations["humaneval"], {}, samples__parquet=file)
     kinds.collected(launch, "fig5", tmp_path / "fig5.csv")
     return made
 

@@ -2,6 +2,11 @@
 
 import hashlib
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +57,31 @@ def house(tmp_path: Path) -> House:
 
     house.edit(from_outside)
     return house
+
+
+def test_nothing_is_left_of_a_command_that_was_killed(
+    hub: Hub, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a download, pip with it."""
+    hub.commit("dataset", "owner/set", {"a.jsonl": b"{}"})
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    command = [sys.executable, "-m", "scripts.data.lock", "--study", "smoke"]
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # an index that accepts and says nothing
+        where = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": f"http://127.0.0.1:{mute.getsockname()[1]}/simple"}
+        started = subprocess.Popen(
+            command, cwd=house.root, env=house.environment() | where, start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        mute.settimeout(60)
+        mute.accept()
+        os.killpg(started.pid, signal.SIGKILL)
+        assert started.wait() == -signal.SIGKILL
+    left = list(temporary.iterdir())
+    assert len(left) == 1
+    said = subprocess.run(command, cwd=house.root, env=house.environment(), capture_output=True, text=True, check=False)
+    assert "package some-data==1.0: pip cannot download its wheel" in said.stderr
+    assert list(temporary.iterdir()) == []
 
 
 def test_every_kind_of_source_is_locked(hub: Hub, house: House, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scripts.evaluation.diversity import distinct_generations
 
 WRITTEN = st.lists(
-    st.tuples(st.sampled_from(["a", "A", "a ", "b", ""]), st.sampled_from(["passed", "failed", "timeout"])),
+    st.tuples(st.sampled_from(["a", "A", "a ", "b", ""]), st.sampled_from(["passed", "wrong", "timed_out"])),
     min_size=1,
     max_size=12,
 )

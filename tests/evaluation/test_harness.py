@@ -441,7 +441,7 @@ def test_each_program_is_judged_once_and_pass_at_1_is_the_mean_share(base: Path,
         programs = [item["prompt"].rstrip("\n") + text.rstrip("\n") + "\n" for text in row]
         check = f"{item['test']}\ncheck({item['entry_point']})"
         assert {(program, check) for program in programs} <= set(runner.asked)
-        passed = ["passed" if len(program) % 2 == 0 else "failed" for program in programs]
+        passed = ["passed" if len(program) % 2 == 0 else "wrong" for program in programs]
         assert result["samples"][i]["verdicts"] == passed
         assert result["samples"][i]["completions"] == row
         shares.append(passed.count("passed") / 3)
@@ -459,7 +459,7 @@ def test_right_programs_pass_in_the_sandbox_and_wrong_ones_do_not(base: Path, re
     right = ["\n" + item["canonical_solution"] for item in RECORDS["humaneval"]]
     completions = [text for solution in right for text in (solution, "\n    return -1", "\n    return (")]
     result = harness.score_lm(CannedLM(completions), ["humaneval"])["humaneval"]
-    assert [sample["verdicts"] for sample in result["samples"]] == [["passed", "failed", "failed"]] * 9
+    assert [sample["verdicts"] for sample in result["samples"]] == [["passed", "wrong", "error"]] * 9
     assert result["value"] == pytest.approx(1 / 3)
     assert result["stderr"] == pytest.approx(0)
 

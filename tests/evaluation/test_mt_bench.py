@@ -87,7 +87,11 @@ def test_both_turns_are_written_greedily_and_graded(
         answers = [written(prompt)]
         answers.append(written(f"{prompt} {answers[0].strip()}\n\nQuestion: {second}\nAnswer:"))
         assert sample["completions"] == answers
-        assert (sample["item"], sample["question_id"], sample["category"]) == (number, str(80 + number), item["category"])
+        assert (sample["item"], sample["question_id"], sample["category"]) == (
+            number,
+            str(80 + number),
+            item["category"],
+        )
         # the judge of the first turn knows nothing of the second
         (of_first,) = (text for text in texts if answers[0].strip() in text and first in text and second not in text)
         (of_second,) = (text for text in texts if first in text and second in text)

