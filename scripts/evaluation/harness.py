@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
 
 from scripts.common.errors import UserError
 from scripts.common.files import ROOT
-from scripts.components.asking.answers import TURNS, Conversations, Programs, Scored
+from scripts.components.asking import gauntlet
+from scripts.components.asking.answers import PER_TOKEN, TURNS, Conversations, Programs, Scored
 from scripts.components.asking.items import read
 from scripts.components.tasks import TASKS, Given
 from scripts.components.templates import JOIN, PLAIN, conversation_text, stop_text
@@ -188,7 +189,16 @@ class Harness:
         if isinstance(asked.answers, Programs):
             return _result(metrics, self._programs_run(label, logged, metrics), errors=asked.answers.errors)
         assert isinstance(asked.answers, Scored)
+        if PER_TOKEN in metrics:
+            self._count_tokens(label, logged)
         return _result(metrics, [asked.answers.sample(one, metrics) for one in logged], errors=False)
+
+    def _count_tokens(self, label: str, logged: list[dict[str, Any]]) -> None:
+        """Adds to what lm-eval logged the `tokens` of each choice."""
+        asked = [arguments for one in logged for arguments in one["arguments"]]
+        counts = iter(tokens_added(self._encoding_of(label), asked))
+        for one in logged:
+            one["tokens"] = [next(counts) for _ in one["arguments"]]
 
     def _programs_run(self, label: str, logged: list[dict[str, Any]], metrics: Sequence[str]) -> list[dict[str, Any]]:
         """One sample for each problem. A program is run once, whichever models wrote it how often."""
@@ -271,7 +281,7 @@ class Harness:
             self._asked[label].check_forms([records[label], *([shots[label]] if label in shots else [])])
             shot_count, new_tokens = settings.get("shots", 0), settings.get("max_new_tokens", 0)
             key = f"evaluation.tasks.{settings['task']}"
-            if shot_count > 0 and label not in shots:
+            if shot_count > 0 and label not in shots and settings.get("form") != gauntlet.FORM:
                 raise UserError(f"{key}.shots: {shot_count} shots need training records, there are none")
             if new_tokens >= positions:
                 raise UserError(
@@ -294,6 +304,17 @@ def _longest(encoding: Encoding, pairs: Sequence[tuple[str, str]]) -> int:
     """Tokens of the longest second text of the pairs, behind the first."""
     firsts, seconds = zip(*pairs, strict=True)
     return max(len(ids) for _, ids in encoding.examples(firsts, seconds))
+
+
+def tokens_added(encoding: Encoding, pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """How many tokens the second text of each pair adds to the first, as lm-eval cuts them.
+
+    Both are one text; the spaces that the first ends in belong to the second.
+    """
+    firsts = list(dict.fromkeys(first.rstrip() for first, _ in pairs))
+    lengths = {first: len(ids) for first, ids in zip(firsts, encoding.texts(firsts), strict=True)}
+    wholes = encoding.texts([first + second for first, second in pairs])
+    return [len(whole) - lengths[first.rstrip()] for whole, (first, _) in zip(wholes, pairs, strict=True)]
 
 
 def _cpus() -> int:

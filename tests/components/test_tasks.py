@@ -29,6 +29,8 @@ ITEMS = 48
 GENERATOR = {"pass_at_k": "humaneval", "source_loss": "code-documents", "target_loss": "code-instructions"}
 """Of the tasks whose generator has another name."""
 EACH = pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+OTHER_FORMS: dict[str, dict[str, Any]] = {"texts": {"answers": "texts"}, "gauntlet": {"form": "gauntlet"}}
+"""Settings that a task may have beside those of `settings`, and with which another file asks it."""
 
 
 class AnyLM(LM):  # type: ignore[misc]
@@ -134,9 +136,11 @@ def test_generated_records_pass_its_check(task: Task, records: Path) -> None:
 def test_every_task_file_is_asked(tmp_path: Path) -> None:
     lines = {"documents": [{"text": "a"}], "instructions": [{"instruction": "a", "response": "b"}]}
     paths = write_records(tmp_path, lines).values()
-    answers: list[dict[str, Any]] = [{}, {"answers": "texts"}]
     found = {
-        task.file_of(settings(task) | more, path) for task in BENCHMARKS.values() for more in answers for path in paths
+        task.file_of(settings(task) | more, path)
+        for task in BENCHMARKS.values()
+        for more in ({}, *OTHER_FORMS.values())
+        for path in paths
     }
     found |= {TASKS["target_loss"].file_of({}, path) for path in paths}
     assert found - {None} == {path.stem for path in TASK_FILES.glob("*.yaml")}

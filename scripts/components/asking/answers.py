@@ -39,6 +39,10 @@ class Conversations:
 Answers = Scored | Programs | Conversations
 
 
+PER_TOKEN = "acc_token"
+"""Accuracy of the choice whose tokens are the likeliest in the mean. lm-eval does not count them: the harness does."""
+
+
 def sample(logged: Mapping[str, Any], metrics: Sequence[str], **more: Any) -> dict[str, Any]:
     """What every kind has: the item, the hash of its prompt, the metrics; and `more`."""
     own = {"item": logged["doc_id"], "prompt_sha256": logged["prompt_hash"]}
@@ -46,9 +50,16 @@ def sample(logged: Mapping[str, Any], metrics: Sequence[str], **more: Any) -> di
 
 
 def choice(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-    """The likeliest of several choices: `loglikelihoods` in nats, in the order of the choices."""
+    """The likeliest of several choices: `loglikelihoods` in nats, in the order of the choices.
+
+    Where `PER_TOKEN` is among the metrics, the `tokens` of each choice too. They are logged, and the item's `gold`.
+    """
     loglikelihoods = [loglikelihood for loglikelihood, _ in logged["filtered_resps"]]
-    return sample(logged, metrics, loglikelihoods=loglikelihoods)
+    if PER_TOKEN not in metrics:
+        return sample(logged, metrics, loglikelihoods=loglikelihoods)
+    means = [value / count for value, count in zip(loglikelihoods, logged["tokens"], strict=True)]
+    found = {PER_TOKEN: means.index(max(means)) == logged["doc"]["gold"]}
+    return sample({**logged, **found}, metrics, loglikelihoods=loglikelihoods, tokens=logged["tokens"])
 
 
 def word(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
