@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
 from scripts.common.errors import UserError
 from scripts.common.files import ROOT
 from scripts.components.asking import gauntlet
-from scripts.components.asking.answers import PER_TOKEN, TURNS, Conversations, Programs, Scored
+from scripts.components.asking.answers import PER_TOKEN, TURNS, Conversations, Programs, Scored, by_item
 from scripts.components.asking.items import read
 from scripts.components.tasks import TASKS, Given
 from scripts.components.templates import JOIN, PLAIN, conversation_text, stop_text
@@ -185,7 +185,7 @@ class Harness:
         asked, task = self._asked[label], self._tasks[label]
         metrics = asked.metrics_of(self._settings[label])
         task.set_fewshot_seed(self.seed)
-        logged = evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label]
+        logged = by_item(evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label])
         if isinstance(asked.answers, Programs):
             return _result(metrics, self._programs_run(label, logged, metrics), errors=asked.answers.errors)
         assert isinstance(asked.answers, Scored)

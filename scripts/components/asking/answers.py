@@ -43,6 +43,23 @@ PER_TOKEN = "acc_token"
 """Accuracy of the choice whose tokens are the likeliest in the mean. lm-eval does not count them: the harness does."""
 
 
+FLEXIBLE = "flexible"
+"""Exact match of what lm-eval's filter flexible-extract finds in a text: its last number."""
+
+
+def by_item(logged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What lm-eval logged of each item: it logs all items once for every filter of a task.
+
+    Returns:
+        What it logged with the first filter, and with each of them as `filters`, by its name.
+    """
+    items: dict[int, dict[str, Any]] = {}
+    for one in logged:
+        item = items.setdefault(one["doc_id"], {**one, "filters": {}})
+        item["filters"][one["filter"]] = one
+    return list(items.values())
+
+
 def sample(logged: Mapping[str, Any], metrics: Sequence[str], **more: Any) -> dict[str, Any]:
     """What every kind has: the item, the hash of its prompt, the metrics; and `more`."""
     own = {"item": logged["doc_id"], "prompt_sha256": logged["prompt_hash"]}
@@ -69,8 +86,16 @@ def word(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def match(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-    """A text that is written and read for its answer: the `outputs`, and the `answer` that was found in them."""
-    return sample(logged, metrics, outputs=logged["resps"][0], answer=logged["filtered_resps"][0])
+    """A text that is written and read for its answer: the `outputs`, and the `answer` that was found in them.
+
+    Where `FLEXIBLE` is among the metrics, what is found in the other way too, as `flexible_answer`.
+    """
+    found = {"outputs": logged["resps"][0], "answer": logged["filtered_resps"][0]}
+    if FLEXIBLE not in metrics:
+        return sample(logged, metrics, **found)
+    flexible = logged["filters"]["flexible-extract"]
+    found["flexible_answer"] = flexible["filtered_resps"][0]
+    return sample({**logged, FLEXIBLE: flexible["exact_match"]}, metrics, **found)
 
 
 def loss(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
