@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scripts.common.errors import UserError
 from scripts.common.progress import Progress
-from scripts.components.asking.answers import TURNS, Conversations, Scored
+from scripts.components.asking import gauntlet
+from scripts.components.asking.answers import PER_TOKEN, TURNS, Conversations, Scored, by_item
 from scripts.components.asking.items import read
 from scripts.components.tasks import TASKS, Given
 from scripts.components.templates import JOIN, PLAIN, conversation_text, stop_text
@@ -179,9 +180,18 @@ class Harness:
         assert isinstance(asked.answers, Scored)
         task = self._tasks[label]
         task.set_fewshot_seed(self.seed)
-        logged = evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label]
+        logged = by_item(evaluate(lm, {"tasks": {label: task}}, bootstrap_iters=0)["samples"][label])
         metrics = asked.metrics_of(self._settings[label])
+        if PER_TOKEN in metrics:
+            self._count_tokens(label, logged)
         return result_of(metrics, [asked.answers.sample(one, metrics) for one in logged], errors=False)
+
+    def _count_tokens(self, label: str, logged: list[dict[str, Any]]) -> None:
+        """Adds to what lm-eval logged the `tokens` of each choice."""
+        asked = [arguments for one in logged for arguments in one["arguments"]]
+        counts = iter(tokens_added(self._encoding_of(label), asked))
+        for one in logged:
+            one["tokens"] = [next(counts) for _ in one["arguments"]]
 
     def _written(self, lm: Any, label: str, known: Samples) -> list[dict[str, Any]]:
         if isinstance(self._asked[label].answers, Conversations):
@@ -237,7 +247,7 @@ class Harness:
             self._asked[label].check_forms([records[label], *([shots[label]] if label in shots else [])])
             shot_count, new_tokens = settings.get("shots", 0), settings.get("max_new_tokens", 0)
             key = f"evaluation.tasks.{settings['task']}"
-            if shot_count > 0 and label not in shots:
+            if shot_count > 0 and label not in shots and settings.get("form") != gauntlet.FORM:
                 raise UserError(f"{key}.shots: {shot_count} shots need training records, there are none")
             if new_tokens >= positions:
                 raise UserError(
@@ -260,3 +270,14 @@ def _longest(encoding: Encoding, pairs: Sequence[tuple[str, str]]) -> int:
     """Tokens of the longest second text of the pairs, behind the first."""
     firsts, seconds = zip(*pairs, strict=True)
     return max(len(ids) for _, ids in encoding.examples(firsts, seconds))
+
+
+def tokens_added(encoding: Encoding, pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """How many tokens the second text of each pair adds to the first, as lm-eval cuts them.
+
+    Both are one text; the spaces that the first ends in belong to the second.
+    """
+    firsts = list(dict.fromkeys(first.rstrip() for first, _ in pairs))
+    lengths = {first: len(ids) for first, ids in zip(firsts, encoding.texts(firsts), strict=True)}
+    wholes = encoding.texts([first + second for first, second in pairs])
+    return [len(whole) - lengths[first.rstrip()] for whole, (first, _) in zip(wholes, pairs, strict=True)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scripts.common.progress import Progress
-from scripts.components.asking.answers import TURNS, Conversations, Programs, Scored
+from scripts.components.asking.answers import TURNS, Conversations, Programs, Scored, by_item
 from scripts.components.asking.items import read
 from scripts.components.tasks import TASKS
 from scripts.evaluation import mt_bench
@@ -121,18 +121,20 @@ class Judging:
             for sample in samples
         ]
         task.apply_filters()
-        (chosen,) = task.instances[0].filtered_resps
-        return [
+        asked = [
             {
                 "doc_id": sample["item"],
                 "doc": instance.doc,
                 "target": task.doc_to_target(instance.doc),
                 "arguments": [(prompt, text) for prompt in sample["prompts"] for text in sample["completions"]],
-                "filtered_resps": [instance.filtered_resps[chosen]],
-                **task.process_results(instance.doc, [instance.filtered_resps[chosen]]),
+                "filter": name,
+                "filtered_resps": [found],
+                **task.process_results(instance.doc, [found]),
             }
             for sample, instance in zip(samples, task.instances, strict=True)
+            for name, found in instance.filtered_resps.items()
         ]
+        return by_item(asked)
 
     def _programs_run(
         self, label: str, logged: list[dict[str, Any]], metrics: Sequence[str], journal: Journal | None, what: str

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 from pydantic import ValidationError
 
 from scripts.common.errors import UserError
-from scripts.components.asking.answers import Conversations, Programs, Scored
+from scripts.components.asking.answers import Conversations, Programs, Scored, by_item
 from scripts.components.asking.shown import Shown
 from scripts.components.measures import MEASURES, SHOWN
 from scripts.components.tasks import AVERAGE, BENCHMARKS, COMPOSITE, TASKS, Given, Task
@@ -29,6 +29,8 @@ ITEMS = 48
 GENERATOR = {"pass_at_k": "humaneval", "source_loss": "code-documents", "target_loss": "code-instructions"}
 """Of the tasks whose generator has another name."""
 EACH = pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+OTHER_FORMS: dict[str, dict[str, Any]] = {"texts": {"answers": "texts"}, "gauntlet": {"form": "gauntlet"}}
+"""Settings that a task may have beside those of `settings`, and with which another file asks it."""
 
 
 class AnyLM(LM):  # type: ignore[misc]
@@ -94,7 +96,7 @@ def test_lm_eval_loads_its_file_and_its_answers_become_samples(task: Task, recor
         return
     assert file is not None
     loaded = asked(file, records)
-    logged = lm_eval.evaluate(AnyLM(), {"tasks": {task.name: loaded}}, bootstrap_iters=0)["samples"][task.name]
+    logged = by_item(lm_eval.evaluate(AnyLM(), {"tasks": {task.name: loaded}}, bootstrap_iters=0)["samples"][task.name])
     assert len(logged) == ITEMS
     rising = {str(metric["metric"]): metric["higher_is_better"] for metric in loaded.config.metric_list}
     if isinstance(task.answers, Programs):
@@ -106,7 +108,8 @@ def test_lm_eval_loads_its_file_and_its_answers_become_samples(task: Task, recor
         return
     assert isinstance(task.answers, Scored)
     assert metrics
-    assert all(rising[metric] is not task.shown.lower_is_better for metric in metrics)
+    assert metrics[0] in rising
+    assert all(rising[metric] is not task.shown.lower_is_better for metric in metrics if metric in rising)
     for number, item in enumerate(logged):
         sample = task.answers.sample(item, metrics)
         assert json.loads(json.dumps(sample)) == sample
@@ -137,9 +140,11 @@ def test_generated_records_pass_its_check(task: Task, records: Path) -> None:
 def test_every_task_file_is_asked(tmp_path: Path) -> None:
     lines = {"documents": [{"text": "a"}], "instructions": [{"instruction": "a", "response": "b"}]}
     paths = write_records(tmp_path, lines).values()
-    answers: list[dict[str, Any]] = [{}, {"answers": "texts"}]
     found = {
-        task.file_of(settings(task) | more, path) for task in BENCHMARKS.values() for more in answers for path in paths
+        task.file_of(settings(task) | more, path)
+        for task in BENCHMARKS.values()
+        for more in ({}, *OTHER_FORMS.values())
+        for path in paths
     }
     found |= {TASKS["target_loss"].file_of({}, path) for path in paths}
     assert found - {None} == {path.stem for path in TASK_FILES.glob("*.yaml")}

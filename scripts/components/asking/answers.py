@@ -41,6 +41,27 @@ class Conversations:
 Answers = Scored | Programs | Conversations
 
 
+PER_TOKEN = "acc_token"
+"""Accuracy of the choice whose tokens are the likeliest in the mean. lm-eval does not count them: the harness does."""
+
+
+FLEXIBLE = "flexible"
+"""Exact match of what lm-eval's filter flexible-extract finds in a text: its last number."""
+
+
+def by_item(logged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What lm-eval logged of each item: it logs all items once for every filter of a task.
+
+    Returns:
+        What it logged with the first filter, and with each of them as `filters`, by its name.
+    """
+    items: dict[int, dict[str, Any]] = {}
+    for one in logged:
+        item = items.setdefault(one["doc_id"], {**one, "filters": {}})
+        item["filters"][one["filter"]] = one
+    return list(items.values())
+
+
 def sample(logged: Mapping[str, Any], metrics: Sequence[str], **more: Any) -> dict[str, Any]:
     """What every kind has: the item, the texts that it asks with and the answers, the metrics; and `more`."""
     asked = [request if len(request) > 1 else ("", *request) for request in logged["arguments"]]
@@ -50,9 +71,16 @@ def sample(logged: Mapping[str, Any], metrics: Sequence[str], **more: Any) -> di
 
 
 def choice(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-    """The likeliest of several choices: `loglikelihoods` in nats, in the order of the choices."""
+    """The likeliest of several choices: `loglikelihoods` in nats, in the order of the choices.
+
+    Where `PER_TOKEN` is among the metrics, the `tokens` of each choice too. They are logged, and the item's `gold`.
+    """
     loglikelihoods = [loglikelihood for loglikelihood, _ in logged["filtered_resps"]]
-    return sample(logged, metrics, loglikelihoods=loglikelihoods)
+    if PER_TOKEN not in metrics:
+        return sample(logged, metrics, loglikelihoods=loglikelihoods)
+    means = [value / count for value, count in zip(loglikelihoods, logged["tokens"], strict=True)]
+    found = {PER_TOKEN: means.index(max(means)) == logged["doc"]["gold"]}
+    return sample({**logged, **found}, metrics, loglikelihoods=loglikelihoods, tokens=logged["tokens"])
 
 
 def word(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
@@ -62,8 +90,16 @@ def word(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def match(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-    """A text that is written and read for its `answer`."""
-    return sample(logged, metrics, answer=logged["filtered_resps"][0])
+    """A text that is written and read for its `answer`.
+
+    Where `FLEXIBLE` is among the metrics, what is found in the other way too, as `flexible_answer`.
+    """
+    found = {"answer": logged["filtered_resps"][0]}
+    if FLEXIBLE not in metrics:
+        return sample(logged, metrics, **found)
+    flexible = logged["filters"]["flexible-extract"]
+    found["flexible_answer"] = flexible["filtered_resps"][0]
+    return sample({**logged, FLEXIBLE: flexible["exact_match"]}, metrics, **found)
 
 
 def loss(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:

@@ -55,13 +55,39 @@ class Shots(Settings):
 
     @model_validator(mode="after")
     def _shots_have_a_source(self) -> Self:
-        if (self.shots > 0) != (self.shots_from is not None):
-            raise ValueError("shots_from names a dataset exactly when shots is above 0")
+        if problem := self._source_problem():
+            raise ValueError(problem)
         return self
+
+    def _source_problem(self) -> str | None:
+        """What is wrong with `shots_from`."""
+        given = self.shots_from is not None
+        return None if given == (self.shots > 0) else "shots_from names a dataset exactly when shots is above 0"
 
 
 class MultipleChoice(Shots):
     """Accuracy of the likeliest choice."""
+
+    form: Literal["lm-eval", "gauntlet"] = field(
+        "whose task is asked. `lm-eval`: shots come from `shots_from`, and the likeliest choice is the answer, in "
+        "HellaSwag and ARC after division by its characters. `gauntlet`: llm-foundry's; shots are other items of "
+        "`dataset`, `shots_from` must be absent, and the likelihoods are divided by tokens",
+        default="lm-eval",
+        paper="section 3.3: the gauntlet, its version and shots not said",
+    )
+
+    def _source_problem(self) -> str | None:
+        if self.form == "lm-eval":
+            return super()._source_problem()
+        if self.shots_from is None:
+            return None
+        return "shots_from must not stand where form is gauntlet: its shots are other items of the dataset"
+
+    def asked(self) -> dict[str, Any]:
+        asked = super().asked()
+        if self.form == "lm-eval":
+            del asked["form"]
+        return asked
 
 
 @dataclass(frozen=True, kw_only=True)

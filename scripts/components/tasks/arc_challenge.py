@@ -1,9 +1,10 @@
 """ARC-challenge: questions of school science."""
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
+from scripts.components.asking import gauntlet
 from scripts.components.asking.answers import Scored, choice
 from scripts.components.asking.items import Item
 from scripts.components.asking.shown import accuracy
@@ -53,10 +54,10 @@ TASK = Task(
     shown=accuracy("ARC-challenge", scored="", averaged=""),
     printed=False,
     items=1_172,
-    metrics=("acc_norm", "acc"),
-    file="arc_challenge",
+    metrics=gauntlet.metrics("acc_norm", "acc"),
+    file=gauntlet.file("arc_challenge"),
     answers=Scored(choice),
-    check=None,
+    check=gauntlet.check,
 )
 
 
@@ -66,3 +67,10 @@ def choices(item: Item) -> list[str]:
 
 def answer(item: Item) -> int:
     return list(item["choices"]["label"]).index(item["answerKey"])
+
+
+def read_gauntlet(test: str, shots: int = 0, **_rest: Any) -> dict[str, Any]:
+    """`Question: ` and `Answer: ` (llm-foundry's `scripts/eval/local_data/arc_challenge.jsonl`, `tasks_v0.2.yaml`)."""
+    return gauntlet.multiple_choice(
+        test, shots, lambda item: (f"Question: {item['question']}", choices(item), answer(item)), "\nAnswer: "
+    )

@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 from pydantic import model_validator
 
-from scripts.components.asking.answers import Scored, match
+from scripts.components.asking.answers import FLEXIBLE, Scored, match
 from scripts.components.asking.shown import accuracy
 from scripts.components.forms import Filled, Form
 from scripts.components.part import Count, field
@@ -13,7 +13,7 @@ from scripts.components.tasks import Shots, Task
 
 
 class Gsm8k(Shots):
-    """Exact match of the number after ``####``, greedy decoding."""
+    """Exact match of the number after ``####``, greedy decoding; beside it, of the last number."""
 
     max_new_tokens: Count = field("where an answer is cut off that does not end", unit="tokens", paper="not said")
 
@@ -44,7 +44,7 @@ TASK = Task(
     shown=accuracy("GSM8K", scored="strict match", averaged=""),
     printed=True,
     items=1_319,
-    metrics=("exact_match",),
+    metrics=("exact_match", FLEXIBLE),
     file="gsm8k",
     answers=Scored(match, written=True),
     check=None,

@@ -1,10 +1,11 @@
 """HellaSwag: how a description goes on."""
 
 import re
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
+from scripts.components.asking import gauntlet
 from scripts.components.asking.answers import Scored, choice
 from scripts.components.asking.items import Item, right_one
 from scripts.components.asking.shown import accuracy
@@ -40,10 +41,10 @@ TASK = Task(
     shown=accuracy("HellaSwag", scored="", averaged=""),
     printed=False,
     items=10_042,
-    metrics=("acc_norm", "acc"),
-    file="hellaswag",
+    metrics=gauntlet.metrics("acc_norm", "acc"),
+    file=gauntlet.file("hellaswag"),
     answers=Scored(choice),
-    check=None,
+    check=gauntlet.check,
 )
 
 
@@ -57,6 +58,11 @@ def endings(item: Item) -> list[str]:
 
 def label(item: Item) -> int:
     return int(item["label"])
+
+
+def read_gauntlet(test: str, shots: int = 0, **_rest: Any) -> dict[str, Any]:
+    """Texts as in lm-eval. That was seen of the first record of the gauntlet's file, which is not in its repository."""
+    return gauntlet.multiple_choice(test, shots, lambda item: (context(item), endings(item), label(item)))
 
 
 def _without_wikihow_marks(text: str) -> str:

@@ -1,9 +1,10 @@
 """Winograd: what a pronoun refers to."""
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
+from scripts.components.asking import gauntlet
 from scripts.components.asking.answers import Scored, choice
 from scripts.components.asking.items import Item, right_one
 from scripts.components.asking.shown import accuracy
@@ -41,10 +42,10 @@ TASK = Task(
     shown=accuracy("Winograd", scored="", averaged=""),
     printed=False,
     items=None,
-    metrics=("acc",),
-    file="winograd",
+    metrics=gauntlet.metrics("acc"),
+    file=gauntlet.file("winograd"),
     answers=Scored(choice),
-    check=None,
+    check=gauntlet.check,
 )
 
 
@@ -61,6 +62,12 @@ def continuation(item: Item) -> str:
 
 def answer(item: Item) -> int:
     return int(item["label"])
+
+
+def read_gauntlet(test: str, shots: int = 0, **_rest: Any) -> dict[str, Any]:
+    """A space stands before what follows the pronoun, be it a full stop (llm-foundry's
+    `scripts/eval/local_data/language_understanding/winograd_wsc.jsonl`, whose texts end before that space)."""
+    return gauntlet.schemas(test, shots, lambda item: (contexts(item), continuation(item), answer(item)))
 
 
 def _single_spaced(text: str) -> str:

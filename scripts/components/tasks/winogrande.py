@@ -1,9 +1,10 @@
 """WinoGrande: what a blank in a sentence refers to."""
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from scripts.components.asking import gauntlet
 from scripts.components.asking.answers import Scored, choice
 from scripts.components.asking.items import Item
 from scripts.components.asking.shown import accuracy
@@ -39,10 +40,10 @@ TASK = Task(
     shown=accuracy("WinoGrande", scored="", averaged=""),
     printed=False,
     items=1_267,
-    metrics=("acc",),
-    file="winogrande",
+    metrics=gauntlet.metrics("acc"),
+    file=gauntlet.file("winogrande"),
     answers=Scored(choice),
-    check=None,
+    check=gauntlet.check,
 )
 
 
@@ -58,3 +59,8 @@ def contexts(item: Item) -> list[str]:
 def continuation(item: Item) -> str:
     sentence: str = item["sentence"]
     return sentence[sentence.index("_") + 1 :].strip()
+
+
+def read_gauntlet(test: str, shots: int = 0, **_rest: Any) -> dict[str, Any]:
+    """Texts as in lm-eval (llm-foundry's `scripts/eval/local_data/language_understanding/winogrande.jsonl`)."""
+    return gauntlet.schemas(test, shots, lambda item: (contexts(item), continuation(item), answer(item)))
