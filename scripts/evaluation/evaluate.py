@@ -44,6 +44,8 @@ def main(launch: Launch, name: str) -> None:
     with ExitStack() as held:
         asking = _Asking(launch, parts, lambda: held.enter_context(devices.claimed(launch.store.root)))
         judging = _Judging(launch, parts)
+        if product.members:
+            judging.require_ready()  # before models write for nothing
         for part in parts:
             make(launch, part, _judge(launch, part, judging) if _is_judged(part) else _ask(launch, part, asking))
     if product.kind == "evaluated":
@@ -119,6 +121,11 @@ class _Judging:
                 records[label] = _records(self._launch, part)[0]
             self._judging = Judging(tasks, records)
         return self._judging
+
+    def require_ready(self) -> None:
+        """Raises UserError where what these products are judged with is not there: a sandbox, packages, a judge."""
+        for part in self._parts:
+            self().require_ready(self.label(part))
 
     def label(self, part: Product) -> str:
         """What is judged and how: the same for every model whose samples are, so that a family's share it."""

@@ -19,7 +19,7 @@ from scripts.components.tasks import TASKS
 from scripts.evaluation import mt_bench
 from scripts.evaluation.journal import Journal
 from scripts.evaluation.results import Result, result_of
-from scripts.evaluation.sandbox import ProgramResult, Sandbox
+from scripts.evaluation.sandbox import ProgramResult, Sandbox, package_files
 from scripts.evaluation.scores import mean_and_stderr, pass_at_k
 from scripts.evaluation.tasks import load_tasks
 
@@ -35,7 +35,13 @@ class ProgramRunner(Protocol):
     """Runs each program with its check where it can do no harm; see the sandbox."""
 
     def run(
-        self, programs: Sequence[tuple[str, str]], *, timeout_seconds: float, memory_mb: int, workers: int
+        self,
+        programs: Sequence[tuple[str, str]],
+        *,
+        timeout_seconds: float,
+        memory_mb: int,
+        workers: int,
+        packages: Sequence[str],
     ) -> Sequence[ProgramResult]: ...
 
 
@@ -50,7 +56,7 @@ class Judging:
         workers: how many programs run at the same time; if None, as many as this process may use CPUs.
 
     Raises:
-        UserError: programs are to be run, and there is no sandbox.
+        UserError: programs are to be run and there is no sandbox, or not the packages that they may import.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class Judging:
         self._verdicts: defaultdict[str, dict[str, str]] = defaultdict(dict)
         runs = any(isinstance(TASKS[chosen["task"]].answers, Programs) for chosen in self._settings.values())
         self._runner = runner or (Sandbox.find() if runs else None)
+        for chosen in self._settings.values():
+            package_files(chosen.get("packages", ()))
 
     def require_ready(self, label: str) -> None:
         """Raises UserError where there is no judge of conversations to ask; before a model writes them for nothing."""
@@ -159,6 +167,7 @@ class Judging:
                 timeout_seconds=settings["timeout_seconds"],
                 memory_mb=settings["memory_mb"],
                 workers=self._workers,
+                packages=settings.get("packages", ()),
             )
             verdicts = dict(zip(chunk, (one.outcome for one in found), strict=True))
             known.update(verdicts)

@@ -114,6 +114,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         self._seed = seed
         self._as_rows = as_rows
         self._free = free or partial(free_bytes, model.device)
+        self._journal = journal
         self._answers = partial(_Answers, journal=journal, progress=progress)
         self._shape = memory.Shape.of(model.config, model.dtype.itemsize)
         super().__init__(
@@ -277,8 +278,9 @@ class LanguageModel(HFLM):  # type: ignore[misc]
 
     def remember(self, requests: list[Any], texts: Sequence[str]) -> None:
         """Puts texts into the journal that this model wrote to these requests before, the first ones of each item."""
+        assert self._journal is not None
         keys, _ = self._grouped(requests)
-        self._answers(keys, "answers").keep(dict(zip(keys, texts, strict=True)))
+        self._journal.keep(dict(zip(keys, texts, strict=True)))
 
     def _grouped(self, requests: list[Any]) -> tuple[list[str], list[tuple[dict[str, Any], list[_Row]]]]:
         """The key of each request's text; and the rows, by the settings that they are written with."""

@@ -12,12 +12,13 @@ from pathlib import Path
 
 QUICK = {
     module: file
-    for file, module in {
-        "loop.py": "scripts.training.loop",
-        "slow.py": "scripts.training.loop",
-        "harness.py": "scripts.evaluation.harness",
+    for name, replaced in {
+        "loop": {"scripts.training.loop": "loop.py"},
+        "slow": {"scripts.training.loop": "slow.py"},
+        "harness": {"scripts.evaluation.harness": "harness.py", "scripts.evaluation.judging": "judging.py"},
     }.items()
-    if Path(file).stem in os.environ["STANDINS"].split(",")
+    if name in os.environ["STANDINS"].split(",")
+    for module, file in replaced.items()
 }
 
 

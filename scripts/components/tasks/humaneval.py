@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Sequence
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,7 @@ from scripts.components.tasks import Settings, Task
 class HumanEval(Settings):
     """pass@1 from `samples` programs a problem, each executed in the sandbox."""
 
-    judging: ClassVar[frozenset[str]] = frozenset({"timeout_seconds", "memory_mb"})
+    judging: ClassVar[frozenset[str]] = frozenset({"timeout_seconds", "memory_mb", "packages"})
 
     dataset: Name = field("name of the dataset with the problems", paper="section 3.2")
     samples: Count = field("programs written for a problem", unit="programs", paper="section 3.2: 50; figure S9: 256")
@@ -34,6 +34,17 @@ class HumanEval(Settings):
         "how long a program with its tests may run; then it has failed", default=3.0, unit="seconds", paper="not said"
     )
     memory_mb: Count = field("address space of a program's process", default=2048, unit="MiB", paper="not said")
+    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = field(
+        "packages of the evaluation's environment that programs may import, beside the standard library",
+        default=[],
+        paper="not said",
+    )
+
+    def asked(self) -> dict[str, Any]:
+        asked = super().asked()
+        if self.packages:
+            return asked | {"packages": sorted(set(self.packages))}
+        return {key: value for key, value in asked.items() if key != "packages"}
 
 
 class Problem(Form):
