@@ -254,6 +254,11 @@ class Harness:
                     f"{key}.max_new_tokens: must be less than the {positions} tokens that the model can hold, "
                     f"prompt included; it is {new_tokens}"
                 )
+            if settings.get("max_length", 0) > positions:
+                raise UserError(
+                    f"{key}.max_length: must be at most the {positions} tokens that the model can hold; it is "
+                    f"{settings['max_length']}"
+                )
             if check := self._asked[label].check:
                 check(
                     Given(
@@ -262,6 +267,7 @@ class Harness:
                         shots=shots.get(label),
                         positions=positions,
                         longest=partial(_longest, self._encoding_of(label)),
+                        lengths=partial(_lengths, self._encoding_of(label)),
                     )
                 )
 
@@ -270,6 +276,11 @@ def _longest(encoding: Encoding, pairs: Sequence[tuple[str, str]]) -> int:
     """Tokens of the longest second text of the pairs, behind the first."""
     firsts, seconds = zip(*pairs, strict=True)
     return max(len(ids) for _, ids in encoding.examples(firsts, seconds))
+
+
+def _lengths(encoding: Encoding, prompts: Sequence[str]) -> list[int]:
+    """Tokens of each prompt, with what stands before it."""
+    return [len(ids) for ids in encoding.prompts(prompts)]
 
 
 def tokens_added(encoding: Encoding, pairs: Sequence[tuple[str, str]]) -> list[int]:

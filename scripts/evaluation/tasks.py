@@ -47,8 +47,8 @@ def load_tasks(
             (task,) = manager.load([{"group": "study", "task": [member]}])["tasks"].values()
             if task.config.fewshot_split:  # else whoever reads the items puts the shots there
                 task.set_config("num_fewshot", given["shots"])
-            if "max_new_tokens" in chosen:
-                generation = {"max_gen_toks": chosen["max_new_tokens"]}
+            limits = {"max_new_tokens": "max_gen_toks", "max_length": "max_length"}
+            if generation := {name: chosen[key] for key, name in limits.items() if key in chosen}:
                 if "samples" in chosen:
                     task.set_config("repeats", chosen["samples"])
                     generation |= {key: chosen[key] for key in ("temperature", "top_p")}

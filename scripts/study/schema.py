@@ -638,11 +638,8 @@ class Study(Part):
             if length > shape.context:
                 raise ValueError(f"{key}: must not exceed the model's context ({shape.context})")
         for name, task in self.evaluation.tasks.present.items():
-            # a token of the prompt needs room too
-            if task.written >= shape.context:
-                raise ValueError(
-                    f"evaluation.tasks.{name}.max_new_tokens: must be less than the model's context ({shape.context})"
-                )
+            if excess := task.excess(shape.context):
+                raise ValueError(f"evaluation.tasks.{name}.{excess}")
         for name, method in self.methods.items():
             try:
                 method.check(self.model)

@@ -29,7 +29,11 @@ ITEMS = 48
 GENERATOR = {"pass_at_k": "humaneval", "source_loss": "code-documents", "target_loss": "code-instructions"}
 """Of the tasks whose generator has another name."""
 EACH = pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
-OTHER_FORMS: dict[str, dict[str, Any]] = {"texts": {"answers": "texts"}, "gauntlet": {"form": "gauntlet"}}
+OTHER_FORMS: dict[str, dict[str, Any]] = {
+    "texts": {"answers": "texts"},
+    "gauntlet": {"form": "gauntlet"},
+    "lm-eval": {"preset": "lm-eval"},
+}
 """Settings that a task may have beside those of `settings`, and with which another file asks it."""
 
 
@@ -133,6 +137,7 @@ def test_generated_records_pass_its_check(task: Task, records: Path) -> None:
                 shots=None,
                 positions=100,
                 longest=lambda pairs: max(len(response.split()) for _, response in pairs),
+                lengths=lambda prompts: [len(prompt.split()) for prompt in prompts],
             )
         )
 

@@ -35,10 +35,11 @@ class Settings(Part):
     judging: ClassVar[frozenset[str]] = frozenset()
     """The keys that what a model writes does not depend on, only how it is judged."""
 
-    @property
-    def written(self) -> int:
-        """The most tokens that a model writes for an item, or for one turn of it."""
-        return getattr(self, "max_new_tokens", 0)
+    def excess(self, context: int) -> str | None:
+        """The key that asks for more tokens than a model with this context can hold, and what is wrong with it."""
+        written = getattr(self, "max_new_tokens", None) or 0
+        # a token of the prompt needs room too
+        return f"max_new_tokens: must be less than the model's context ({context})" if written >= context else None
 
     def asked(self) -> dict[str, Any]:
         """What decides an evaluation, as a spec has it: keys that joined later only where they differ from before."""
@@ -100,6 +101,7 @@ class Given:
         shots: the records that shots are taken from, if there are any.
         positions: tokens that the model can hold.
         longest: tokens of the longest second text of several pairs, behind the first.
+        lengths: tokens of each of several prompts, with what stands before it.
     """
 
     settings: Mapping[str, Any]
@@ -107,6 +109,7 @@ class Given:
     shots: Path | None
     positions: int
     longest: Callable[[list[tuple[str, str]]], int]
+    lengths: Callable[[list[str]], list[int]]
 
 
 @dataclass(frozen=True, kw_only=True)

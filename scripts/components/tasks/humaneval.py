@@ -1,17 +1,19 @@
 """HumanEval: programs that pass their tests."""
 
 import ast
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from scripts.common.errors import UserError
 from scripts.components.asking.answers import Programs
-from scripts.components.asking.items import Item
+from scripts.components.asking.items import Item, read
 from scripts.components.asking.shown import accuracy
 from scripts.components.forms import Filled, Form
 from scripts.components.part import Count, Name, field
-from scripts.components.tasks import Settings, Task
+from scripts.components.tasks import Given, Settings, Task
 
 
 class HumanEval(Settings):
@@ -20,6 +22,12 @@ class HumanEval(Settings):
     judging: ClassVar[frozenset[str]] = frozenset({"timeout_seconds", "memory_mb", "packages"})
 
     dataset: Name = field("name of the dataset with the problems", paper="section 3.2")
+    preset: Literal["bigcode", "lm-eval"] = field(
+        "whose prompts and stop sequences. `bigcode`: the bigcode harness strips prompts, and has three stop sequences "
+        "more; `lm-eval`: prompts as they are",
+        default="bigcode",
+        paper="section 3.2: bigcode",
+    )
     samples: Count = field("programs written for a problem", unit="programs", paper="section 3.2: 50; figure S9: 256")
     temperature: Annotated[float, Field(gt=0)] = field(
         "divides the logits before a token is drawn", paper="section 3.2: 0.2; figure S9: 0.8"
@@ -29,7 +37,18 @@ class HumanEval(Settings):
         unit="probability",
         paper="section 3.2: 0.95; figure S9: not said",
     )
-    max_new_tokens: Count = field("where a program is cut off that does not end", unit="tokens", paper="not said")
+    max_new_tokens: Count | None = field(
+        "where a program is cut off that does not end; stands exactly where `max_length` does not",
+        default=None,
+        unit="tokens",
+        paper="not said",
+    )
+    max_length: Count | None = field(
+        "where prompt and program together are cut off, instead: a longer prompt leaves less room",
+        default=None,
+        unit="tokens",
+        paper="not said; the bigcode harness's default: 512",
+    )
     timeout_seconds: Annotated[float, Field(gt=0)] = field(
         "how long a program with its tests may run; then it has failed", default=3.0, unit="seconds", paper="not said"
     )
@@ -40,11 +59,25 @@ class HumanEval(Settings):
         paper="not said",
     )
 
+    @model_validator(mode="after")
+    def _ends_somewhere(self) -> Self:
+        if (self.max_new_tokens is None) == (self.max_length is None):
+            raise ValueError("exactly one of max_new_tokens and max_length must stand")
+        return self
+
+    def excess(self, context: int) -> str | None:
+        if (self.max_length or 0) > context:
+            return f"max_length: must not exceed the model's context ({context})"
+        return super().excess(context)
+
     def asked(self) -> dict[str, Any]:
-        asked = super().asked()
+        asked = {key: value for key, value in super().asked().items() if value is not None}
+        if self.preset == "bigcode":
+            del asked["preset"]
         if self.packages:
             return asked | {"packages": sorted(set(self.packages))}
-        return {key: value for key, value in asked.items() if key != "packages"}
+        del asked["packages"]
+        return asked
 
 
 class Problem(Form):
@@ -69,6 +102,24 @@ class Problem(Form):
         return self
 
 
+def _file(settings: Mapping[str, Any], records: Path) -> str:
+    return "humaneval_lm_eval" if settings.get("preset") == "lm-eval" else "humaneval"
+
+
+def _check(given: Given) -> None:
+    """Raises UserError where a prompt leaves no room for a program."""
+    most = given.settings.get("max_length")
+    if most is None:
+        return
+    text = prompt if given.settings.get("preset") == "lm-eval" else stripped_prompt
+    for line, length in enumerate(given.lengths([text(item) for item in read(given.records)]), start=1):
+        if length >= most:
+            raise UserError(
+                f"{given.records}, line {line}: the prompt has {length} tokens and leaves no room for a program, as "
+                f"evaluation.tasks.{given.settings['task']}.max_length is {most}, prompt included"
+            )
+
+
 TASK = Task(
     name="humaneval",
     forms=(Problem,),
@@ -81,18 +132,33 @@ TASK = Task(
     printed=True,
     items=164,
     metrics=("pass@1",),
-    file="humaneval",
+    file=_file,
     answers=Programs(errors=False),
-    check=None,
+    check=_check,
 )
 
 
-def programs(completions: Iterable[Sequence[str]], items: Iterable[Item]) -> list[list[str]]:
-    """The programs of each problem: its prompt, stripped as the model saw it, and each completion.
+def prompt(item: Item) -> str:
+    return str(item["prompt"])
 
-    How many newlines end a program makes no difference to it; with one, a third fewer have to be run.
-    """
+
+def stripped_prompt(item: Item) -> str:
+    return prompt(item).strip()
+
+
+def programs(completions: Iterable[Sequence[str]], items: Iterable[Item]) -> list[list[str]]:
+    """The programs of each problem: its prompt as the model saw it, and each completion."""
+    return _whole(completions, map(prompt, items))
+
+
+def stripped_programs(completions: Iterable[Sequence[str]], items: Iterable[Item]) -> list[list[str]]:
+    """The programs of each problem: its prompt, stripped as the model saw it, and each completion."""
+    return _whole(completions, map(stripped_prompt, items))
+
+
+def _whole(completions: Iterable[Sequence[str]], prompts: Iterable[str]) -> list[list[str]]:
+    """How many newlines end a program makes no difference to it; with one, a third fewer have to be run."""
     return [
-        [item["prompt"].strip() + completion.rstrip("\n") + "\n" for completion in row]
-        for row, item in zip(completions, items, strict=True)
+        [before + completion.rstrip("\n") + "\n" for completion in row]
+        for row, before in zip(completions, prompts, strict=True)
     ]

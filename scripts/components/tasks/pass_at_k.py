@@ -32,5 +32,5 @@ TASK = Task(
     metrics=_metrics,
     file=humaneval.TASK.file,
     answers=Programs(errors=True),
-    check=None,
+    check=humaneval.TASK.check,
 )
