@@ -12,6 +12,8 @@ root that holds the interpreter and system libraries only, a small private /tmp,
 new privileges, no further user namespaces, and an init process whose end is the end of everything inside.
 """
 
+import __future__
+
 import contextlib
 import ctypes
 import fcntl
@@ -398,7 +400,8 @@ def main() -> None:
         text += os.read(0, int(size) - len(text)) or stop()
     request = json.loads(text)
     inner = Path(__file__).with_name("jailed.py")
-    request["code"] = compile(inner.read_text(encoding="utf-8"), inner.name, "exec")
+    later = __future__.annotations.compiler_flag
+    request["code"] = compile(inner.read_text(encoding="utf-8"), inner.name, "exec", later)
     request["command"] = [request["python"], *OPTIONS, "-c", START]
     try:
         if os.geteuid() == 0:
