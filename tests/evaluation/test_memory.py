@@ -145,11 +145,13 @@ class Batches:
         self.tried: list[int] = []
         self.done: list[int] = []
 
-    def __call__(self, batch: Sequence[int]) -> None:
+    def __call__(self, items: Sequence[int], many: int) -> int:
+        batch = items[:many]
         self.tried.append(len(batch))
         if sum(batch) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.done += batch
+        return len(batch)
 
 
 def test_batches_are_halved_until_they_fit() -> None:
@@ -174,7 +176,7 @@ def test_one_sequence_that_does_not_fit_is_one_sentence() -> None:
 
 
 def test_no_other_error_is_lack_of_memory() -> None:
-    def act(batch: Sequence[int]) -> None:
+    def act(items: Sequence[int], many: int) -> int:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal"):
