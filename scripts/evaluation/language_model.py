@@ -2,25 +2,35 @@
 
 import hashlib
 import json
+import re
 import sys
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM, eval_logger
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from scripts.common.progress import Progress
 from scripts.data.encoding import Encoding
 from scripts.evaluation import memory
+from scripts.evaluation.columns import SPARE, Columns
 from scripts.evaluation.journal import Journal
 from scripts.evaluation.noise import uniform
 from scripts.evaluation.placement import device_name, free_bytes
 from scripts.loading.hidden import last_hidden
+
+JOINING = 4
+"""Texts join when one in so many places is free: prompts that are read together take less time."""
+READ_AT_ONCE = 8
+"""Prompts, where fewer places are waited for."""
 
 
 class _Row(NamedTuple):
@@ -50,6 +60,27 @@ class _Reading(NamedTuple):
     def context(self) -> tuple[int, ...]:
         """What stands before the first scored position."""
         return self.ids[: -self.scored]
+
+
+@dataclass
+class _Text:
+    """A text that is being written: its row, what decides its tokens, and those that it has."""
+
+    row: _Row
+    noise: NDArray[np.float32]
+    ids: list[int] = field(default_factory=list)
+
+
+class _Read(NamedTuple):
+    """Prompts that were read: the number of each, their keys and values, and their logits [prompts, vocabulary]."""
+
+    numbers: Mapping[tuple[int, ...], int]
+    cache: DynamicCache
+    logits: torch.Tensor
+
+
+def _is_of(prompts: Mapping[tuple[int, ...], int], row: _Row) -> bool:
+    return row.prompt in prompts
 
 
 class _Answers:
@@ -83,8 +114,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
     """lm-eval's model for transformers, without progress bars, and with its own loop for writing text.
 
     The loop of transformers goes on for a whole batch until its last row is done, and reads a prompt again for
-    each of its samples. Here a row leaves the batch when it is done and samples share the prompt, which takes
-    less than half the time (0.85 instead of 2.2 CPU-seconds for 4 programs to each of 100 problems).
+    each of its samples. Here a row that is done gives its place to one that waits, and samples share the prompt
+    (`benchmarks.evaluation`).
 
     Tokens are those of the encoding, never of transformers' tokenizer, and begin as rows do. As many sequences go
     through the model together as fit (`scripts.evaluation.memory`); no answer depends on it, but for rounding.
@@ -204,12 +235,17 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         return [tuple(answers.found[key]) for key in keys]  # a journal has lists
 
     @staticmethod
-    def _keep_scores(answers: _Answers, read: Callable[..., list[tuple[float, bool]]], some: list[_Reading]) -> None:
+    def _keep_scores(
+        answers: _Answers, read: Callable[..., list[tuple[float, bool]]], readings: Sequence[_Reading], many: int
+    ) -> int:
+        some = readings[:many]
         keys = [key for reading in some for key, _ in reading.asked]
         answers.keep(dict(zip(keys, read(some), strict=True)))
+        return len(some)
 
     def _sequences_that_fit(self, length: int, kept: int = 0) -> int:
-        return memory.sequences_scored(self._shape, self._free(), length, kept)
+        many = memory.sequences_scored(self._shape, self._free(), length, kept)
+        return min(many, max(1, memory.CPU_TOKENS // length)) if self.device.type == "cpu" else many
 
     @torch.inference_mode()
     def _read(self, readings: Sequence[_Reading]) -> list[tuple[float, bool]]:
@@ -245,7 +281,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         positions = torch.tensor([end - len(c) + offset for end, c in asks for offset in range(len(c))])
         targets = torch.tensor([token for _, continuation in asks for token in continuation])
         hidden, head = last_hidden(self.model, ids, positions.to(self.device), **named)
-        many = max(1, memory.LOGITS_AT_ONCE // self._shape.vocab_size)
+        most = memory.CPU_LOGITS if self.device.type == "cpu" else memory.LOGITS_AT_ONCE
+        many = max(1, most // self._shape.vocab_size)
         values, likeliest = [], []
         for states, wanted in zip(torch.split(hidden, many), torch.split(targets.to(self.device), many), strict=True):
             logits = head(states)
@@ -319,32 +356,114 @@ class LanguageModel(HFLM):  # type: ignore[misc]
 
     def _rows_that_fit(self, new: int, longest: _Row) -> int:
         prompt = len(longest.prompt)
-        return memory.rows_written(self._shape, self._free(), prompt, prompt + new)
+        rows = memory.rows_written(self._shape, self._free(), prompt, prompt + new + SPARE)
+        return min(rows, memory.CPU_ROWS) if self.device.type == "cpu" else rows
 
+    @torch.inference_mode()
     def _write(
         self,
         rows: Sequence[_Row],
+        places: int,
         answers: _Answers,
         new: int,
         until: list[str],
         do_sample: bool,
         temperature: float,
-        **sampling: float,
-    ) -> None:
-        """The texts of one batch, kept as they are done; see `_continue`."""
-        prompts, mask = self._padded_left([row.prompt for row in rows])
-        noise = None
-        if do_sample:
-            noise = torch.from_numpy(
-                np.stack([uniform(self._seed, row.prompt, row.sample, new, row.occurrence) for row in rows])
-            )
-            sampling["temperature"] = temperature
+        top_p: float = 1.0,
+    ) -> int:
+        """Writes texts, some at a time: those that are done are kept, and give their places to others.
 
-        def keep(done: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-            texts = [postprocess_generated_text(self.tok_decode(ids), until, None) for ids in tokens]
-            answers.keep({rows[number].key: text for number, text in zip(done, texts, strict=True)})
+        Args:
+            rows: of which the answers are not there yet; those with the longest prompts first.
+            places: how many are written at a time.
+            new: tokens of a text at most.
+            until: a text is done when one of these is in it, or the eos token.
+            do_sample, temperature, top_p: whether tokens are sampled, and how; else the likeliest are taken.
 
-        self._continue(prompts, new, until, keep, attention_mask=mask, noise=noise, **sampling)
+        Returns:
+            How many rows there are.
+        """
+        stop = tuple(text for text in until if text)
+        ending = _ending(self._encoding, stop)
+        # A token is at least one byte, so no stop sequence is spread over more tokens than it has bytes.
+        lookback = max((len(text.encode()) for text in stop), default=0)
+        waiting = deque(row for row in rows if row.key not in answers.found)
+        columns = Columns(self.model.config, places, len(rows[0].prompt) + new, self.device)
+        joining = max(1, places // JOINING)
+        texts: list[_Text] = []
+        done: dict[str, str] = {}
+        no_noise = np.empty(0, np.float32)
+        read = _Read({}, DynamicCache(), torch.empty(0))
+
+        def go_on(logits: torch.Tensor) -> None:
+            """One token more for the last texts, one for each row of logits."""
+            last = texts[-len(logits) :]
+            if do_sample:
+                noise = torch.tensor([text.noise[len(text.ids)] for text in last], device=self.device)
+                tokens = sample_nucleus(logits, temperature, top_p, noise).tolist()
+            else:
+                tokens = logits.argmax(-1).tolist()
+            for text, token in zip(last, tokens, strict=True):
+                text.ids.append(token)
+            suspects = [text for text in last if text.ids[-1] in ending]
+            tails = self._encoding.continuations([text.ids[-lookback:] for text in suspects]) if suspects else []
+            ended = {
+                id(text) for text, tail in zip(suspects, tails, strict=True) if any(word in tail for word in stop)
+            } | {id(text) for text in last if text.ids[-1] == self.eot_token_id or len(text.ids) == new}
+            if not ended:
+                return
+            for text in last:
+                if id(text) in ended:
+                    done[text.row.key] = postprocess_generated_text(self.tok_decode(text.ids), until, None)
+            left = [number for number, text in enumerate(texts) if id(text) not in ended]
+            texts[:] = [texts[number] for number in columns.keep(left)]
+
+        try:
+            while waiting or texts:
+                while waiting and (not texts or places - len(texts) >= joining):
+                    if waiting[0].prompt not in read.numbers:
+                        some = dict.fromkeys(row.prompt for row in islice(waiting, places - len(texts)))
+                        read = self._prompts_read(list(islice(some, max(READ_AT_ONCE, joining))))
+                    known = partial(_is_of, read.numbers)
+                    join = list(takewhile(known, islice(waiting, places - len(texts))))
+                    for row in join:
+                        noise = (
+                            uniform(self._seed, row.prompt, row.sample, new, row.occurrence) if do_sample else no_noise
+                        )
+                        texts.append(_Text(waiting.popleft(), noise))
+                    numbers = [read.numbers[row.prompt] for row in join]
+                    columns.join(read.cache, numbers, [len(row.prompt) for row in join])
+                    go_on(read.logits[torch.tensor(numbers, device=self.device)])
+                if len(done) >= joining:
+                    answers.keep(done)
+                    done.clear()
+                if texts:
+                    columns.step()
+                    ids = torch.tensor([text.ids[-1:] for text in texts], device=self.device)
+                    positions = torch.tensor([[len(text.row.prompt) + len(text.ids) - 1] for text in texts])
+                    go_on(
+                        self.model(
+                            input_ids=ids,
+                            attention_mask=columns.mask,
+                            position_ids=positions.to(self.device),
+                            past_key_values=columns,
+                        ).logits[:, -1]
+                    )
+        finally:
+            answers.keep(done)
+        return len(rows)
+
+    def _prompts_read(self, prompts: Sequence[tuple[int, ...]]) -> _Read:
+        ids, mask = self._padded_left(prompts)
+        cache = DynamicCache(config=self.model.config)
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=cache,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return _Read({prompt: number for number, prompt in enumerate(prompts)}, cache, logits)
 
     def _padded_left(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and which of them are no padding, both [rows, longest], on the device."""
@@ -353,70 +472,17 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         mask = pad([torch.ones(len(row), dtype=torch.int64) for row in rows])
         return ids.to(self.device), mask.to(self.device)
 
-    @torch.inference_mode()
-    def _continue(
-        self,
-        context: torch.Tensor,
-        steps: int,
-        stop: list[str],
-        done: Callable[[list[int], list[list[int]]], None],
-        *,
-        attention_mask: torch.Tensor,
-        noise: torch.Tensor | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-    ) -> None:
-        """Continues left-padded prompts.
 
-        Args:
-            context, attention_mask: token ids and which of them are no padding, [rows, prompt].
-            steps: tokens that are written to a row at most.
-            stop: a row is done when one of these is in what was written, or the eos token.
-            done: is told the numbers of rows that are done, and what was written to each. Text may go on behind a stop
-                sequence within the last token: lm-eval cuts it.
-            noise: float32 [rows, steps], uniform in [0, 1): decides each row's tokens, sampled from the nucleus of mass
-                `top_p` at `temperature`. Without it the likeliest are taken.
-        """
-        rows = len(context)
-        written = context.new_full((rows, steps), self._encoding.pad)
-        noise = None if noise is None else noise.to(context.device)
-        prompts, prompt_of_row = torch.unique(torch.stack([context, attention_mask]), dim=1, return_inverse=True)
-        ids, mask = prompts
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
-        logits = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-        ).logits[prompt_of_row, -1]
-        cache.batch_select_indices(prompt_of_row)
-        mask, positions = mask[prompt_of_row], positions[prompt_of_row, -1:]
-
-        # A token is at least one byte, so no stop sequence is spread over more tokens than it has bytes.
-        stop = [sequence for sequence in stop if sequence]
-        lookback = max((len(sequence.encode()) for sequence in stop), default=0)
-        running = torch.arange(rows, device=context.device)
-        for step in range(steps):
-            if noise is None:
-                tokens = logits.argmax(-1)
-            else:
-                tokens = sample_nucleus(logits, temperature, top_p, noise[running, step])
-            written[running, step] = tokens
-            tails = self._encoding.continuations(written[running, max(0, step + 1 - lookback) : step + 1].tolist())
-            goes_on = torch.tensor([not any(text in tail for text in stop) for tail in tails]).to(context.device)
-            goes_on &= tokens != self.eot_token_id
-            if step + 1 == steps:
-                goes_on[:] = False
-            if not goes_on.all():
-                ended = running[~goes_on]
-                done(ended.tolist(), written[ended, : step + 1].tolist())
-                if not goes_on.any():
-                    break
-                running, tokens, mask, positions = (x[goes_on] for x in (running, tokens, mask, positions))
-                cache.batch_select_indices(goes_on.nonzero()[:, 0])
-            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-            positions = positions + 1
-            logits = self.model(
-                input_ids=tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache
-            ).logits[:, -1]
+@lru_cache(maxsize=8)
+def _ending(encoding: Encoding, stop: tuple[str, ...]) -> frozenset[int]:
+    """The tokens with which a stop sequence can become whole: what has none of these behind it needs no look."""
+    ends = {text[cut:] for text in stop for cut in range(1, len(text))}
+    pattern = "|".join([f"^(?:{'|'.join(map(re.escape, ends))})"] * bool(ends) + [re.escape(text) for text in stop])
+    if not all(text.isascii() for text in stop):
+        pattern += "|\ufffd"  # of a character's bytes the last
+    can_end = re.compile(pattern or r"\Z.").search
+    texts = encoding.continuations([[number] for number in range(encoding.size)])
+    return frozenset(number for number, text in enumerate(texts) if can_end(text))
 
 
 def _padded_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -434,10 +500,17 @@ def sample_nucleus(logits: torch.Tensor, temperature: float, top_p: float, noise
         noise: uniform in [0, 1), [rows].
     """
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    # The nucleus seldom has more tokens than this, and sorting the whole vocabulary costs more than the model.
+    # A nucleus seldom has more tokens than this, and sorting the whole vocabulary costs more than the model.
     likeliest, tokens = probabilities.topk(min(64, probabilities.shape[-1]), dim=-1)
-    if (likeliest.sum(-1) < top_p).any():
-        likeliest, tokens = probabilities.sort(dim=-1, descending=True)
+    chosen = _at(likeliest, tokens, top_p, noise)
+    if (wide := likeliest.sum(-1) < top_p).any():
+        likeliest, tokens = probabilities[wide].sort(dim=-1, descending=True)
+        chosen[wide] = _at(likeliest, tokens, top_p, noise[wide])
+    return chosen
+
+
+def _at(likeliest: torch.Tensor, tokens: torch.Tensor, top_p: float, noise: torch.Tensor) -> torch.Tensor:
+    """What `sample_nucleus` returns, of sorted probabilities and their tokens, both [rows, some]."""
     mass_before = likeliest.cumsum(-1) - likeliest
     cumulative = (likeliest * (mass_before < top_p)).cumsum(-1)
     index = (cumulative <= noise[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)

@@ -17,6 +17,12 @@ RESERVE = 0.1
 """Of the free memory: what the allocator loses between blocks of many sizes, and the libraries' own."""
 LOGITS_AT_ONCE = 2**25
 """Of likelihoods: 1,024 positions of Llama-2's vocabulary. More make no product faster."""
+CPU_ROWS = 32
+"""That a CPU writes together at most. More are not written faster, and leave its caches."""
+CPU_TOKENS = 2048
+"""Of sequences that a CPU reads together at most; of one there may be more."""
+CPU_LOGITS = 2**20
+"""On a CPU in place of `LOGITS_AT_ONCE`."""
 SCORE_BYTES = 20
 """Of a logit that is scored: itself, what scaling or capping makes of it, and in fp32 itself and its logarithm."""
 SAMPLE_BYTES = 40
@@ -104,14 +110,14 @@ def sequences_scored(shape: Shape, free: int, length: int, kept: int = 0) -> int
     return max(1, left // scored_bytes(shape, length, kept))
 
 
-def in_batches(items: Sequence[T], fit: Callable[[T], int], act: Callable[[Sequence[T]], object], where: str) -> None:
-    """Does something with all items, in their order, in batches.
+def in_batches(items: Sequence[T], fit: Callable[[T], int], act: Callable[[Sequence[T], int], int], where: str) -> None:
+    """Does something with all items, in their order, as many at a time as memory allows.
 
     Args:
         items: the largest first.
         fit: how many of an item's size fit.
-        act: does a batch; where memory does not suffice it raises, and is asked for half as many at a time from then
-            on.
+        act: is given what is left to do and how many it may do at a time, and says with how many of the first it is
+            done; where memory does not suffice it raises, and is asked for half as many at a time from then on.
         where: the device's name.
 
     Raises:
@@ -120,19 +126,17 @@ def in_batches(items: Sequence[T], fit: Callable[[T], int], act: Callable[[Seque
     done, share = 0, 1.0
     while done < len(items):
         fitting = fit(items[done])
-        batch = items[done : done + max(1, int(fitting * share))]
-        fits = False
+        many = min(len(items) - done, max(1, int(fitting * share)))
+        did = 0
         try:
-            act(batch)
-            fits = True
+            did = act(items[done:], many)
         except torch.OutOfMemoryError:
-            if len(batch) == 1:
+            if many == 1:
                 raise UserError(
                     f"one sequence takes more memory than is free on {where} beside the model; ask for shorter ones "
                     "(fewer shots, fewer new tokens) or evaluate where more is free"
                 ) from None
-        if fits:
-            done += len(batch)
-        else:  # what the error held of the device is free only here
+        if not did:  # what the error held of the device is free only here
             torch.cuda.empty_cache()
-            share = len(batch) / 2 / fitting
+            share = many / 2 / fitting
+        done += did

@@ -23,7 +23,7 @@ from scripts.common.progress import Progress
 from scripts.data.encoding import Encoding
 from scripts.evaluation import memory
 from scripts.evaluation.journal import Journal
-from scripts.evaluation.language_model import LanguageModel
+from scripts.evaluation.language_model import LanguageModel, _Answers, _ending, _Row, _silent
 from scripts.evaluation.noise import uniform
 from tests.evaluation.conftest import sentence
 from tests.training import architectures
@@ -127,7 +127,7 @@ def test_logits_are_computed_where_they_are_scored(
     expected = LanguageModel(model, encoding)._loglikelihood_tokens(asked)
     sizes: list[int] = []
     model.lm_head.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[:-1].numel()))
-    monkeypatch.setattr(memory, "LOGITS_AT_ONCE", 4 * model.config.vocab_size + 1)
+    monkeypatch.setattr(memory, "CPU_LOGITS", 4 * model.config.vocab_size + 1)
     found = LanguageModel(model, encoding)._loglikelihood_tokens(asked)
     assert sizes == [4, 4, 4, 4, 2], "3 positions of each of 6"
     assert found == [(pytest.approx(value, rel=1e-6), greedy) for value, greedy in expected]
@@ -186,6 +186,62 @@ def test_fewer_samples_are_the_first_of_more_although_items_have_the_same_prompt
     assert written(lm, prompts[:2], 5) == five[:10], "an item knows nothing of those behind it"
 
 
+@torch.no_grad()
+def likeliest(model: Any, prompt: Sequence[int], count: int) -> list[int]:
+    """Token by token without a cache."""
+    ids = list(prompt)
+    while len(ids) < len(prompt) + count:
+        ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_texts_that_come_and_go_are_those_written_alone(name: str, encoding: Encoding, tmp_path: Path) -> None:
+    """Prompts longer and shorter than windows of 6 tokens, in 5 places; columns are moved to the front on the way."""
+    model = AutoModelForCausalLM.from_pretrained(architectures.make(name, tmp_path)).eval()
+    rng, new = random.Random(4), 24
+    prompts = [tuple(rng.randrange(3, 64) for _ in range(1 + 30 * n // 16)) for n in range(16, 0, -1)]
+    lm = LanguageModel(model, encoding)
+    free = [likeliest(model, prompt, new) for prompt in prompts]
+    whole = [lm.tok_decode(ids) for ids in free]
+    stops = [text[len(text) // 3] for text in whole[::4] if text] + ["~~~"]
+    expected = [text[: min([text.find(stop) for stop in stops if stop in text], default=None)] for text in whole]
+    assert len({len(text) for text in expected}) > 1
+    kept = _Answers(map(str, range(16)), "answers", None, _silent)
+    rows = [_Row(prompt, 0, 0, str(number)) for number, prompt in enumerate(prompts)]
+    settings: dict[str, Any] = {"until": stops, "do_sample": False, "temperature": 0.0}
+    assert lm._write(rows, 5, kept, new, **settings) == 16
+    assert [kept.found[str(number)] for number in range(16)] == expected
+
+
+def test_a_free_place_is_given_to_a_text_that_waits(encoding: Encoding, base: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    counted = Counted(model)
+    lm = LanguageModel(model, encoding)
+    texts = written(lm, ["the cat sat", "a mat"], 40, until=["e", "a", "1"], max_gen_toks=60)
+    lengths = sorted(len(text) for text in texts)
+    assert lengths[20] < lengths[-1] / 3
+    prompts = [shape for shape in counted.shapes if shape[1] > 1]
+    steps = [shape[0] for shape in counted.shapes if shape[1] == 1]
+    assert len(prompts) == 2, "what was read of a prompt is kept for its samples that wait"
+    assert max(steps) <= memory.CPU_ROWS
+    assert all(rows > memory.CPU_ROWS // 2 for rows in steps[: len(steps) // 3])
+
+
+def test_only_tokens_that_can_end_a_stop_sequence_are_looked_at(encoding: Encoding) -> None:
+    stops = ("\ndef", "~~~", "é")
+    ending = _ending(encoding, stops)
+    assert 0 < len(ending) < encoding.size / 2
+    rng = random.Random(1)
+    for _ in range(2000):
+        (ids,) = encoding.texts([rng.choice(("xs", "", "a ")) + rng.choice(stops) + rng.choice(("", "ine", "~"))])
+        before = ["", *(encoding.continuations([ids[:count]])[0] for count in range(1, len(ids)))]
+        behind = [*before[1:], encoding.continuations([ids])[0]]
+        for number, text, more in zip(ids, before, behind, strict=True):
+            if any(more.count(stop) > text.count(stop) for stop in stops):
+                assert number in ending
+
+
 class DiedError(Exception):
     pass
 
@@ -209,12 +265,13 @@ class Mortal:
     def _raise(self) -> None:
         raise DiedError
 
-    def asked(self, encoding: Encoding, journal: Journal | None = None) -> tuple[Any, list[str]]:
+    def asked(self, encoding: Encoding, journal: Journal | None = None) -> tuple[list[str], list[tuple[Any, bool]]]:
         """Likelihoods and texts, one after another: of a text no more than the 11 calls that it takes are lost."""
         lm = LanguageModel(self.model, encoding, free=lambda: 0, journal=journal)
         prompts = [sentence(random.Random(number), 3 + number) for number in range(4)]
         texts = lm.generate_until(items(prompts, 4, until=["e", "~~~"], temperature=0.6))
-        return lm._loglikelihood_tokens(requests(encoding.size, 100)), texts
+        found = lm._loglikelihood_tokens(requests(encoding.size, 100))
+        return texts, [(pytest.approx(value, rel=1e-5, abs=1e-5), greedy) for value, greedy in found]
 
 
 def test_what_an_evaluation_found_before_it_died_is_not_computed_again(

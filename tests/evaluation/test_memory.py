@@ -13,6 +13,7 @@ from transformers import AutoConfig, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from scripts.common.errors import UserError
 from scripts.evaluation import memory
+from scripts.evaluation.columns import SPARE, Columns
 from scripts.evaluation.memory import Shape, in_batches, rows_written, scored_bytes, sequences_scored, written_bytes
 from scripts.loading.hidden import last_hidden
 from tests.training.architectures import ARCHITECTURES, config
@@ -118,22 +119,21 @@ def test_scoring_takes_what_is_planned(made: LlamaConfig) -> None:
 
 @pytest.mark.parametrize("made", [LLAMA_2_7B, LLAMA_3_8B], ids=["Llama-2-7B", "Llama-3-8B"])
 def test_writing_takes_what_is_planned(made: LlamaConfig) -> None:
-    """From prompts that are all different, and to the last token."""
+    """From prompts that are all different, a quarter of them at a time, and to the last token."""
     shape, rows, prompt, length = Shape.of(made, 2), 50, 200, 712
-    size = (rows, made.num_key_value_heads, length - 2 - prompt, 128)
     with FakeTensorMode(), torch.no_grad():
         model = fake(made)
         with Peak() as peak:
-            cache, mask = DynamicCache(config=made), torch.ones(rows, prompt, dtype=torch.int64)
-            model(input_ids=mask, attention_mask=mask, past_key_values=cache, logits_to_keep=1)
-            cache.batch_select_indices(torch.arange(rows))
-            for layer in cache.layers:
-                more = torch.zeros(size, dtype=torch.bfloat16)
-                layer.update(more, more)
-            for kept in (length - 1, length):
-                mask = torch.ones(rows, kept, dtype=torch.int64)
-                logits = model(input_ids=mask[:, :1], attention_mask=mask, past_key_values=cache).logits[:, -1]
-                torch.softmax(logits.float() / 0.2, dim=-1).sort(dim=-1, descending=True)
+            columns = Columns(made, rows, length - SPARE, torch.device("cpu"))
+            ids = torch.ones(rows, prompt, dtype=torch.int64)
+            for some in torch.split(ids, -(-rows // 4)):
+                cache = DynamicCache(config=made)
+                model(input_ids=some, attention_mask=some, past_key_values=cache, logits_to_keep=1)
+                columns.join(cache, range(len(some)), [prompt] * len(some))
+            while columns.end < length:
+                columns.step()
+            logits = model(input_ids=ids[:, :1], attention_mask=columns.mask, past_key_values=columns).logits[:, -1]
+            torch.softmax(logits.float() / 0.2, dim=-1).sort(dim=-1, descending=True)
     assert peak.most <= rows * written_bytes(shape, prompt, length) <= 1.7 * peak.most
 
 
@@ -145,11 +145,13 @@ class Batches:
         self.tried: list[int] = []
         self.done: list[int] = []
 
-    def __call__(self, batch: Sequence[int]) -> None:
+    def __call__(self, items: Sequence[int], many: int) -> int:
+        batch = items[:many]
         self.tried.append(len(batch))
         if sum(batch) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.done += batch
+        return len(batch)
 
 
 def test_batches_are_halved_until_they_fit() -> None:
@@ -174,7 +176,7 @@ def test_one_sequence_that_does_not_fit_is_one_sentence() -> None:
 
 
 def test_no_other_error_is_lack_of_memory() -> None:
-    def act(batch: Sequence[int]) -> None:
+    def act(items: Sequence[int], many: int) -> int:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal"):

@@ -95,9 +95,10 @@ class Recording(LanguageModel):
         self.asked += [(context, continuation) for _, context, continuation in requests]
         return [(-1.0, False)] * len(requests)
 
-    def _write(self, rows: Any, answers: Any, **_: Any) -> None:
+    def _write(self, rows: Any, places: int, *, answers: Any, **_: Any) -> int:
         self.asked += [list(row.prompt) for row in rows]
         answers.keep({row.key: "" for row in rows})
+        return len(rows)
 
 
 @pytest.fixture
@@ -335,9 +336,9 @@ def test_a_conversation_is_in_the_setting_s_template(
     seen: list[list[int]] = []
     write = LanguageModel._write
 
-    def noting(self: LanguageModel, rows: Any, *rest: Any, **named: Any) -> None:
+    def noting(self: LanguageModel, rows: Any, *rest: Any, **named: Any) -> int:
         seen.extend(list(row.prompt) for row in rows)
-        write(self, rows, *rest, **named)
+        return write(self, rows, *rest, **named)
 
     monkeypatch.setattr(LanguageModel, "_write", noting)
     with JudgeServer() as server:
