@@ -43,7 +43,13 @@ class _Row(NamedTuple):
     prompt: tuple[int, ...]
     occurrence: int
     sample: int
+    new: int  # tokens that are written at most
     key: str
+
+    @property
+    def longest(self) -> int:
+        """Tokens, the prompt's included."""
+        return len(self.prompt) + self.new
 
 
 class _Reading(NamedTuple):
@@ -297,18 +303,18 @@ class LanguageModel(HFLM):  # type: ignore[misc]
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """What the model writes to each prompt, up to the first stop sequence.
 
-        A prompt that leaves no room for the new tokens loses its beginning, as in lm-eval.
+        A prompt that leaves no room for the new tokens (`max_gen_toks`) loses its beginning, as in lm-eval. With
+        `max_length`, transformers' name for the tokens of prompt and text together, a text has what its prompt leaves.
         """
         keys, groups = self._grouped(requests)
         answers = self._answers(keys, "answers")
         for settings, rows in groups:
             rows = [row for row in rows if row.key not in answers.found]
             rows.sort(key=lambda row: (-len(row.prompt), row))
-            new = settings.pop("max_gen_toks")
             memory.in_batches(
                 rows,
-                partial(self._rows_that_fit, new),
-                partial(self._write, answers=answers, new=new, **settings),
+                self._rows_that_fit,
+                partial(self._write, answers=answers, **settings),
                 device_name(self.device),
             )
         return [answers.found[key] for key in keys]
@@ -328,16 +334,17 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         groups = []
         for text, numbers in alike.items():
             settings = normalize_gen_kwargs(json.loads(text), self.max_gen_toks)
-            rows = self._rows([requests[number] for number in numbers], settings)
+            limits = {"new": settings.pop("max_gen_toks"), "whole": settings.pop("max_length", None)}
+            rows = self._rows([requests[number] for number in numbers], settings, **limits)
             for number, row in zip(numbers, rows, strict=True):
                 keys[number] = row.key
             groups.append((settings, rows))
         return keys, groups
 
-    def _rows(self, requests: list[Any], settings: dict[str, Any]) -> list[_Row]:
+    def _rows(self, requests: list[Any], settings: dict[str, Any], new: int, whole: int | None) -> list[_Row]:
         """One for each request. lm-eval repeats a request, the very object, for each text that it asks for."""
-        longest = self.max_length - settings["max_gen_toks"]
-        assert longest > 0
+        longest = self.max_length - new if whole is None else whole - 1
+        assert 0 < longest < self.max_length
         prompts = self._encoding.prompts([request.args[0] for request in requests])
         items: Counter[tuple[int, ...]] = Counter()
         occurrences: dict[int, int] = {}
@@ -345,18 +352,18 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         rows = []
         for request, ids in zip(requests, prompts, strict=True):
             prompt = tuple(ids[-longest:])
+            count = new if whole is None else whole - len(prompt)
             item = id(request)
             if item not in occurrences:
                 occurrences[item] = items[prompt]
                 items[prompt] += 1
             which = (prompt, occurrences[item], texts[item])
             texts[item] += 1
-            rows.append(_Row(*which, _key("text", *which, settings, self._seed)))
+            rows.append(_Row(*which, count, _key("text", *which, count, settings, self._seed)))
         return rows
 
-    def _rows_that_fit(self, new: int, longest: _Row) -> int:
-        prompt = len(longest.prompt)
-        rows = memory.rows_written(self._shape, self._free(), prompt, prompt + new + SPARE)
+    def _rows_that_fit(self, longest: _Row) -> int:
+        rows = memory.rows_written(self._shape, self._free(), len(longest.prompt), longest.longest + SPARE)
         return min(rows, memory.CPU_ROWS) if self.device.type == "cpu" else rows
 
     @torch.inference_mode()
@@ -365,7 +372,6 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         rows: Sequence[_Row],
         places: int,
         answers: _Answers,
-        new: int,
         until: list[str],
         do_sample: bool,
         temperature: float,
@@ -376,7 +382,6 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         Args:
             rows: of which the answers are not there yet; those with the longest prompts first.
             places: how many are written at a time.
-            new: tokens of a text at most.
             until: a text is done when one of these is in it, or the eos token.
             do_sample, temperature, top_p: whether tokens are sampled, and how; else the likeliest are taken.
 
@@ -388,7 +393,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         # A token is at least one byte, so no stop sequence is spread over more tokens than it has bytes.
         lookback = max((len(text.encode()) for text in stop), default=0)
         waiting = deque(row for row in rows if row.key not in answers.found)
-        columns = Columns(self.model.config, places, len(rows[0].prompt) + new, self.device)
+        columns = Columns(self.model.config, places, max(row.longest for row in rows), self.device)
         joining = max(1, places // JOINING)
         texts: list[_Text] = []
         done: dict[str, str] = {}
@@ -409,7 +414,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             tails = self._encoding.continuations([text.ids[-lookback:] for text in suspects]) if suspects else []
             ended = {
                 id(text) for text, tail in zip(suspects, tails, strict=True) if any(word in tail for word in stop)
-            } | {id(text) for text in last if text.ids[-1] == self.eot_token_id or len(text.ids) == new}
+            } | {id(text) for text in last if text.ids[-1] == self.eot_token_id or len(text.ids) == text.row.new}
             if not ended:
                 return
             for text in last:
@@ -428,7 +433,9 @@ class LanguageModel(HFLM):  # type: ignore[misc]
                     join = list(takewhile(known, islice(waiting, places - len(texts))))
                     for row in join:
                         noise = (
-                            uniform(self._seed, row.prompt, row.sample, new, row.occurrence) if do_sample else no_noise
+                            uniform(self._seed, row.prompt, row.sample, row.new, row.occurrence)
+                            if do_sample
+                            else no_noise
                         )
                         texts.append(_Text(waiting.popleft(), noise))
                     numbers = [read.numbers[row.prompt] for row in join]
@@ -493,7 +500,8 @@ def _padded_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
 def sample_nucleus(logits: torch.Tensor, temperature: float, top_p: float, noise: torch.Tensor) -> torch.Tensor:
     """One token for each row, from the fewest likeliest tokens that have the mass `top_p` together.
 
-    The inverse of the cumulative distribution at `noise` (Holtzman et al. 2020, arXiv:1904.09751, section 3.1).
+    The inverse of the cumulative distribution at `noise` (Holtzman et al. 2020, arXiv:1904.09751, section 3.1), in the
+    order of the tokens' ids: in that of their probabilities, rounding would change a token where others are as likely.
 
     Args:
         logits: [rows, vocabulary].
@@ -511,9 +519,11 @@ def sample_nucleus(logits: torch.Tensor, temperature: float, top_p: float, noise
 
 def _at(likeliest: torch.Tensor, tokens: torch.Tensor, top_p: float, noise: torch.Tensor) -> torch.Tensor:
     """What `sample_nucleus` returns, of sorted probabilities and their tokens, both [rows, some]."""
-    mass_before = likeliest.cumsum(-1) - likeliest
-    cumulative = (likeliest * (mass_before < top_p)).cumsum(-1)
+    inside = likeliest.cumsum(-1) - likeliest < top_p
+    order = tokens.argsort(-1)
+    tokens, inside, likeliest = (some.gather(-1, order) for some in (tokens, inside, likeliest))
+    cumulative = (likeliest * inside).cumsum(-1)
     index = (cumulative <= noise[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
     # Rounding must not lead out of the nucleus.
-    last = (mass_before < top_p).sum(-1, keepdim=True) - 1
+    last = (inside * torch.arange(inside.shape[-1], device=inside.device)).amax(-1, keepdim=True)
     return tokens.gather(-1, torch.minimum(index, last))[:, 0]

@@ -208,9 +208,9 @@ def test_texts_that_come_and_go_are_those_written_alone(name: str, encoding: Enc
     expected = [text[: min([text.find(stop) for stop in stops if stop in text], default=None)] for text in whole]
     assert len({len(text) for text in expected}) > 1
     kept = _Answers(map(str, range(16)), "answers", None, _silent)
-    rows = [_Row(prompt, 0, 0, str(number)) for number, prompt in enumerate(prompts)]
+    rows = [_Row(prompt, 0, 0, new, str(number)) for number, prompt in enumerate(prompts)]
     settings: dict[str, Any] = {"until": stops, "do_sample": False, "temperature": 0.0}
-    assert lm._write(rows, 5, kept, new, **settings) == 16
+    assert lm._write(rows, 5, kept, **settings) == 16
     assert [kept.found[str(number)] for number in range(16)] == expected
 
 
@@ -407,4 +407,20 @@ def test_less_memory_than_one_sequence_takes_is_one_sentence(encoding: Encoding,
     with pytest.raises(UserError, match=r"^one sequence takes more memory than is free on "):
         lm._loglikelihood_tokens([(None, [5] * 30, [7, 8])])
     with pytest.raises(UserError, match=r"^one sequence takes more memory than is free on "):
-        written(lm, ["the cat sat on a mat"], until=["~~~"], max_gen_toks=30)
+        written(lm, [sentence(random.Random(0), 25)])
+
+
+def test_max_length_counts_the_prompt(encoding: Encoding, base: Path) -> None:
+    """A text has the tokens that its own prompt leaves of the length, and begins as with more of them."""
+    lm = LanguageModel(AutoModelForCausalLM.from_pretrained(base).eval(), encoding)
+    prompts = [sentence(random.Random(number), 2 + 9 * number) for number in range(3)]
+    greedy = {"do_sample": False, "until": ["~~~"]}
+    whole = 1 + max(len(ids) for ids in encoding.prompts(prompts))
+    limited, free = (
+        lm.generate_until([Instance("generate_until", {}, (text, {**greedy, **most}), 0) for text in prompts])
+        for most in ({"max_length": whole}, {"max_gen_toks": whole})
+    )
+    for prompt, short, long in zip(encoding.prompts(prompts), limited, free, strict=True):
+        alone = likeliest(lm.model, tuple(prompt), whole - len(prompt))
+        assert short == lm.tok_decode(alone)
+        assert long.startswith(short)
