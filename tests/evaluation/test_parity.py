@@ -251,8 +251,9 @@ def both(
             named = {"fewshot_split": FILES[task].shots} if task in DRAWN_OTHERWISE else {}
             names[label] = write_their_tasks(tmp_path / "theirs", label, task, count, items, pool, **named)
     every = [name for some in names.values() for name in some]
+    harness = Harness(tasks, records, model, seed=SEED, shots=pools)
     directory = lm_eval_run(model, tmp_path / "theirs", every, new_tokens, bos, tmp_path / "out")
-    ours = Harness(tasks, records, model, seed=SEED, shots=pools).score(None, None, list(tasks))
+    ours = harness.score(None, None, list(tasks))
     room = Room.of(model, new_tokens, bos)
     return [compare(label, ours[label], directory, names[label], room, drops_space) for label in tasks]
 
@@ -455,7 +456,7 @@ STORY = ("Once upon a time, there was a little", "girl named Lily.")
 REAL = {
     "stories15M": Real(stories15m, STORY, 250, (0, 2), "tokenizer", True),
     "stories15M, bos: none": Real(stories15m, STORY, 50, (0, 2), "none", True),
-    "SmolLM2-135M": Real(smollm2, ("The capital of France is", " Paris."), 50, (0, 3), "tokenizer", False),
+    "SmolLM2-135M": Real(smollm2, ("The capital of France is", " Paris."), 10, (0, 2), "tokenizer", False),
 }
 
 
