@@ -77,6 +77,18 @@ class Harness:
         self.judging = Judging(tasks, records, runner=runner, workers=workers)
         self._loaded: tuple[Path | None, str | None, Any] | None = None
         self._tasks = load_tasks(self._settings, records, shots or {})
+        for label, path in (shots or {}).items():
+            self._check_drawn(label, path)
+
+    def _check_drawn(self, label: str, path: Path) -> None:
+        """Raises UserError where lm-eval cannot draw the shots: of a task without a split for them, one more."""
+        settings, task = self._settings[label], self._tasks[label]
+        drawn = settings["shots"] + (task.config.fewshot_split is None)
+        if task.config.training_split and len(read(path)) < drawn:
+            raise UserError(
+                f"{path}: evaluation.tasks.{settings['task']}.shots: {settings['shots']} shots are drawn from at least "
+                f"{drawn} records, there are {len(read(path))}"
+            )
 
     def score(
         self,
