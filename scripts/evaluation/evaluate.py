@@ -5,6 +5,7 @@ python -m scripts.evaluation.evaluate KEY
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,18 @@ def main(launch: Launch, name: str) -> None:
         judging = _Judging(launch, parts)
         if product.members:
             judging.require_ready()  # before models write for nothing
+        # programs run on CPUs while the device goes on with the next task
+        judges = held.enter_context(ThreadPoolExecutor(max_workers=1))
+        judged: list[Future[Any]] = []
         for part in parts:
-            make(launch, part, _judge(launch, part, judging) if _is_judged(part) else _ask(launch, part, asking))
+            for one in [one for one in judged if one.done()]:
+                one.result()  # what ended it ends the job
+            if _is_judged(part):
+                judged.append(judges.submit(make, launch, part, _judge(launch, part, judging)))
+            else:
+                make(launch, part, _ask(launch, part, asking))
+        for one in judged:
+            one.result()
     if product.kind == "evaluated":
         make(launch, product, lambda out: {})
     print(f"{product.key}: complete")

@@ -14,9 +14,11 @@ import pandas
 import pytest
 import torch
 
+from scripts.common.errors import UserError
 from scripts.common.progress import Progress
 from scripts.evaluation import evaluate, harness, judging, language_model, results
 from scripts.evaluation.journal import Journal
+from scripts.evaluation.sandbox import Sandbox
 from scripts.launch.launch import Launch, launch_by_hand
 from scripts.plan.product import Key
 from tests.conftest import House
@@ -141,3 +143,33 @@ def test_samples_of_another_number_are_taken_over(prepared: House, tmp_path: Pat
         different = {(item, text) for item, texts in enumerate(there) for text in texts[:known]}
         assert programs[2] >= len({(item, text.rstrip("\n")) for item, text in different})
         assert (programs[1] > programs[2]) == (count > known)
+
+
+def judged_wrongly(launch: Launch, family: Key) -> None:
+    torch.set_num_threads(1)
+
+    def run(*_: Any, **__: Any) -> None:
+        raise UserError("the sandbox broke")
+
+    Sandbox.run = run  # type: ignore[method-assign,assignment]
+    with pytest.raises(UserError, match=r"^the sandbox broke$"):
+        evaluate.main(launch, family)
+
+
+def test_judging_goes_on_beside_asking_and_its_error_ends_the_job(prepared: House, tmp_path: Path) -> None:
+    for place in ("data", "models"):
+        shutil.copytree(prepared.store / place, tmp_path / "store" / place)
+    launch = launch_by_hand("smoke", str(tmp_path / "store"))
+    (base,) = launch.grid.blocks["base"]
+    programs = base.evaluations["humaneval"]
+    (family,) = (product for product in launch.grid if programs in product.members)
+    with forked(judged_wrongly, launch, family.key) as process:
+        process.join()
+    assert process.exitcode == 0
+    made = launch.store.made(family.members)
+    assert {*launch.grid.products[programs].inputs_of("samples")} <= made
+    assert programs not in made
+    with forked(evaluate.main, launch, family.key) as process:
+        process.join()
+    assert process.exitcode == 0
+    assert launch.store.made(family.members) == {*family.members}
