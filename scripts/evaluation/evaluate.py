@@ -3,6 +3,8 @@
 python -m scripts.evaluation.evaluate KEY
 """
 
+import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +21,8 @@ from scripts.plan.product import Key, Product
 from scripts.plan.specs import Asked, Judged, Trained
 from scripts.store.fingerprint import fingerprint
 from scripts.store.store import Build
-from scripts.training import devices
+from scripts.training import devices, parallel
+from scripts.training.parallel import ALONE, Group
 
 if TYPE_CHECKING:
     from scripts.evaluation.harness import Harness
@@ -36,14 +39,23 @@ def main(launch: Launch, name: str) -> None:
     Raises:
         UserError: no such product; its inputs are not there; no sandbox works here.
     """
+    with parallel.launched() as group:
+        _make(launch, name, group)
+
+
+def _make(launch: Launch, name: str, group: Group) -> None:
     product = find(launch, name)
     if product.kind not in ("samples", "evaluation", "evaluated"):
         raise UserError(f"{product.key}: is of the kind {product.kind!r}, which is no evaluation")
     parts = [product]
     if product.members:
-        parts = [launch.grid.products[key] for key in Missing(launch.grid, launch.store).members(product.key)]
+        missing = Missing(launch.grid, launch.store).members(product.key) if group.is_first else []
+        parts = [launch.grid.products[key] for key in group.told(missing)]
     with ExitStack() as held:
-        asking = _Asking(launch, parts, lambda: held.enter_context(devices.claimed(launch.store.root)))
+        asking = _Asking(launch, parts, lambda: held.enter_context(devices.claimed(launch.store.root)), group)
+        if not group.is_first:
+            _help(launch, parts, asking, group)
+            return
         judging = _Judging(launch, parts)
         if product.members:
             judging.require_ready()  # before models write for nothing
@@ -56,12 +68,34 @@ def main(launch: Launch, name: str) -> None:
             if _is_judged(part):
                 judged.append(judges.submit(make, launch, part, _judge(launch, part, judging)))
             else:
-                make(launch, part, _ask(launch, part, asking))
+                _first(launch, part, asking, group)
         for one in judged:
             one.result()
     if product.kind == "evaluated":
         make(launch, product, lambda out: {})
     print(f"{product.key}: complete")
+
+
+def _first(launch: Launch, part: Product, asking: "_Asking", group: Group) -> None:
+    """Makes a product with the other processes' help, if it is not made yet: they are told whether it is."""
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        group.told(True)
+
+    make(launch, part, _ask(launch, part, asking, begin))
+    if not begun:
+        group.told(False)
+
+
+def _help(launch: Launch, parts: list[Product], asking: "_Asking", group: Group) -> None:
+    """Answers this process's share of what the first one makes."""
+    for part in parts:
+        if not _is_judged(part) and group.told(False):
+            with _journal(launch, part, group) as journal:
+                _answers(launch, part, asking, journal)
 
 
 def _is_judged(part: Product) -> bool:
@@ -74,7 +108,8 @@ class _Asking:
     `claim` is called before: the device is this job's until it ends.
     """
 
-    def __init__(self, launch: Launch, parts: list[Product], claim: Callable[[], object]) -> None:
+    def __init__(self, launch: Launch, parts: list[Product], claim: Callable[[], object], group: Group = ALONE) -> None:
+        self.group = group
         self._launch = launch
         self._parts = [part for part in parts if not _is_judged(part)]
         self._claim = claim
@@ -107,6 +142,7 @@ class _Asking:
                 tokenizers=tokenizers,
                 precision=Asked.read(first.spec).precision,
                 say=_say,
+                group=self.group,
             )
         return self._harness
 
@@ -189,14 +225,29 @@ def finetuned(part: Product) -> Key | None:
     return None if subject.kind == "model" else subject
 
 
-def _ask(launch: Launch, part: Product, harness: Callable[[], "Harness"]) -> Build:
+def _answers(launch: Launch, part: Product, asking: _Asking, journal: "Journal") -> dict[str, Any]:
+    """What a model says to a product's items, as `samples`, with the rest of the product's results."""
+    subject, label = finetuned(part), _label(part.spec)
+    run_directory = launch.store.bytes_of(subject) if subject else None
+    method_kind = _method_kind(launch.store.require(subject)["spec"]) if subject else None
+    if part.kind == "evaluation":
+        return {**asking().score(run_directory, method_kind, [label], journal=journal, what=part.name)[label]}
+    known = _known(launch, part)
+    written, provenance = asking().write(
+        run_directory, method_kind, label, journal=journal, what=part.name, known=known
+    )
+    texts = sum(len(sample["completions"]) for sample in written)
+    return {"samples": written, "items": len(written), "texts": texts, "provenance": provenance}
+
+
+def _ask(launch: Launch, part: Product, asking: _Asking, begin: Callable[[], object]) -> Build:
     """Asks a model, and writes `SAMPLES`: for every item what was asked and answered, and its score if it has one yet.
 
     The manifest's provenance has `evaluation`: the device and the precision that the model computed in. Answers are
     kept as they come, for a job that is started again.
 
     Of a model whose training diverged nothing is written or computed: the value and its error are None, and `diverged`
-    is the step at which it did.
+    is the step at which it did. `begin` is called before anything else is.
     """
 
     def build(out: Path) -> dict[str, Any]:
@@ -208,22 +259,11 @@ def _ask(launch: Launch, part: Product, harness: Callable[[], "Harness"]) -> Bui
             if part.kind == "samples":
                 return {"diverged": diverged["step"]}
             return _nothing(part.spec["task"], part.spec, diverged["step"])
-        run_directory = launch.store.bytes_of(subject) if subject else None
-        method_kind = _method_kind(launch.store.require(subject)["spec"]) if subject else None
-        label = _label(part.spec)
-        with _journal(launch, part) as journal:
-            if part.kind == "samples":
-                written, provenance = harness().write(
-                    run_directory, method_kind, label, journal=journal, what=part.name, known=_known(launch, part)
-                )
-                write_samples(written, out)
-                texts = sum(len(sample["completions"]) for sample in written)
-                _say(f"{part.name}: {texts} texts")
-                return {"items": len(written), "texts": texts, "provenance": provenance}
-            found = harness().score(run_directory, method_kind, [label], journal=journal, what=part.name)
-        result: dict[str, Any] = {**found[label]}
+        with _journal(launch, part, asking.group) as journal:
+            begin()
+            result = _answers(launch, part, asking, journal)
         write_samples(result.pop("samples"), out)
-        _say(f"{part.name}: {result['metric']} {result['value']:.3f}")
+        _say(f"{part.name}: {result['texts']} texts" if part.kind == "samples" else _scored(part, result))
         return result
 
     return build
@@ -248,10 +288,14 @@ def _judge(launch: Launch, part: Product, judging: _Judging) -> Build:
             found = judge.result(label, read_samples(launch.store.bytes_of(samples)), journal=journal, what=part.name)
         result: dict[str, Any] = {**found}
         write_samples(result.pop("samples"), out)
-        _say(f"{part.name}: {result['metric']} {result['value']:.3f}")
+        _say(_scored(part, result))
         return result
 
     return build
+
+
+def _scored(part: Product, result: Mapping[str, Any]) -> str:
+    return f"{part.name}: {result['metric']} {result['value']:.3f}"
 
 
 def _nothing(task: str, settings: Mapping[str, Any], step: int) -> dict[str, Any]:
@@ -260,11 +304,15 @@ def _nothing(task: str, settings: Mapping[str, Any], step: int) -> dict[str, Any
 
 
 @contextmanager
-def _journal(launch: Launch, part: Product) -> Iterator["Journal"]:
+def _journal(launch: Launch, part: Product, group: Group = ALONE) -> Iterator["Journal"]:
+    """This process's journal. That of the first has what the others have kept in attempts before."""
     from scripts.evaluation.journal import Journal
 
-    journal = Journal(launch.store.scratch(part.key) / JOURNAL)
+    scratch = launch.store.scratch(part.key)
+    journal = Journal(scratch / (JOURNAL if group.is_first else f"{group.rank}-{JOURNAL}"))
     try:
+        for path in sorted(scratch.glob(f"*-{JOURNAL}")) if group.is_first else ():
+            journal.take(path)
         yield journal
     finally:
         journal.close()
@@ -314,6 +362,20 @@ def _method_kind(spec: dict[str, Any]) -> str:
     return str(method["kind"])
 
 
+def _on_all_gpus() -> None:
+    """Begins anew as a process for each GPU that a cluster has given this job, if there are several."""
+    gpus = len(devices.visible()) if "SLURM_JOB_ID" in os.environ else 0
+    if gpus > 1 and parallel.place(os.environ).world == 1:
+        options = ["--multi_gpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", *options, f"--num_processes={gpus}"]
+        os.execv(sys.executable, [*launcher, "-m", "scripts.evaluation.evaluate", *sys.argv[1:]])
+
+
 if __name__ == "__main__":
     parser = product_parser(__doc__)
-    run(lambda arguments: main(current_launch(arguments), arguments.product), parser)
+
+    def by_hand(arguments: argparse.Namespace) -> None:
+        _on_all_gpus()
+        main(current_launch(arguments), arguments.product)
+
+    run(by_hand, parser)

@@ -22,6 +22,7 @@ from scripts.evaluation.journal import Journal
 from scripts.evaluation.judging import Judging, ProgramRunner, Samples
 from scripts.evaluation.results import Result, result_of
 from scripts.evaluation.tasks import load_tasks, quiet
+from scripts.training.parallel import ALONE, Group
 
 if TYPE_CHECKING:
     from scripts.evaluation.placement import Place
@@ -44,6 +45,7 @@ class Harness:
         workers: how many programs run at the same time; if None, as many as this process may use CPUs.
         precision: what models compute in.
         say: is told once, in a sentence, where models compute, before the first is loaded.
+        group: the processes that share what is asked; each has a harness of the same, and is asked the same.
 
     Raises:
         UserError: a task has too few items or no records for its shots, asks for more tokens than the model
@@ -63,7 +65,9 @@ class Harness:
         workers: int | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
         say: Callable[[str], object] = lambda _: None,
+        group: Group = ALONE,
     ) -> None:
+        self._group = group
         self.base = base
         self.seed = seed
         self._precision = precision
@@ -175,7 +179,8 @@ class Harness:
                 seed=self.seed,
                 as_rows=isinstance(answers, Scored) and answers.as_rows,
                 journal=journal,
-                progress=partial(Progress, what or label),
+                progress=partial(Progress, what or label, say=None if self._group.is_first else _in_silence),
+                group=self._group,
             )
 
     def _encoding_of(self, label: str) -> Encoding:
@@ -282,6 +287,10 @@ class Harness:
                         lengths=partial(_lengths, self._encoding_of(label)),
                     )
                 )
+
+
+def _in_silence(_: str) -> None:
+    """Of several processes the first says how far it is."""
 
 
 def _longest(encoding: Encoding, pairs: Sequence[tuple[str, str]]) -> int:

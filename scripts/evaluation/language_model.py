@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice, takewhile
@@ -26,6 +26,7 @@ from scripts.evaluation.journal import Journal
 from scripts.evaluation.noise import uniform
 from scripts.evaluation.placement import device_name, free_bytes
 from scripts.loading.hidden import last_hidden
+from scripts.training.parallel import ALONE, Group
 
 JOINING = 4
 """Texts join when one in so many places is free: prompts that are read together take less time."""
@@ -90,19 +91,46 @@ def _is_of(prompts: Mapping[tuple[int, ...], int], row: _Row) -> bool:
 
 
 class _Answers:
-    """What is asked, by keys that stand for all that the answers depend on. What the journal has is there already."""
+    """What is asked, by keys that stand for all that the answers depend on. What a journal has is there already.
+
+    Args:
+        asked: to each key what is read for it: of several processes one answers all that is asked behind a text.
+        unit: what answers are called, in the plural.
+        group: the processes; each has a journal of its own.
+    """
 
     def __init__(
-        self, keys: Iterable[str], unit: str, journal: Journal | None, progress: Callable[[str, int, int], Progress]
+        self,
+        asked: Mapping[str, tuple[int, ...]],
+        unit: str,
+        journal: Journal | None,
+        progress: Callable[[str, int, int], Progress],
+        group: Group = ALONE,
     ) -> None:
-        keys = set(keys)
         self._journal = journal
-        self.found: dict[str, Any] = {} if journal is None else {key: journal[key] for key in keys if key in journal}
-        self._progress = progress(unit, len(keys), len(self.found))
+        self._group = group
+        self._new: dict[str, Any] = {}
+        self.found: dict[str, Any] = {}
+        for known in group.together(lambda: {key: journal[key] for key in asked if key in journal} if journal else {}):
+            self.found |= known
+        left = sorted({text for key, text in asked.items() if key not in self.found})
+        mine = {*left[group.rank :: group.world]}
+        self._mine = {key for key, text in asked.items() if key not in self.found and text in mine}
+        self._progress = progress(unit, len(self._mine) + len(self.found), len(self.found))
+
+    def is_left(self, key: str) -> bool:
+        """Whether this process is to answer it, and has not yet."""
+        return key in self._mine and key not in self.found
+
+    def gather(self) -> None:
+        """Waits for what the other processes have answered."""
+        for new in self._group.together(lambda: self._new):
+            self.found |= new
 
     def keep(self, answers: Mapping[str, Any]) -> None:
         new = {key: answer for key, answer in answers.items() if key not in self.found}
         self.found |= new
+        self._new |= new
         if self._journal is not None:
             self._journal.keep(new)
         self._progress.add(len(new))
@@ -134,6 +162,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         free: the bytes that sequences may take beside the model, now; of the model's device, unless given.
         journal: keeps answers of this model and encoding as they come; those that it has are not computed again.
         progress: makes what counts them, of their unit, how many there are, and how many the journal had.
+        group: the processes that share what is asked; all of them are asked the same.
     """
 
     def __init__(
@@ -146,13 +175,14 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         free: Callable[[], int] | None = None,
         journal: Journal | None = None,
         progress: Callable[[str, int, int], Progress] = _silent,
+        group: Group = ALONE,
     ) -> None:
         self._encoding = encoding
         self._seed = seed
         self._as_rows = as_rows
         self._free = free or partial(free_bytes, model.device)
         self._journal = journal
-        self._answers = partial(_Answers, journal=journal, progress=progress)
+        self._answers = partial(_Answers, journal=journal, progress=progress, group=group)
         self._shape = memory.Shape.of(model.config, model.dtype.itemsize)
         super().__init__(
             pretrained=model,
@@ -209,12 +239,13 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         that several readings begin with is read once.
         """
         keys = [_key("likelihood", context, continuation) for _, context, continuation in requests]
-        answers = self._answers(keys, "likelihoods")
+        contexts = (tuple(context) for _, context, _ in requests)
+        answers = self._answers(dict(zip(keys, contexts, strict=True)), "likelihoods")
         asked: defaultdict[tuple[int, ...], dict[str, list[int]]] = defaultdict(dict)
         for key, (_, context, continuation) in zip(keys, requests, strict=True):
             assert context
             assert 0 < len(continuation) <= self.max_length
-            if key not in answers.found:
+            if answers.is_left(key):
                 asked[tuple((context + continuation)[-(self.max_length + 1) : -1])][key] = continuation
         if cut := sum(len(context) + len(continuation) > self.max_length + 1 for _, context, continuation in requests):
             eval_logger.warning(
@@ -238,6 +269,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         ):
             keep = partial(self._keep_scores, answers, read)
             memory.in_batches(some, fit, keep, device_name(self.device))
+        answers.gather()
         return [tuple(answers.found[key]) for key in keys]  # a journal has lists
 
     @staticmethod
@@ -307,9 +339,9 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         `max_length`, transformers' name for the tokens of prompt and text together, a text has what its prompt leaves.
         """
         keys, groups = self._grouped(requests)
-        answers = self._answers(keys, "answers")
+        answers = self._answers({row.key: row.prompt for _, rows in groups for row in rows}, "answers")
         for settings, rows in groups:
-            rows = [row for row in rows if row.key not in answers.found]
+            rows = [row for row in rows if answers.is_left(row.key)]
             rows.sort(key=lambda row: (-len(row.prompt), row))
             memory.in_batches(
                 rows,
@@ -317,6 +349,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
                 partial(self._write, answers=answers, **settings),
                 device_name(self.device),
             )
+        answers.gather()
         return [answers.found[key] for key in keys]
 
     def remember(self, requests: list[Any], texts: Sequence[str]) -> None:
@@ -392,7 +425,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         ending = _ending(self._encoding, stop)
         # A token is at least one byte, so no stop sequence is spread over more tokens than it has bytes.
         lookback = max((len(text.encode()) for text in stop), default=0)
-        waiting = deque(row for row in rows if row.key not in answers.found)
+        waiting = deque(row for row in rows if answers.is_left(row.key))
         columns = Columns(self.model.config, places, max(row.longest for row in rows), self.device)
         joining = max(1, places // JOINING)
         texts: list[_Text] = []

@@ -36,6 +36,12 @@ def present() -> list[str]:
     return [str(number) for number in range(len(list(gpus.iterdir())))] if gpus.is_dir() else []
 
 
+def visible() -> tuple[str, ...]:
+    """The GPUs that this process may use, by what `CUDA_VISIBLE_DEVICES` calls them; found without torch."""
+    chosen = os.environ.get(VISIBLE)
+    return tuple(present()) if chosen is None else _named(chosen)
+
+
 def alone() -> "torch.device":
     """The device of a process that computes by itself: the first GPU that it may use, the CPU where there is none."""
     import torch

@@ -207,7 +207,7 @@ def test_texts_that_come_and_go_are_those_written_alone(name: str, encoding: Enc
     stops = [text[len(text) // 3] for text in whole[::4] if text] + ["~~~"]
     expected = [text[: min([text.find(stop) for stop in stops if stop in text], default=None)] for text in whole]
     assert len({len(text) for text in expected}) > 1
-    kept = _Answers(map(str, range(16)), "answers", None, _silent)
+    kept = _Answers({str(number): (number,) for number in range(16)}, "answers", None, _silent)
     rows = [_Row(prompt, 0, 0, new, str(number)) for number, prompt in enumerate(prompts)]
     settings: dict[str, Any] = {"until": stops, "do_sample": False, "temperature": 0.0}
     assert lm._write(rows, 5, kept, **settings) == 16
