@@ -399,6 +399,12 @@ class Job(_Asked):
     gpus: Annotated[int, Field(ge=0, le=1)] = field("GPUs of the process", default=0)
 
 
+class EvaluationJob(Job):
+    """What an evaluation asks a cluster for: a process for each GPU of one node. Local runs do not read it."""
+
+    gpus: Annotated[int, Field(ge=0, le=64)] = field("GPUs, which share the items", default=0)
+
+
 class TrainingJob(_Asked):
     """What a training job asks a cluster for: a process for each GPU, or for each node. Local runs do not read it."""
 
@@ -421,7 +427,7 @@ class Jobs(Part):
         default=TrainingJob(),
     )
     throughput: Job = field("measures speed and memory", default=Job())
-    evaluation: Job = field("asks a model the items of a task", default=Job())
+    evaluation: EvaluationJob = field("asks a model the items of a task", default=EvaluationJob())
     judging: Job = field(
         "judges what a model has written, on as many CPUs as it has; at family grain the job of `evaluation` does",
         default=Job(),
