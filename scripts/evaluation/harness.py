@@ -48,8 +48,8 @@ class Harness:
         group: the processes that share what is asked; each has a harness of the same, and is asked the same.
 
     Raises:
-        UserError: a task has too few items or no records for its shots, asks for more tokens than the model
-            can hold, or needs a sandbox where there is none; records are not as their task needs them (its `check`).
+        UserError: a task has too few items or no records for its shots, or asks for more tokens than the model can
+            hold; records are not as their task needs them (its `check`).
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class Harness:
         self._encoding = cache(Encoding.read)  # several labels are asked with the same
         self._asked = {label: TASKS[settings["task"]] for label, settings in tasks.items()}
         self._check(records, shots or {})
-        self.judging = Judging(tasks, records, runner=runner, workers=workers)
+        self._judges = partial(Judging, tasks, records, runner=runner, workers=workers)
         self._loaded: tuple[Path | None, str | None, Any] | None = None
         self._tasks = load_tasks(self._settings, records, shots or {})
-        for label, path in (shots or {}).items():
-            self._check_drawn(label, path)
+        for label in {*self._tasks} & {*(shots or {})}:
+            self._check_drawn(label, (shots or {})[label])
 
     def _check_drawn(self, label: str, path: Path) -> None:
         """Raises UserError where lm-eval cannot draw the shots: of a task without a split for them, one more."""
         settings, task = self._settings[label], self._tasks[label]
-        drawn = settings["shots"] + (task.config.fewshot_split is None)
+        drawn = settings.get("shots", 0) + (task.config.fewshot_split is None)
         if task.config.training_split and len(read(path)) < drawn:
             raise UserError(
                 f"{path}: evaluation.tasks.{settings['task']}.shots: {settings['shots']} shots are drawn from at least "
@@ -112,10 +112,11 @@ class Harness:
             what: is said in lines of progress; the label unless given.
 
         Raises:
-            UserError: a label needs a judge of conversations and there is none, or it does not do its work.
+            UserError: a label needs a sandbox, or a judge of conversations, which is not there or does not do its work.
         """
         for label in labels:
-            self.judging.require_ready(label)
+            if self._asked[label].writes:
+                self._judging.require_ready(label)
         model = self._load(run, method_kind)
         found = {}
         for label in labels:
@@ -156,6 +157,10 @@ class Harness:
         return self._loaded[2]
 
     @cached_property
+    def _judging(self) -> Judging:
+        return self._judges()  # who only writes needs no sandbox
+
+    @cached_property
     def _place(self) -> "Place":
         from scripts.evaluation.placement import Place
 
@@ -193,7 +198,7 @@ class Harness:
 
         asked = self._asked[label]
         if asked.writes:
-            return self.judging.result(label, self._written(lm, label, ()))
+            return self._judging.result(label, self._written(lm, label, ()))
         assert isinstance(asked.answers, Scored)
         task = self._tasks[label]
         task.set_fewshot_seed(self.seed)

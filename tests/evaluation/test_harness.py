@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -684,3 +685,18 @@ def test_the_model_of_a_run_is_scored_in_silence(
     assert capfd.readouterr() == ("", "")
     base_again = harness.score(None, None, ["winogrande"])["winogrande"]
     assert base_again["samples"] != results["winogrande"]["samples"]
+
+
+def test_as_many_shots_as_records_are_too_many_where_lm_eval_draws_one_more(base: Path, tmp_path: Path) -> None:
+    items, pool = (tmp_path / name for name in ("items", "pool"))
+    items.mkdir()
+    pool.mkdir()
+    records = write_records(items, {"winogrande": RECORDS["winogrande"][:3]})
+    for count, ok in ((2, False), (3, True)):
+        drawn = write_records(pool, {"winogrande": TRAINING_RECORDS["winogrande"][:count]})
+        ask = partial(Harness, {"winogrande": {"task": "winogrande", "shots": 2}}, records, base, shots=drawn)
+        if ok:
+            ask().score_lm(CannedLM(loglikelihoods=[-1.0] * 6), ["winogrande"])
+        else:
+            with pytest.raises(UserError, match=r"winogrande\.shots: 2 shots are drawn from at least 3 records, there"):
+                ask()
