@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.components.tasks import TASKS
 from scripts.data.batches import write_cpt_rows
 from scripts.evaluation import evaluate
-from scripts.plan.product import Product
+from scripts.plan.product import Key, Product
 from scripts.spectra import singular_values
 from scripts.store.store import COPY
 from scripts.training import loop
@@ -264,15 +265,22 @@ def test_measuring_a_model_that_diverged_costs_nothing_and_says_so(
     run, results = house.train({"kind": "run", **recipe, "batches": 10, "cooldown_batches": 2, "warmup_batches": 1})
     step = results["diverged"]["step"]
 
-    def no_harness() -> Any:
-        pytest.fail("a harness was built")
+    def nothing(*_: Any) -> Any:
+        pytest.fail("a harness was built, or something that judges")
 
     asked = {"gsm8k": "exact_match", "target_loss": "bits_per_byte", "pass_at_k": "pass@1"}
     for task, metric in asked.items():
-        evaluation = made_of(house, run, "evaluation", task=task, samples=4)
-        build = evaluate._builder(house, evaluation, no_harness)  # type: ignore[arg-type]
         out = house.store.root / task
         out.mkdir()
+        kind = "samples" if TASKS[task].writes else "evaluation"
+        evaluation = made_of(house, run, kind, task=task, samples=4)
+        build = evaluate._ask(house, evaluation, nothing, nothing)  # type: ignore[arg-type]
+        if kind == "samples":
+            key = Key(f"samples/{task}-000000000001")
+            samples = Product.of(key, evaluation.spec, evaluation.inputs)
+            assert house.store.make(samples, build, {})["results"] == {"diverged": step}
+            judged = Product.of(f"evaluations/{task}-000000000001", {"kind": "evaluation", "task": task}, (key,))
+            build = evaluate._judge(house, judged, nothing)  # type: ignore[arg-type]
         assert build(out) == {"metric": metric, "value": None, "stderr": None, "items": 0, "diverged": step}
         assert not any(out.iterdir())
     spectra = made_of(house, run, "spectra", whole=[])
