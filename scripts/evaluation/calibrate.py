@@ -73,7 +73,7 @@ class Asked:
             return f"{task} has {items} items, too few for {shots} shots" if shots >= items else None
         if shots and self.shots is None:
             return f"evaluation.tasks.{task}.shots_from names no dataset for {shots} shots"
-        if self.shots and shots > (there := len(read(self.shots))):
+        if self.shots and shots and shots >= (there := len(read(self.shots))):  # lm-eval may draw one more
             return f"evaluation.tasks.{task}.shots_from has {there} records, too few for {shots} shots"
         return None
 

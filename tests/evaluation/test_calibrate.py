@@ -81,8 +81,8 @@ def test_what_a_study_cannot_ask(tmp_path: Path) -> None:
     assert alone.lacks("gauntlet", 3) is None
     assert alone.lacks("gauntlet", 4) == "hellaswag has 4 items, too few for 4 shots"
     both = Asked({"task": "hellaswag"}, paths["items"], paths["shots"])
-    assert both.lacks("lm-eval", 3) is None
-    assert both.lacks("lm-eval", 4) == "evaluation.tasks.hellaswag.shots_from has 3 records, too few for 4 shots"
+    assert both.lacks("lm-eval", 2) is None
+    assert both.lacks("lm-eval", 3) == "evaluation.tasks.hellaswag.shots_from has 3 records, too few for 3 shots"
 
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
