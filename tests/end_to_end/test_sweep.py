@@ -28,7 +28,7 @@ def swept(prepared: House, tmp_path_factory: pytest.TempPathFactory) -> House:
     house = prepared.copy(tmp_path_factory.mktemp("swept"))
     house.edit(no_rates)
     # 2 settings x 2 methods x 2 rates at one duration, validation items only; one leg for each trunk of the CPT setting
-    assert house.plan(RATES) == {"train_leg": 4, "train_run": 8, "evaluate": 8, "learning_rates": 1}
+    assert house.plan(RATES) == {"train_leg": 4, "train_run": 8, "sample": 8, "judge": 8, "learning_rates": 1}
     asked = house.run(RATES)
     assert {name.split()[-1] for name in asked if name.startswith("evaluated")} == {"humaneval", "gsm8k"}
     assert house.plan(RATES) == {}
@@ -128,7 +128,7 @@ def test_the_check_says_when_rates_no_longer_follow(accepted: House) -> None:
     said = accepted.python(*ACCEPT, "--check", ok=False)
     assert "settings.code-cpt.full: comes from another sweep" in said
     # one new rate is one more run with its leg; a launch goes on with the committed rates, and says so
-    assert accepted.plan(RATES) == {"train_leg": 1, "train_run": 1, "evaluate": 1, "learning_rates": 1}
+    assert accepted.plan(RATES) == {"train_leg": 1, "train_run": 1, "sample": 1, "judge": 1, "learning_rates": 1}
     assert "Note: config/studies/smoke.learning_rates.yaml: settings.code-cpt.full" in accepted.snakemake(RATES)
 
 
@@ -161,7 +161,7 @@ def test_a_study_without_a_sweep(house: House) -> None:
 def test_the_frontier_adds_only_the_test_items(accepted: House) -> None:
     plan = accepted.plan("results/figures/frontier.pdf")
     # 8 models of the sweep and the base model (which has both learning tasks), 3 tasks of forgetting
-    assert plan == {"evaluate": 8 * 4 + 5, "collect": 1, "draw": 1}
+    assert plan == {"evaluate": 9 * 3, "sample": 8 + 2, "judge": 8 + 2, "collect": 1, "draw": 1}
     at_family_grain(accepted)
     accepted.run("results/figures/frontier.pdf")
     rows = list(csv.DictReader(accepted.csv("frontier").splitlines()))
