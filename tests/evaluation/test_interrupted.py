@@ -73,10 +73,10 @@ def humaneval(launch: Launch, log: Path) -> None:
     torch.set_num_threads(1)
 
     class Noted(Progress):
-        def __init__(self, what: str, unit: str, total: int, done: int = 0) -> None:
+        def __init__(self, what: str, unit: str, total: int, done: int = 0, **more: Any) -> None:
             with log.open("a") as file:
                 file.write(f"{(unit, total, done)}\n")
-            super().__init__(what, unit, total, done)
+            super().__init__(what, unit, total, done, **more)
 
     harness.Progress = judging.Progress = Noted  # type: ignore[misc]
     (base,) = launch.grid.blocks["base"]
