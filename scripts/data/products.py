@@ -123,8 +123,19 @@ def data_bytes(launch: Launch, key: str) -> Path:
     manifest = launch.store.require(key)
     if is_remade(manifest) and not has_bytes(manifest, launch.store.directory(key)):
         print(f"{key}: its bytes are gone; making them again from the manifest", file=sys.stderr, flush=True)
+        for read in manifest["inputs"]:
+            _make_lost(launch, read)
         make_data(launch, key)
     return launch.store.bytes_of(key)
+
+
+def _make_lost(launch: Launch, key: str) -> None:
+    """Makes a data product whose manifest is lost too, and first what it is made from."""
+    if launch.store.is_made(key):
+        return
+    for read in find(launch, key).inputs:
+        _make_lost(launch, read)
+    make_data(launch, key)
 
 
 if __name__ == "__main__":
