@@ -20,7 +20,7 @@ from scripts.launch.missing import Missing
 from scripts.plan.product import Key, Product
 from scripts.plan.specs import Asked, Judged, Trained
 from scripts.store.fingerprint import fingerprint
-from scripts.store.store import Build
+from scripts.store.store import Build, has_bytes
 from scripts.training import devices, parallel
 from scripts.training.parallel import ALONE, Group
 
@@ -65,7 +65,7 @@ def _make(launch: Launch, name: str, group: Group) -> None:
         for part in parts:
             for one in [one for one in judged if one.done()]:
                 one.result()  # what ended it ends the job
-            if _is_judged(part):
+            if part.is_judged:
                 judged.append(judges.submit(make, launch, part, _judge(launch, part, judging)))
             else:
                 _first(launch, part, asking, group)
@@ -93,13 +93,9 @@ def _first(launch: Launch, part: Product, asking: "_Asking", group: Group) -> No
 def _help(launch: Launch, parts: list[Product], asking: "_Asking", group: Group) -> None:
     """Answers this process's share of what the first one makes."""
     for part in parts:
-        if not _is_judged(part) and group.told(False):
+        if not part.is_judged and group.told(False):
             with _journal(launch, part, group) as journal:
                 _answers(launch, part, asking, journal)
-
-
-def _is_judged(part: Product) -> bool:
-    return bool(part.inputs_of("samples"))
 
 
 class _Asking:
@@ -111,7 +107,7 @@ class _Asking:
     def __init__(self, launch: Launch, parts: list[Product], claim: Callable[[], object], group: Group = ALONE) -> None:
         self.group = group
         self._launch = launch
-        self._parts = [part for part in parts if not _is_judged(part)]
+        self._parts = [part for part in parts if not part.is_judged]
         self._claim = claim
         self._harness: Harness | None = None
 
@@ -152,7 +148,7 @@ class _Judging:
 
     def __init__(self, launch: Launch, parts: list[Product]) -> None:
         self._launch = launch
-        self._parts = [part for part in parts if _is_judged(part)]
+        self._parts = [part for part in parts if part.is_judged]
         self._judging: Judging | None = None
 
     def __call__(self) -> "Judging":
@@ -323,34 +319,28 @@ def _known(launch: Launch, part: Product) -> list[dict[str, Any]]:
     from scripts.evaluation.results import read_samples
 
     wanted = part.spec.get("samples", 1)
-    counts = {key: launch.store.require(key)["spec"]["samples"] for key in _alike(launch, part, "samples")}
-    if not counts:
+    alike = _alike(launch, part, "samples")
+    if not alike:
         return []
-    most = max(counts, key=lambda key: counts[key])
+    most = max(alike, key=lambda key: alike[key])
     return [
         {**sample, "completions": list(sample["completions"])[:wanted]}
         for sample in read_samples(launch.store.bytes_of(most))
     ]
 
 
-def _alike(launch: Launch, part: Product, but: str) -> list[str]:
-    """Products that are there, of the same model, whose specs differ in one key alone."""
-    found = []
+def _alike(launch: Launch, part: Product, but: str) -> dict[str, Any]:
+    """Products with their bytes, of the same model, whose specs differ in one key alone, to what they have there."""
+    found = {}
     path = launch.store.manifest_path(part.key)
-    for other in path.parent.glob(f"{Key(path.stem).name}-*.json"):
+    for other in sorted(path.parent.glob(f"{Key(path.stem).name}-*.json")):
         key = str(other.relative_to(launch.store.root).with_suffix(""))
         manifest = launch.store.read(key) if key != part.key else None
-        if manifest is None or not _has_samples(launch, key):
+        if manifest is None or not has_bytes(manifest, launch.store.directory(key)):
             continue
         if {**manifest["spec"], but: None} == {**part.spec, but: None} and but in manifest["spec"]:
-            found.append(key)
-    return sorted(found)
-
-
-def _has_samples(launch: Launch, key: str) -> bool:
-    from scripts.evaluation.results import SAMPLES
-
-    return (launch.store.directory(key) / SAMPLES).is_file()
+            found[key] = manifest["spec"][but]
+    return found
 
 
 def _say(sentence: str) -> None:

@@ -81,17 +81,18 @@ class Harness:
         self._judges = partial(Judging, tasks, records, runner=runner, workers=workers)
         self._loaded: tuple[Path | None, str | None, Any] | None = None
         self._tasks = load_tasks(self._settings, records, shots or {})
-        for label in {*self._tasks} & {*(shots or {})}:
-            self._check_drawn(label, (shots or {})[label])
+        for label, path in (shots or {}).items():
+            if label in self._tasks:
+                self._check_drawn(label, path)
 
     def _check_drawn(self, label: str, path: Path) -> None:
         """Raises UserError where lm-eval cannot draw the shots: of a task without a split for them, one more."""
         settings, task = self._settings[label], self._tasks[label]
         drawn = settings.get("shots", 0) + (task.config.fewshot_split is None)
-        if task.config.training_split and len(read(path)) < drawn:
+        if task.config.training_split and (there := len(read(path))) < drawn:
             raise UserError(
                 f"{path}: evaluation.tasks.{settings['task']}.shots: {settings['shots']} shots are drawn from at least "
-                f"{drawn} records, there are {len(read(path))}"
+                f"{drawn} records, there are {there}"
             )
 
     def score(

@@ -45,9 +45,8 @@ def load_tasks(
             # The members of a group take overrides, a task by itself does not.
             member = {"task": file, "dataset_kwargs": given}
             (task,) = manager.load([{"group": "study", "task": [member]}])["tasks"].values()
-            if (
-                task.config.fewshot_split or task.config.training_split
-            ):  # else whoever reads the items puts the shots there
+            # without either, whoever reads the items puts the shots there
+            if task.config.fewshot_split or task.config.training_split:
                 task.set_config("num_fewshot", given["shots"])
             limits = {"max_new_tokens": "max_gen_toks", "max_length": "max_length"}
             if generation := {name: chosen[key] for key, name in limits.items() if key in chosen}:

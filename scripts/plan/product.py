@@ -95,6 +95,11 @@ class Product:
         """The key without its fingerprint."""
         return self.key.name
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is an evaluation of samples, which asks no model."""
+        return bool(self.inputs_of("samples"))
+
     def inputs_of(self, kind: str) -> list[Key]:
         """The inputs of a kind, in their order."""
         return [key for key in self.inputs if key.kind == kind]

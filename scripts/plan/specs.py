@@ -184,10 +184,10 @@ class Asked:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def spec(self) -> dict[str, Any]:
-        said = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "settings"}
+        said = _with_settings(self)
         if self.precision == "fp32":
             del said["precision"]
-        return {**said, **self.settings}
+        return said
 
     @classmethod
     def read(cls, spec: Mapping[str, Any]) -> "Asked":
@@ -211,13 +211,17 @@ class Judged:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def spec(self) -> dict[str, Any]:
-        said = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "settings"}
-        return {"kind": "evaluation", **said, **self.settings}
+        return {"kind": "evaluation", **_with_settings(self)}
 
     @classmethod
     def read(cls, spec: Mapping[str, Any]) -> "Judged":
         """The other way round, from a product's or a manifest's spec."""
         return _read_with_settings(cls, {name: value for name, value in spec.items() if name != "kind"})
+
+
+def _with_settings(part: Asked | Judged) -> dict[str, Any]:
+    said = {one.name: getattr(part, one.name) for one in fields(part) if one.name != "settings"}
+    return {**said, **part.settings}
 
 
 def _read_with_settings(cls: type[S], spec: Mapping[str, Any]) -> S:

@@ -144,7 +144,7 @@ def _job(grid: Grid, kind: str) -> Job | TrainingJob:
 
 
 def _row(product: Product) -> str | None:
-    return _KINDS.get("judged" if product.kind == "evaluation" and product.inputs_of("samples") else product.kind)
+    return _KINDS.get("judged" if product.is_judged else product.kind)
 
 
 def _nodes(job: Job | TrainingJob) -> int:

@@ -18,7 +18,7 @@ def seconds(grid: Grid, product: Product, made: set[str]) -> float:
         return resources.startup_seconds + tokens / resources.tokens_per_second
     if product.kind in ("samples", "evaluation", "evaluated"):
         parts = [grid.products[key] for key in product.members if key not in made] or [product]
-        count = sum(not part.inputs_of("samples") for part in parts)  # models take the time, not who judges them
+        count = sum(not part.is_judged for part in parts)  # models take the time, not who judges them
         share = resources.evaluation_seconds / (1 + len(grid.study.evaluation.forgetting))
         return resources.startup_seconds + count * share
     if product.kind in ("spectra", "decomposed", "throughput"):

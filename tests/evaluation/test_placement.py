@@ -128,7 +128,9 @@ def test_the_device_is_claimed_once_and_before_a_model_is_loaded(
         **{"kind": "evaluation", "task": "winogrande", "subject": "0" * 12, "records": "1" * 12},
         **{"shots_records": None, "seed": 0, "versions": {}, "shots": 0, "precision": "bf16"},
     }
-    product = SimpleNamespace(spec=spec, inputs_of=lambda kind: [] if kind in ("tokenizer", "samples") else ["x"])
+    product = SimpleNamespace(
+        spec=spec, is_judged=False, inputs_of=lambda kind: [] if kind in ("tokenizer", "samples") else ["x"]
+    )
     launch: Any = SimpleNamespace(store=SimpleNamespace(bytes_of=lambda _: tmp_path))
     once = _Asking(launch, [product], lambda: events.append("claimed"))  # type: ignore[list-item]
     assert events == []
