@@ -36,10 +36,14 @@ def test_another_study_on_the_command_line(checkout: Path) -> None:
 
 def test_what_jobs_ask_for(checkout: Path) -> None:
     """The table of the paper's study, whatever this machine has; and less time where there is less to train."""
-    _, said = snakemake(checkout, "snakemake -n results/figures/fig2.pdf --profile slurm", FORGETTING_GPU_TYPE="h100")
+    _, said = snakemake(checkout, "snakemake -n results/figures/fig3.pdf --profile slurm", FORGETTING_GPU_TYPE="h100")
     evaluations, runs = asked(said, "Evaluate"), asked(said, "Train")
     assert len(evaluations) > 300
-    assert all("cpus_per_task=32" in job and "gres=gpu:h100:1" in job for job in evaluations)
+    samples, judged = asked(said, "Sample"), asked(said, "Judge")
+    assert len(samples) == len(judged) > 100
+    assert all("cpus_per_task=8" in job and "gres=gpu:h100:1" in job for job in [*evaluations, *samples])
+    # programs run on CPUs alone
+    assert all("cpus_per_task=32" in job and "gres" not in job for job in judged)
     for part in ("nodes=4", "tasks_per_node=8", "gres=gpu:h100:8", "cpus_per_task=8", f"mem_mb={512 * 1024}"):
         assert all(part in job for job in runs), part
     minutes = {int(re.search(r"runtime=(\d+)", job)[1]) for job in runs}  # type: ignore[index]
