@@ -144,6 +144,20 @@ class House:
         return found
 
 
+class SharedHouse(House):
+    """One that other tests take copies of: what a test makes or changes would be there for all that come after it."""
+
+    def python(self, *arguments: str, ok: bool = True) -> str:
+        raise AssertionError(f"{self.root} is shared: take a copy of it")
+
+    def edit(self, change: Callable[[dict[str, Any]], Any]) -> None:
+        raise AssertionError(f"{self.root} is shared: take a copy of it")
+
+    def clone(self, where: Path, *, keep_store: bool) -> House:
+        assert not keep_store, f"{self.store} is shared: take a copy of it"
+        return super().clone(where, keep_store=False)
+
+
 def counts(said: str) -> dict[str, int]:
     """Jobs by rule, in the last table that Snakemake printed of them."""
     table = said[said.rindex("Job stats:") :]
@@ -163,11 +177,8 @@ def copy_checkout(source: Path, target: Path) -> Path:
     return target
 
 
-def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], House]) -> House:
-    """The house that `make` makes in an empty directory; of pytest's workers one makes it, and the others wait for it.
-
-    It is for copying: nobody may change it.
-    """
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], House]) -> SharedHouse:
+    """The house that `make` makes in an empty directory; of pytest's workers one makes it, and the others wait for it."""
     own = factory.getbasetemp()
     where = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
     with open(f"{where}.lock", "w") as lock:
@@ -178,7 +189,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Hous
             where.mkdir()
             done.write_text(json.dumps(asdict(make(where)), default=str))
         fields = json.loads(done.read_text())
-    return House(**fields | {"root": Path(fields["root"])})
+    return SharedHouse(**fields | {"root": Path(fields["root"])})
 
 
 @pytest.fixture(autouse=True)

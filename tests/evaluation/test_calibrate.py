@@ -93,8 +93,8 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path: Path)
 @pytest.mark.thorough
 def test_a_study_of_generated_items(prepared: House, tmp_path: Path) -> None:
     """Its own shots in lm-eval's form are what its evaluations of the base model have."""
-    clone = prepared.clone(tmp_path, keep_store=True)
-    house = House(clone.root, clone.store_root, clone.study, standins="")
+    house = prepared.copy(tmp_path)
+    house.standins = ""
     said = house.python("-m", "scripts.evaluation.calibrate", "--study", house.study, "--store", house.store_root)
     assert "cannot be compared with smoke Llama" in said
     assert "not asked: lm-eval, 10/10/0 shots (evaluation.tasks.hellaswag.shots_from names no dataset" in said
@@ -104,7 +104,7 @@ def test_a_study_of_generated_items(prepared: House, tmp_path: Path) -> None:
     ways = [(row["form"], row["metric"], row["shots"]) for row in rows]
     assert ("lm-eval", "acc_norm", "0/0/0") in ways
     assert ("gauntlet", "acc_token", "0/3/5") in ways
-    grid = launch_by_hand(house.study, house.store_root).grid
+    grid = launch_by_hand(house.study, str(house.store)).grid
     (base,) = grid.blocks["base"]
     for task in ("hellaswag", "winogrande"):
         house.python(
