@@ -6,7 +6,6 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from scripts.components.tasks import TASKS
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
@@ -90,7 +89,7 @@ WANTED = Wanted(
 
 
 # tasks that models write answers to, which are judged by a job of their own
-WRITTEN = "|".join(name for name, task in TASKS.items() if task.writes)
+WRITTEN = "|".join(name for name, task in GRID.study.evaluation.known.items() if task.writes)
 NAMES = "|".join({name.removeprefix("v1/"): None for name in ARTIFACTS})
 
 

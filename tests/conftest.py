@@ -178,7 +178,7 @@ def copy_checkout(source: Path, target: Path) -> Path:
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], House]) -> SharedHouse:
-    """The house that `make` makes in an empty directory; of pytest's workers one makes it, and the others wait for it."""
+    """The house that `make` makes in an empty directory; of pytest's workers one makes it, the others wait for it."""
     own = factory.getbasetemp()
     where = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
     with open(f"{where}.lock", "w") as lock:

@@ -57,7 +57,7 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
 
 def _title(part: Scores) -> str:
     """`MT-bench`, `GSM8K`, `Forgetting`: what stands over a column."""
-    title = style.need_title(part.metric)
+    title = style.need_title(part.metric, part.points)
     return title[0].upper() + title[1:]
 
 

@@ -6,13 +6,15 @@ python -m scripts.artifacts.collect fig2 --csv results/figures/fig2.csv
 import argparse
 import csv
 import importlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from scripts.artifacts import recipes
 from scripts.artifacts.frames import condition_cells
 from scripts.artifacts.imports import collects
-from scripts.artifacts.points import COLUMNS, DIVERGED
+from scripts.artifacts.points import COLUMNS, DIVERGED, SHOWN_OWN
 from scripts.artifacts.provenance import write_record
 from scripts.artifacts.published import load_published
 from scripts.common.errors import UserError, run
@@ -47,6 +49,8 @@ def main(launch: Launch, name: str, path: Path) -> None:
     else:
         conditions = launch.grid.conditions(artifact.block, artifact.setting)
         columns, rows = COLUMNS, [row for condition in conditions for row in _rows(launch, condition, artifact)]
+        if shown := _shown(launch, rows):
+            columns, rows = (*COLUMNS, SHOWN_OWN), [{**row, SHOWN_OWN: shown} for row in rows]
         if launch.grid.study.overlay and not artifact.is_table:
             rows += _overlaid(launch, artifact, rows)
     with atomic_path(path) as new, new.open("w", encoding="utf-8", newline="") as file:
@@ -54,6 +58,14 @@ def main(launch: Launch, name: str, path: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     write_record(recipe, path)
+
+
+def _shown(launch: Launch, rows: list[dict[str, Any]]) -> str:
+    """How those of the study's own tasks are shown that rows are of; empty where there is none."""
+    evaluation = launch.grid.study.evaluation
+    named = {name for row in rows for name in (row.get("learning_task"), *row["tasks"].split(";"))}
+    shown = {name: asdict(evaluation.task(name).shown) for name in evaluation.tasks.own if name in named}
+    return json.dumps(shown) if shown else ""
 
 
 def _rows(launch: Launch, condition: Condition, artifact: Artifact) -> list[dict[str, Any]]:

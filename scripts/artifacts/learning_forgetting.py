@@ -27,5 +27,5 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
 
     based = any(need in panel.base for panel in points.panels for need in artifact.needs)
     legends = [style.legend_handles(points, style.base_level_handle() if based else None)]
-    views, notes = style.views(artifact.needs, panel_of), style.meanings(artifact.needs, points)
+    views, notes = style.views(artifact.needs, points, panel_of), style.meanings(artifact.needs, points)
     return style.page(artifact, points, commit, views, legends, style.below(points), notes)

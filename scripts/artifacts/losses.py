@@ -40,7 +40,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
             style.curve(ax, looks[method.name].colour, method.name, series)
         _loss_axis(ax, *spans[need, panel.setting], need in wide)
         _token_axis(ax, panel)
-        ax.set_ylabel(style.need_label(need, panel.learning_task, points.scale))
+        ax.set_ylabel(style.axis_label(panel.shown(need), points.scale))
 
     views = [
         style.View(lambda ax, panel: panel_of(ax, panel, TARGET_LOSS), "learned: the finetuning data"),

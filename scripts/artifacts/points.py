@@ -24,11 +24,14 @@ condition                    the fingerprint of the trained condition, or of the
 tasks                        what the value is of, joined by `;`: the metric itself, or the tasks that it is made of
 evaluations                  the fingerprints of the evaluations of these tasks, joined by `;`
 state                        `diverged` where training did, so that there is no value and never will be one; else empty
+shown                        only where rows are of the study's own tasks: how figures show them, by their names, as
+                             JSON (`scripts.components.asking.shown`); the same in every row
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas
@@ -36,9 +39,9 @@ import pandas
 from scripts.artifacts.provenance import Collected, collected
 from scripts.artifacts.repetitions import reach
 from scripts.common.errors import UserError
-from scripts.components.measures import FORGETTING, LEARNING
+from scripts.components.asking.shown import Shown
+from scripts.components.measures import FORGETTING, LEARNING, SHOWN
 from scripts.components.methods import METHODS
-from scripts.components.tasks import TASKS
 
 COLUMNS = (
     "study", "study_title", "model", "scale", "setting", "setting_label", "domain", "regime", "learning_task",
@@ -48,6 +51,7 @@ COLUMNS = (
 )  # fmt: skip
 NUMBERS = ("rank", "alpha", "duration_value", "tokens", "learning_rate", "value", "stderr")
 DIVERGED = "diverged"
+SHOWN_OWN = "shown"
 CHOICES = {
     "scale": ("demo", "paper"),
     "kind": ("base", *METHODS),
@@ -125,6 +129,12 @@ class Panel:
     base: dict[str, Estimate]
     printed: tuple[Point, ...] = ()
     diverged: tuple[Point, ...] = ()
+    known: Mapping[str, Shown] = field(default_factory=lambda: SHOWN)
+    """How each task and measure is shown, the study's own among them."""
+
+    def shown(self, need: str) -> Shown:
+        """How a need is shown here: learning as the setting's task is."""
+        return self.known[self.learning_task if need == LEARNING else need]
 
     def series(self, method: ShownMethod) -> list[Point]:
         """The method's points, in order."""
@@ -164,6 +174,8 @@ class Points(Origin):
     panels: tuple[Panel, ...]
     averaged: tuple[str, ...] = ()
     """The tasks of the forgetting average, where it is shown."""
+    known: Mapping[str, Shown] = field(default_factory=lambda: SHOWN)
+    """How each task and measure is shown, the study's own among them."""
 
 
 def artifact_fingerprint(conditions: Iterable[str]) -> str:
@@ -191,7 +203,7 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     rows = read_rows(Path(path))
     rows["method"] = rows["method"].str.cat(rows["variant"].where(rows["variant"] == "", ", " + rows["variant"]))
     rows["need"] = rows["metric"].where(rows["metric"] != rows["learning_task"], LEARNING)
-    fingerprint = artifact_fingerprint(rows["condition"])
+    shown, fingerprint = _shown(rows, Path(path)), artifact_fingerprint(rows["condition"])
     known = reach(rows["study"].iloc[0])
     rows["reach"] = [known.get(pair, 0.0) for pair in zip(rows["setting"], rows["metric"], strict=True)]
     rows, printed = _split(rows)
@@ -213,7 +225,8 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     base = rows[(rows["kind"] == "base") & rows["value"].notna()]
     diverged = tuned[tuned["state"] == DIVERGED]
     panels = tuple(
-        _panel(str(setting), part, overlaid, diverged, base, key, needs) for setting, part in drawn.groupby("setting")
+        _panel(str(setting), part, overlaid, diverged, base, key, needs, shown)
+        for setting, part in drawn.groupby("setting")
     )
     named = (pandas.concat([drawn, diverged]) if by_rate else drawn).fillna({"rank": 0, "alpha": 0})
     methods = {
@@ -235,20 +248,32 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         panels=tuple(sorted(panels, key=lambda panel: setting_order(panel.domain, panel.regime, panel.setting))),
         sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
         base_source=None if base.empty else str(base["source"].iloc[0]),
-        averaged=_averaged(drawn, Path(path)),
+        averaged=_averaged(drawn, Path(path), shown),
+        known=shown,
         missing=_count(tuned[tuned["value"].isna() & (tuned["state"] != DIVERGED)], key),
         diverged=_count(diverged, key),
     )
 
 
-def _averaged(rows: pandas.DataFrame, path: Path) -> tuple[str, ...]:
+def _shown(rows: pandas.DataFrame, path: Path) -> dict[str, Shown]:
+    """How each task and measure is shown; raises UserError where the column `shown` is not what collecting writes."""
+    if SHOWN_OWN not in rows.columns:
+        return SHOWN
+    try:
+        own = json.loads(rows[SHOWN_OWN].iloc[0])
+        return {**SHOWN, **{name: Shown(**said) for name, said in own.items()}}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: {SHOWN_OWN}: must be how tasks are shown, as JSON ({error})") from error
+
+
+def _averaged(rows: pandas.DataFrame, path: Path, known: Mapping[str, Shown]) -> tuple[str, ...]:
     """The tasks of the forgetting average; raises UserError where rows have other ones, or one that there is not."""
     found = rows.loc[rows["metric"] == FORGETTING, "tasks"].unique()
     if len(found) > 1:
         raise UserError(f"{path}: tasks: must be the same for {FORGETTING} in every row, has {' and '.join(found)}")
     names = tuple(task for text in found for task in text.split(";"))
-    if unknown := [name for name in names if name not in TASKS]:
-        raise UserError(f"{path}: tasks: no task is called {unknown[0]!r}; there are {', '.join(TASKS)}")
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"{path}: tasks: no task is called {unknown[0]!r}; there are {', '.join(known)}")
     return names
 
 
@@ -373,6 +398,7 @@ def _panel(
     base: pandas.DataFrame,
     key: list[str],
     needs: tuple[str, ...],
+    known: Mapping[str, Shown],
 ) -> Panel:
     first = rows.iloc[0]
     regime = first["regime"].lower()
@@ -393,6 +419,7 @@ def _panel(
         base={need: estimate(level) for need, level in levels.items() if len(level)},
         printed=tuple(_point(part) for _, part in overlaid.groupby(key)),
         diverged=tuple(_point(part) for _, part in diverged.groupby(key)),
+        known=known,
     )
 
 

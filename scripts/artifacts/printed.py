@@ -16,7 +16,7 @@ from typing import Any
 from scripts.artifacts import memory_table, recipes
 from scripts.artifacts.points import COLUMNS
 from scripts.artifacts.provenance import write_record
-from scripts.artifacts.published import MEMORY, PUBLISHED, PublishedValue, load_published, values_of
+from scripts.artifacts.published import MEMORY, PUBLISHED, SCORES, PublishedValue, load_published, values_of
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.components.measures import FORGETTING
@@ -27,8 +27,9 @@ from scripts.store.fingerprint import fingerprint
 
 STUDY = {"study": "published", "study_title": "The paper's printed numbers", "scale": "paper", "source": "printed"}
 FORGETTING_ITEMS = {name: TASKS[name].items or 0 for name in AVERAGE}
-ITEMS = {name: task.items for name, task in TASKS.items() if task.printed and task.items} | {
-    FORGETTING: sum(FORGETTING_ITEMS.values())
+ITEMS = {
+    **{name: items for name in SCORES if name != FORGETTING and (items := TASKS[name].items)},
+    FORGETTING: sum(FORGETTING_ITEMS.values()),
 }
 """Items behind a printed score, as far as the paper says."""
 MODULES = {"all": "all", "all-but-gate": "all without gate"}

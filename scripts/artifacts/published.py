@@ -37,7 +37,6 @@ from scripts.common.errors import UserError
 from scripts.common.files import project
 from scripts.common.quantities import format_tokens, parse_tokens
 from scripts.components.measures import FORGETTING, SHOWN
-from scripts.components.tasks import TASKS
 from scripts.plan.evaluation import BASE
 
 PUBLISHED = project("config/published_values.csv")
@@ -51,12 +50,7 @@ DRAWN_FROM = {
     "tableS9": ("tableS10", "tableS11", "tableS12", "tableS13"),
 }
 MEMORY = "memory_gb"
-_PRINTED = [task for task in TASKS.values() if task.printed]
-SCORES = (
-    *(task.name for task in _PRINTED if "learning" in task.measures),
-    FORGETTING,
-    *(task.name for task in _PRINTED if "learning" not in task.measures),
-)
+SCORES = ("gsm8k", "humaneval", FORGETTING, "mmlu", "mt_bench")
 """The metrics that are scores of a model: what was learned, what was forgotten, and the others."""
 RANGES = {name: (SHOWN[name].least, SHOWN[name].most) for name in SCORES} | {MEMORY: (0, math.inf)}
 OPTIONAL = ("setting", "alpha", "modules", "learning_rate", "optimizer", "duration", "gpus")

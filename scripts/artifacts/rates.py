@@ -74,7 +74,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     based = any(need in panel.base for panel in points.panels for need in artifact.needs)
     legends = [style.legend_handles(points, style.base_level_handle() if based else None), marks]
     return style.page(
-        artifact, points, commit, style.views(artifact.needs, panel_of), legends, style.BELOW_TURNED, notes
+        artifact, points, commit, style.views(artifact.needs, points, panel_of), legends, style.BELOW_TURNED, notes
     )
 
 

@@ -9,7 +9,7 @@ from scripts.artifacts import style, words
 from scripts.artifacts.points import Estimate, Panel, Points, ShownMethod, read_points, read_rows
 from scripts.artifacts.tables import MISSING, Entry, Row, Table
 from scripts.common.errors import UserError
-from scripts.components.measures import FORGETTING, LEARNING, SHOWN
+from scripts.components.measures import FORGETTING, LEARNING
 from scripts.plan.registry import Artifact
 
 MARKS = {"published": "\N{DAGGER}", "printed": "\N{DOUBLE DAGGER}"}
@@ -140,8 +140,9 @@ def measure(scores: Scores) -> str:
     """What a value is."""
     if scores.need == FORGETTING:
         return f"{style.average_note(scores.points)}, higher forgets less"
-    label = style.need_label(scores.need, scores.panel.learning_task, scores.points.scale)
-    return ", ".join(filter(None, (label, SHOWN[scores.metric].scored, SHOWN[scores.metric].averaged)))
+    shown = scores.panel.shown(scores.need)
+    label = style.axis_label(shown, scores.points.scale)
+    return ", ".join(filter(None, (label, shown.scored, shown.averaged)))
 
 
 def marks(rows: pandas.DataFrame) -> list[str]:

@@ -209,33 +209,27 @@ def axis_label(shown: Shown, scale: str) -> str:
     return shown.axis + (" (demo)" if scale == "demo" else "")
 
 
-def need_label(need: str, learning_task: str, scale: str) -> str:
-    """What stands at the axis of a need, in a setting whose learning task is `learning_task`."""
-    return axis_label(_shown(need, learning_task), scale)
-
-
-def _shown(need: str, learning_task: str) -> Shown:
-    return SHOWN[learning_task if need == LEARNING else need]
-
-
-def need_title(need: str) -> str:
+def need_title(need: str, points: Points) -> str:
     """`learning`, `forgetting`, `MMLU`, `language understanding`: what stands over a column of panels."""
-    return need if need == LEARNING else SHOWN[need].label
+    return need if need == LEARNING else points.known[need].label
 
 
 def average_note(points: Points) -> str:
     """`Forgetting average: 1/2 (HellaSwag + WinoGrande)`."""
-    return f"{SHOWN[FORGETTING].axis}: {averaged(points.averaged)}"
+    return f"{SHOWN[FORGETTING].axis}: {averaged(points.averaged, points.known)}"
 
 
 def meanings(needs: Sequence[str], points: Points) -> list[str]:
     """Notes on those needs that are no accuracy of one task."""
-    notes = (f"{average_note(points)}, higher forgets less" if need == FORGETTING else _note(need) for need in needs)
+    notes = (
+        f"{average_note(points)}, higher forgets less"
+        if need == FORGETTING
+        else points.known[need].note
+        if need in points.known
+        else ""
+        for need in needs
+    )
     return [note for note in notes if note]
-
-
-def _note(need: str) -> str:
-    return SHOWN[need].note if need in SHOWN else ""
 
 
 def limits(estimates: Sequence[Estimate], shown: Shown) -> tuple[float, float]:
@@ -288,9 +282,9 @@ def score_axis(ax: Axes, panel: Panel, need: str, estimates: Sequence[Estimate],
     if base:
         base_level(ax, base)
     printed = [point.estimates[need] for point in panel.printed]
-    ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], _shown(need, panel.learning_task)))
+    ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], panel.shown(need)))
     value_axis(ax.yaxis)
-    ax.set_ylabel(need_label(need, panel.learning_task, scale))
+    ax.set_ylabel(axis_label(panel.shown(need), scale))
 
 
 def marker(colour: str, trained: bool) -> dict[str, Any]:
@@ -376,11 +370,11 @@ def plane(ax: Axes, panel: Panel, scale: str, needs: tuple[str, str] = PLANE) ->
     if set(needs) <= set(panel.base):
         cells.append(panel.base)
         ax.plot(*([panel.base[need].value] for need in needs), zorder=3.5, gid="base model", clip_on=False, **STAR)
-    ax.set_xlim(*limits([estimates[x] for estimates in cells], _shown(x, panel.learning_task)))
-    ax.set_ylim(*limits([estimates[y] for estimates in cells], _shown(y, panel.learning_task)))
+    ax.set_xlim(*limits([estimates[x] for estimates in cells], panel.shown(x)))
+    ax.set_ylim(*limits([estimates[y] for estimates in cells], panel.shown(y)))
     value_axis(ax.xaxis)
     value_axis(ax.yaxis)
-    across, up = (need_label(need, panel.learning_task, scale) for need in needs)
+    across, up = (axis_label(panel.shown(need), scale) for need in needs)
     ax.set_xlabel(f"{across}{', forgets less' if needs == PLANE else ''} \N{RIGHTWARDS ARROW}")
     ax.set_ylabel(f"{up} \N{RIGHTWARDS ARROW}")
 
@@ -452,11 +446,11 @@ def look_handles(points: Points, shown: Iterable[Look], base: Line2D | None) -> 
     return handles
 
 
-def views(needs: Sequence[str], draw: Callable[[Axes, Panel, str], None]) -> list[View]:
+def views(needs: Sequence[str], points: Points, draw: Callable[[Axes, Panel, str], None]) -> list[View]:
     """A view for each need, with the need's title where there are several."""
 
     def view(need: str) -> View:
-        return View(lambda ax, panel: draw(ax, panel, need), need_title(need) if len(needs) > 1 else None)
+        return View(lambda ax, panel: draw(ax, panel, need), need_title(need, points) if len(needs) > 1 else None)
 
     return [view(need) for need in needs]
 

@@ -43,7 +43,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     star = next((handle for handle in stars if handle), None)
     notes = [style.average_note(points)] if "forgetting" in across else []
     legends = [style.legend_handles(points, star), *sizes]
-    views = style.views(across, panel_of)
+    views = style.views(across, points, panel_of)
     if len(views) > 1:
         # the x axis says which task, and three panels in a line leave no room to say it twice
         views = [replace(view, title="") for view in views]

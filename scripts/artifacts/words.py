@@ -1,9 +1,9 @@
 """What titles and captions say of the study: the words in braces, as `{learning}`, that no registry can know."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from scripts.components.tasks import TASKS
+from scripts.components.asking.shown import Shown
 from scripts.plan.registry import Artifact
 from scripts.study.schema import Study
 
@@ -20,6 +20,7 @@ def of_points(artifact: Artifact, points: "Points") -> Artifact:
         artifact,
         [panel.learning_task for panel in panels],
         points.averaged,
+        points.known,
         [panel.regime for panel in panels],
         [panel.domain for panel in panels],
     )
@@ -35,6 +36,7 @@ def of_study(artifact: Artifact, study: Study) -> Artifact:
         artifact,
         [one.learning for one in shown],
         study.evaluation.forgetting,
+        {name: task.shown for name, task in study.evaluation.known.items()},
         [one.regime for one in shown] or [regime],
         [one.domain for one in shown] or [domain],
     )
@@ -44,12 +46,13 @@ def _told(
     artifact: Artifact,
     learning: Iterable[str],
     forgetting: Iterable[str],
+    known: Mapping[str, Shown],
     regimes: Iterable[str],
     domains: Iterable[str],
 ) -> Artifact:
     words = {
-        "learning": _listed([TASKS[task].shown.label for task in learning]) or "Learning",
-        "forgetting": _listed([TASKS[task].shown.label for task in forgetting]),
+        "learning": _listed([known[task].label for task in learning]) or "Learning",
+        "forgetting": _listed([known[task].label for task in forgetting]),
         "regimes": _listed([REGIMES.get(regime, regime) for regime in regimes]),
         "domains": _listed(domains),
     }

@@ -1,7 +1,7 @@
 """What a study can measure that is no task of its own."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scripts.components.asking.shown import Shown
@@ -23,17 +23,17 @@ class Measure:
     """How figures and tables show it; None where the task does it, or a kind of artifact by itself."""
 
 
-def _labels(tasks: Iterable[str]) -> list[str]:
-    return [TASKS[task].shown.label for task in tasks]
+def averaged(tasks: Sequence[str], shown: Mapping[str, Shown]) -> str:
+    """What the forgetting average of a study is made of: `1/2 (HellaSwag + WinoGrande)`, `HellaSwag alone`.
 
-
-def averaged(tasks: Sequence[str]) -> str:
-    """What the forgetting average of a study is made of: `1/2 (HellaSwag + WinoGrande)`, `HellaSwag alone`."""
-    labels = _labels(tasks)
+    Args:
+        shown: how each of the tasks is shown.
+    """
+    labels = [shown[task].label for task in tasks]
     return f"1/{len(labels)} ({' + '.join(labels)})" if len(labels) > 1 else f"{labels[0]} alone"
 
 
-*_first, _last = _labels(tuple(COMPOSITE))
+*_first, _last = (TASKS[task].shown.label for task in COMPOSITE)
 MEASURES = {
     measure.name: measure
     for measure in (

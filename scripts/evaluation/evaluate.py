@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError, run
-from scripts.components.tasks import TASKS
+from scripts.components.foreign import OWN, task_of
 from scripts.launch.command import current_launch, find, make, product_parser
 from scripts.launch.launch import Launch
 from scripts.launch.missing import Missing
@@ -120,7 +120,7 @@ class _Asking:
             for part in self._parts:
                 label = _label(part.spec)
                 asked = Asked.read(part.spec)
-                tasks[label] = {"task": asked.task, **asked.settings}
+                tasks[label] = {"task": asked.task, **asked.settings, **_here(self._launch, part.spec)}
                 records[label], *examples = _records(self._launch, part)
                 if examples:
                     shots[label] = examples[0]
@@ -159,8 +159,8 @@ class _Judging:
             for part in self._parts:
                 label = self.label(part)
                 judged = Judged.read(part.spec)
-                settings = judged.settings | judge_variables(self._launch, part.spec)
-                tasks[label] = {"task": judged.task, **self._sampled(part).settings, **settings}
+                settings = {**self._sampled(part).settings, **judged.settings}
+                tasks[label] = {"task": judged.task, **settings, **_here(self._launch, part.spec)}
                 records[label] = _records(self._launch, part)[0]
             self._judging = Judging(tasks, records)
         return self._judging
@@ -199,6 +199,22 @@ def judge_variables(launch: Launch, spec: Mapping[str, Any]) -> dict[str, Any]:
         )
     variables = {"url_variable": task.judge.url_variable, "key_variable": task.judge.key_variable}
     return {"judge": spec["judge"] | variables}
+
+
+def _here(launch: Launch, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in no spec and yet is needed: how a judge is reached, where a task file of one's own lies.
+
+    Raises:
+        UserError: the study of this launch does not say it.
+    """
+    if "sha256" not in spec.get(OWN, {}):
+        return judge_variables(launch, spec)
+    task = launch.grid.study.evaluation.tasks.of(spec["task"])
+    if task is None or task.file is None:
+        raise UserError(
+            f"study {launch.grid.name!r} has no evaluation.tasks.{spec['task']}.file, which names the file of this task"
+        )
+    return {"file": task.file}
 
 
 def _label(spec: Mapping[str, Any]) -> str:
@@ -254,7 +270,7 @@ def _ask(launch: Launch, part: Product, asking: _Asking, begin: Callable[[], obj
             _say(f"{part.name}: training diverged, there is no model to ask")
             if part.kind == "samples":
                 return {"diverged": diverged["step"]}
-            return _nothing(part.spec["task"], part.spec, diverged["step"])
+            return _nothing(part.spec, diverged["step"])
         with _journal(launch, part, asking.group) as journal:
             begin()
             result = _answers(launch, part, asking, journal)
@@ -276,7 +292,7 @@ def _judge(launch: Launch, part: Product, judging: _Judging) -> Build:
 
         (samples,) = part.inputs_of("samples")
         if (diverged := launch.store.require(samples)["results"].get("diverged")) is not None:
-            return _nothing(part.spec["task"], launch.store.require(samples)["spec"], diverged)
+            return _nothing({**launch.store.require(samples)["spec"], **part.spec}, diverged)
         judge, label = judging(), judging.label(part)
         for other in _alike(launch, part, "sampled"):
             judge.remember(label, read_samples(launch.store.bytes_of(other)))
@@ -294,8 +310,8 @@ def _scored(part: Product, result: Mapping[str, Any]) -> str:
     return f"{part.name}: {result['metric']} {result['value']:.3f}"
 
 
-def _nothing(task: str, settings: Mapping[str, Any], step: int) -> dict[str, Any]:
-    metric = TASKS[task].metrics_of(settings)[0]
+def _nothing(settings: Mapping[str, Any], step: int) -> dict[str, Any]:
+    metric = task_of(settings).metrics_of(settings)[0]
     return {"metric": metric, "value": None, "stderr": None, "items": 0, "diverged": step}
 
 

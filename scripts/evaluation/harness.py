@@ -15,7 +15,8 @@ from scripts.common.progress import Progress
 from scripts.components.asking import gauntlet
 from scripts.components.asking.answers import PER_TOKEN, TURNS, Conversations, Scored, by_item
 from scripts.components.asking.items import read
-from scripts.components.tasks import TASKS, Given
+from scripts.components.foreign import OWN, task_of
+from scripts.components.tasks import Given
 from scripts.components.templates import JOIN, PLAIN, conversation_text, stop_text
 from scripts.data.encoding import Encoding
 from scripts.evaluation.journal import Journal
@@ -76,7 +77,7 @@ class Harness:
         self._records = records
         self._tokenizers = {label: (tokenizers or {}).get(label, base) for label in tasks}
         self._encoding = cache(Encoding.read)  # several labels are asked with the same
-        self._asked = {label: TASKS[settings["task"]] for label, settings in tasks.items()}
+        self._asked = {label: task_of(settings) for label, settings in tasks.items()}
         self._check(records, shots or {})
         self._judges = partial(Judging, tasks, records, runner=runner, workers=workers)
         self._loaded: tuple[Path | None, str | None, Any] | None = None
@@ -270,7 +271,8 @@ class Harness:
             self._asked[label].check_forms([records[label], *([shots[label]] if label in shots else [])])
             shot_count, new_tokens = settings.get("shots", 0), settings.get("max_new_tokens", 0)
             key = f"evaluation.tasks.{settings['task']}"
-            if shot_count > 0 and label not in shots and settings.get("form") != gauntlet.FORM:
+            has_shots = OWN in settings or settings.get("form") == gauntlet.FORM
+            if shot_count > 0 and label not in shots and not has_shots:
                 raise UserError(f"{key}.shots: {shot_count} shots need training records, there are none")
             if new_tokens >= positions:
                 raise UserError(

@@ -3,8 +3,6 @@
 No model is loaded for it.
 """
 
-import hashlib
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,8 +13,9 @@ from typing import Any, Protocol
 from scripts.common.progress import Progress
 from scripts.components.asking.answers import TURNS, Conversations, Programs, Scored, by_item
 from scripts.components.asking.items import read
-from scripts.components.tasks import TASKS
+from scripts.components.foreign import task_of
 from scripts.evaluation import mt_bench
+from scripts.evaluation.code_eval import CODE_EVAL, digest
 from scripts.evaluation.journal import Journal
 from scripts.evaluation.results import Result, result_of
 from scripts.evaluation.sandbox import ProgramResult, Sandbox, package_files
@@ -67,11 +66,11 @@ class Judging:
         runner: ProgramRunner | None = None,
         workers: int | None = None,
     ) -> None:
-        self._settings = {label: dict(chosen) for label, chosen in tasks.items() if TASKS[chosen["task"]].writes}
+        self._settings = {label: dict(chosen) for label, chosen in tasks.items() if task_of(chosen).writes}
         self._records = records
         self._workers = workers or _cpus()
         self._verdicts: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        runs = any(isinstance(TASKS[chosen["task"]].answers, Programs) for chosen in self._settings.values())
+        runs = any(isinstance(task_of(chosen).answers, Programs) for chosen in self._settings.values())
         self._runner = runner or (Sandbox.find() if runs else None)
         for chosen in self._settings.values():
             package_files(chosen.get("packages", ()))
@@ -94,14 +93,17 @@ class Judging:
             UserError: conversations are judged, and the judge is not there or does not do its work.
         """
         settings = self._settings[label]
-        answers = TASKS[settings["task"]].answers
+        answers = task_of(settings).answers
         if isinstance(answers, Conversations):
             return self._graded(label, samples)
-        metrics = TASKS[settings["task"]].metrics_of(settings)
+        metrics = task_of(settings).metrics_of(settings)
         logged = self._logged(label, samples)
         if isinstance(answers, Scored):
             return result_of(metrics, [answers.sample(one, metrics) for one in logged], errors=False)
-        judged = self._programs_run(label, logged, metrics, journal, what or label)
+        self._run(label, logged, journal, what or label)
+        if answers.by_task:
+            logged = self._logged(label, samples)
+        judged = [self._sample(label, one, metrics, answers.by_task) for one in logged]
         counted = Counter(verdict for sample in judged for verdict in sample["verdicts"])
         return {**result_of(metrics, judged, errors=answers.errors), "verdicts": dict(sorted(counted.items()))}
 
@@ -109,7 +111,7 @@ class Judging:
         """Takes over the `verdicts` of samples that were judged in the same way; their programs are not run again."""
         known = self._verdicts[label]
         for sample, one in zip(samples, self._logged(label, samples), strict=True):
-            digests = [_digest(program, one["target"]) for program in one["filtered_resps"][0]]
+            digests = [digest(*program) for program in one["programs"]]
             known.update(zip(digests, sample["verdicts"], strict=True))
 
     @cached_property
@@ -119,51 +121,53 @@ class Judging:
         return load_tasks(settings, self._records, {})
 
     def _logged(self, label: str, samples: Samples) -> list[dict[str, Any]]:
-        """What lm-eval's `evaluate` logs of each item, by the task's filters and metrics, had it asked the model."""
+        """What lm-eval's `evaluate` logs of each item, by the task's filters and metrics, had it asked the model.
+
+        Of an item of programs, those too that are to be run, each with its check. A metric that the task makes of what
+        came of them takes a program for failed that was not run yet.
+        """
         from lm_eval.api.instance import Instance
 
-        task = self._tasks[label]
+        task, answers = self._tasks[label], task_of(self._settings[label]).answers
         documents = list(task.eval_docs)
         task._instances = [
             Instance("generate_until", documents[sample["item"]], (), 0, resps=list(sample["completions"]))
             for sample in samples
         ]
         task.apply_filters()
-        asked = [
-            {
-                "doc_id": sample["item"],
-                "doc": instance.doc,
-                "target": task.doc_to_target(instance.doc),
-                "arguments": [(prompt, text) for prompt in sample["prompts"] for text in sample["completions"]],
-                "filter": name,
-                "filtered_resps": [found],
-                **task.process_results(instance.doc, [found]),
-            }
-            for sample, instance in zip(samples, task.instances, strict=True)
-            for name, found in instance.filtered_resps.items()
-        ]
+        asked = []
+        for sample, instance in zip(samples, task.instances, strict=True):
+            for name, found in instance.filtered_resps.items():
+                target = task.doc_to_target(instance.doc)
+                with CODE_EVAL.asked(self._verdicts[label]) as programs:
+                    metrics = task.process_results(instance.doc, [found])
+                logged = {
+                    "doc_id": sample["item"],
+                    "doc": instance.doc,
+                    "target": target,
+                    "arguments": [(prompt, text) for prompt in sample["prompts"] for text in sample["completions"]],
+                    "filter": name,
+                    "filtered_resps": [found],
+                    **metrics,
+                }
+                if isinstance(answers, Programs):
+                    logged["programs"] = programs if answers.by_task else [(program, target) for program in found]
+                asked.append(logged)
         return by_item(asked)
 
-    def _programs_run(
-        self, label: str, logged: list[dict[str, Any]], metrics: Sequence[str], journal: Journal | None, what: str
-    ) -> list[dict[str, Any]]:
-        """One sample for each problem. A program is run once, whichever models wrote it how often."""
+    def _run(self, label: str, logged: list[dict[str, Any]], journal: Journal | None, what: str) -> None:
+        """Runs the programs of which it is not known what comes of them: each once, whichever models wrote it."""
         settings, known = self._settings[label], self._verdicts[label]
-        rows = [[_digest(program, item["target"]) for program in item["filtered_resps"][0]] for item in logged]
-        programs = {
-            digest: (program, item["target"])
-            for item, row in zip(logged, rows, strict=True)
-            for digest, program in zip(row, item["filtered_resps"][0], strict=True)
-        }
+        programs = {digest(*program): program for item in logged for program in item["programs"]}
         if journal is not None:
-            known |= {digest: journal[digest] for digest in programs if digest in journal}
-        unknown = [digest for digest in programs if digest not in known]
+            known |= {key: journal[key] for key in programs if key in journal}
+        unknown = [key for key in programs if key not in known]
         progress = Progress(what, "programs run", len(programs), len(programs) - len(unknown))
         for start in range(0, len(unknown), RUN_AT_ONCE):
             assert self._runner is not None
             chunk = unknown[start : start + RUN_AT_ONCE]
             found = self._runner.run(
-                [programs[digest] for digest in chunk],
+                [programs[key] for key in chunk],
                 timeout_seconds=settings["timeout_seconds"],
                 memory_mb=settings["memory_mb"],
                 workers=self._workers,
@@ -174,20 +178,22 @@ class Judging:
             if journal is not None:
                 journal.keep(verdicts)
             progress.add(len(chunk))
-        samples = []
-        for item, row in zip(logged, rows, strict=True):
-            verdicts_of = [known[digest] for digest in row]
-            passed = verdicts_of.count("passed")
-            samples.append(
-                {
-                    "item": item["doc_id"],
-                    "prompts": list(dict.fromkeys(prompt for prompt, _ in item["arguments"])),
-                    "completions": [text for _, text in item["arguments"]],
-                    "verdicts": verdicts_of,
-                    **{metric: pass_at_k(len(row), passed, int(metric.removeprefix("pass@"))) for metric in metrics},
-                }
-            )
-        return samples
+
+    def _sample(self, label: str, item: dict[str, Any], metrics: Sequence[str], by_task: bool) -> dict[str, Any]:
+        """The sample of a problem whose programs were run."""
+        verdicts = [self._verdicts[label][digest(*program)] for program in item["programs"]]
+        if by_task:
+            scores = {metric: float(item[metric]) for metric in metrics}
+        else:
+            total, passed = len(verdicts), verdicts.count("passed")
+            scores = {metric: pass_at_k(total, passed, int(metric.removeprefix("pass@"))) for metric in metrics}
+        return {
+            "item": item["doc_id"],
+            "prompts": list(dict.fromkeys(prompt for prompt, _ in item["arguments"])),
+            "completions": [text for _, text in item["arguments"]],
+            "verdicts": verdicts,
+            **scores,
+        }
 
     def _graded(self, label: str, samples: Samples) -> Result:
         """Every answer of every conversation, graded."""
@@ -219,8 +225,3 @@ class Judging:
 def _cpus() -> int:
     """How many this process may use: on a cluster fewer than the node has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _digest(program: str, check: str) -> str:
-    """Stands for a program with its check, which for all models of a family would take hundreds of megabytes."""
-    return hashlib.sha256(json.dumps([program, check]).encode()).hexdigest()

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scripts.common.errors import UserError
 from scripts.common.files import ROOT
-from scripts.components.tasks import TASKS
+from scripts.components.asking.items import read
+from scripts.components.foreign import OWN, file_of, task_of
+from scripts.evaluation.code_eval import evaluate_offline
 
 # Everything is a local file; the libraries read this when they are imported.
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -22,6 +25,9 @@ def load_tasks(
     """The lm-eval task of each label, with the study's settings put over those of the task file.
 
     See `Harness` for the arguments. A label in which lm-eval has no part is left out.
+
+    Raises:
+        UserError: a task that the study itself declares cannot be loaded, or its first prompt not be made.
     """
     import functools
 
@@ -34,7 +40,10 @@ def load_tasks(
     with quiet():
         manager = TaskManager(include_path=str(TASK_FILES), include_defaults=False)
         for label, chosen in settings.items():
-            file = TASKS[chosen["task"]].file_of(chosen, records[label])
+            if OWN in chosen:
+                tasks[label] = _own(chosen, records[label], shots.get(label))
+                continue
+            file = task_of(chosen).file_of(chosen, records[label])
             if file is None:
                 continue
             given: dict[str, Any] = {"test": str(records[label]), "shots": chosen.get("shots", 0)}
@@ -56,6 +65,55 @@ def load_tasks(
                 task.set_config("generation_kwargs", generation, update=True)
             tasks[label] = task
     return tasks
+
+
+def _own(chosen: Mapping[str, Any], records: Path, shots: Path | None) -> Any:
+    """A task that the study itself declares, with our records in the place of those that its file names.
+
+    Whatever split the file asks, these are its items; and what it takes shots from, the other ones. What it makes of
+    records (`process_docs`) it makes of these.
+    """
+    from datasets import disable_progress_bars
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    place = f"evaluation.tasks.{chosen['task']}"
+    path = file_of(chosen).path
+    disable_progress_bars()  # of `process_docs`
+    with evaluate_offline():
+        try:
+            config = load_yaml(path)
+            for key in ("tag", "group", "dataset_path", "dataset_name", "validation_split", "metadata"):
+                config.pop(key, None)
+            config |= {
+                "custom_dataset": _splits,
+                "dataset_kwargs": {"test": str(records), **({"train": str(shots)} if shots else {})},
+                "test_split": "test",
+                "training_split": "train" if shots else None,
+                "fewshot_split": "train" if shots else None,
+                "num_fewshot": chosen["shots"],
+            }
+            if shots and (fewshot := config.get("fewshot_config")):
+                config["fewshot_config"] = {key: value for key, value in fewshot.items() if key != "split"}
+            task = ConfigurableTask(config=config)
+            if "max_new_tokens" in chosen:
+                task.set_config("generation_kwargs", {"max_gen_toks": chosen["max_new_tokens"]}, update=True)
+            lacking = chosen["shots"] - len(list(task.fewshot_docs())) if chosen["shots"] else 0
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
+        except Exception as error:  # a file and its modules may do anything
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{place}: {path} cannot ask the records {records} ({said})") from error
+    if lacking > 0:
+        raise UserError(f"{place}.shots: {chosen['shots']} shots are {lacking} more than there are examples")
+    return task
+
+
+def _splits(**files: str) -> dict[str, Any]:
+    """The splits of a task, each from a file of JSON lines, and in memory (see `read_items`)."""
+    from datasets import Dataset
+
+    return {split: Dataset.from_list(read(file), on_mixed_types="use_json") for split, file in files.items()}
 
 
 @contextmanager

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from scripts.common.commands import python_command, snakemake_command
 from scripts.common.errors import UserError
 from scripts.components.asking.answers import Conversations
-from scripts.components.measures import FORGETTING, LEARNING, SOURCE_LOSS, TARGET_LOSS
-from scripts.components.tasks import TASKS
+from scripts.components.measures import FORGETTING, LEARNING, MEASURES, SOURCE_LOSS, TARGET_LOSS
 from scripts.plan.conditions import GRID, SWEEP, VALIDATION, Condition
 from scripts.plan.evaluation import labels
 from scripts.plan.product import Key
@@ -52,6 +51,9 @@ def lack(grid: "Grid", needs: Sequence[str], block: str, setting: str | None = N
     for name in settings:
         if TARGET_LOSS in needs and not study.settings[name].held_out:
             return f"study {grid.name!r} has no records for the target loss (settings.{name}.held_out)"
+    for need in needs:
+        if need not in MEASURES and need not in study.evaluation.known:
+            return f"study {grid.name!r} has no task {need!r} (evaluation.tasks.{need})"
     if block in study.blocks:
         measures: set[str] = set(study.blocks[block].measures)
         for measure in (FORGETTING, LEARNING):
@@ -59,7 +61,8 @@ def lack(grid: "Grid", needs: Sequence[str], block: str, setting: str | None = N
                 measures.update(labels(study, measure, settings, of_base=False))
         for need in needs:
             if need not in measures:
-                graded = need in TASKS and isinstance(TASKS[need].answers, Conversations)
+                known = study.evaluation.known
+                graded = need in known and isinstance(known[need].answers, Conversations)
                 judged = f" (it takes a judge: evaluation.tasks.{need})" if graded else ""
                 return f"study {grid.name!r} does not measure {need} in its block {block!r}{judged}"
     return None

@@ -15,7 +15,6 @@ from scripts.components.measures import (
     TARGET_LOSS,
 )
 from scripts.components.part import unusual
-from scripts.components.tasks import BENCHMARKS, TASKS
 from scripts.plan import specs
 from scripts.plan.data import Data
 from scripts.plan.product import PLACES, Catalogue, Key, Product
@@ -70,7 +69,7 @@ def groups(study: Study, measures: Iterable[str], settings: Iterable[str], *, of
             elif measure in (DIVERSITY, LANGUAGE_UNDERSTANDING):
                 found.setdefault(label, "" if measure == DIVERSITY else measure)
             else:
-                found[label] = LOSSES if measure in (LOSSES, SOURCE_LOSS, TARGET_LOSS) else measure
+                found.setdefault(label, LOSSES if measure in (LOSSES, SOURCE_LOSS, TARGET_LOSS) else measure)
     return found
 
 
@@ -102,23 +101,25 @@ class Measurements:
         It is asked with the tokenizer of the setting and, where the task takes the text of instruction finetuning, in
         its template; without a setting, with the base model's and in the plain one.
         """
-        asked: dict[str, Any] = {}
-        if task in BENCHMARKS:
-            asked = self._study.evaluation.tasks.of(task).asked()
+        about, settings = self._study.evaluation.task(task), self._study.evaluation.tasks.of(task)
+        asked: dict[str, Any] = settings.asked() if settings else {}
         tested, source = asked.pop("dataset", None), asked.pop("shots_from", None)
         records = self._data.records(dataset or tested)
         shots = [self._data.records(source)] if source else []
-        asked |= self._data.reading(*(("bos",) if task in BENCHMARKS else ("bos", "join")))
+        asked |= self._data.reading(*(("bos",) if settings else ("bos", "join")))
         own = self._study.settings[setting] if setting else None
-        in_template = task == TARGET_LOSS or isinstance(TASKS[task].answers, Conversations)
+        in_template = task == TARGET_LOSS or isinstance(about.answers, Conversations)
         if isinstance(own, InstructionFinetuning) and in_template:
             asked |= unusual(own, "template")
         tokenizers = [self._data.tokenizer(own.tokenizer)] if own and own.tokenizer else []
         if tokenizers:
             asked["tokenizer"] = tokenizers[0].fingerprint
         place = _place(subject.key)
-        judging = {key: asked.pop(key) for key in TASKS[task].judging if key in asked}
-        kind: Literal["samples", "evaluation"] = "samples" if TASKS[task].writes else "evaluation"
+        kind: Literal["samples", "evaluation"] = "samples" if about.writes else "evaluation"
+        judging: dict[str, Any] = {}
+        if settings and about.writes:
+            judging = {key: asked[key] for key in settings.judging | settings.in_both if key in asked}
+            asked = {key: value for key, value in asked.items() if key not in settings.judging}
         spec = specs.Asked(
             kind=kind,
             subject=subject.fingerprint,
@@ -127,7 +128,7 @@ class Measurements:
             shots_records=shots[0].fingerprint if shots else None,
             seed=self._study.evaluation.seed,
             precision=self._study.precision,
-            versions=specs.versions(kind, self._catalogue.versions, task=task),
+            versions=specs.versions(kind, self._catalogue.versions, task=about),
             settings=asked,
         )
         inputs = dict.fromkeys([subject, self._data.model, records, *shots, *tokenizers])
@@ -139,7 +140,7 @@ class Measurements:
             task=task,
             records=records.fingerprint,
             sampled=found.fingerprint,
-            versions=specs.versions("evaluation", self._catalogue.versions, task=task),
+            versions=specs.versions("evaluation", self._catalogue.versions, task=about),
             settings=judging,
         )
         return self._catalogue.add(f"evaluations/{place}/{task}", judged.spec(), found, records)

@@ -5,7 +5,7 @@ Read at parse time by whoever names artifacts as targets, so nothing here import
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -15,18 +15,12 @@ from scripts.components.tasks import TASKS
 from scripts.plan import artifacts
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key
-from scripts.study.schema import Benchmark, Measure
+from scripts.study.schema import TaskName
 
 REGISTRY = project("config/artifacts.yaml")
 PACKAGE = "scripts/artifacts"
 OF_THE_STUDY = ("learning", "forgetting", "regimes", "domains")
 """Words in braces that stand for what a study says; see `scripts.artifacts.words`."""
-
-
-if TYPE_CHECKING:
-    Need: TypeAlias = str
-else:
-    Need = Literal[Measure, Benchmark, "throughput"]
 
 
 class Artifact(BaseModel):
@@ -45,7 +39,7 @@ class Artifact(BaseModel):
     caption: str
     edition: Literal["v1", "v2", "beyond the paper"]
     kind: str = Field(pattern=r"^[a-z][a-z_]*$")
-    needs: tuple[Need, ...] = ()
+    needs: tuple[TaskName, ...] = ()
     block: str = "grid"
     setting: str | None = None
     by_rate: bool = False

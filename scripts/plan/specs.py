@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from scripts.components.asking.answers import Programs
-from scripts.components.tasks import TASKS
+from scripts.components.foreign import task_of
+from scripts.components.tasks import Task
 
 S = TypeVar("S", "Asked", "Judged")
 
@@ -30,18 +31,18 @@ _VERSIONS = {
 }
 
 
-def _later(kind: str, task: str | None) -> list[str]:
+def _later(kind: str, task: Task | None) -> list[str]:
     """Code versions that joined later and are behind products of this kind and, of an evaluation, of this task.
 
     Specs leave them out while they are 1.
     """
-    asked = TASKS.get(task) if task and kind == "evaluation" else None
+    asked = task if kind == "evaluation" else None
     loads = kind in _LOADING and not (asked and asked.writes)
     runs_programs = asked is not None and isinstance(asked.answers, Programs)
     return [name for name, there in (("loading", loads), ("sandbox", runs_programs)) if there]
 
 
-def versions(kind: str, current: Mapping[str, int], *, task: str | None = None) -> dict[str, int]:
+def versions(kind: str, current: Mapping[str, int], *, task: Task | None = None) -> dict[str, int]:
     """The code versions in the spec of a product of this kind; `task` is that of an evaluation."""
     later = (name for name in _later(kind, task) if current.get(name, 1) > 1)
     return {name: current[name] for name in (*_VERSIONS[kind], *later)}
@@ -50,7 +51,7 @@ def versions(kind: str, current: Mapping[str, int], *, task: str | None = None) 
 def code_behind(spec: Mapping[str, Any]) -> list[str]:
     """The names of the code versions that a product's content depends on, in its spec or left out of it."""
     said = spec.get("trunk", spec).get("versions", {})
-    return sorted({*said, *(_later(spec["kind"], spec.get("task")) if said else ())})
+    return sorted({*said, *(_later(spec["kind"], task_of(spec) if "task" in spec else None) if said else ())})
 
 
 @dataclass(frozen=True)

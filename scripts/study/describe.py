@@ -275,9 +275,16 @@ def _find(
         found[name].elsewhere.append(path)
         return
     found[name] = Section(name, path, tags)
-    for key, value in definitions[name]["properties"].items():
+    for key, value in _keys(definitions[name]):
         for part, below in _parts(value, f"{path}.{key}".removeprefix(".")):
             _find(part, below, tags, definitions, found)
+
+
+def _keys(definition: Schema) -> Iterator[tuple[str, Schema]]:
+    """The keys of a part and their values; `NAME` stands for any other key, where there may be one."""
+    yield from definition["properties"].items()
+    if isinstance(other := definition.get("additionalProperties"), dict):
+        yield "NAME", {"description": "a task of lm-eval, under a key of one's own", "default": None, **other}
 
 
 def _parts(schema: Schema, path: str) -> Iterator[tuple[str, str]]:
@@ -303,7 +310,7 @@ def _tag(definition: Schema) -> tuple[str, str] | None:
 def _in_order(definition: Schema) -> list[tuple[str, Schema]]:
     """A part's keys and their values, first the one that tells it from others."""
     tag = _tag(definition)
-    return sorted(definition["properties"].items(), key=lambda item: tag is None or item[0] != tag[0])
+    return sorted(_keys(definition), key=lambda item: tag is None or item[0] != tag[0])
 
 
 def _page(

@@ -7,33 +7,29 @@ name that one key uses must be declared by another.
 import re
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from scripts.common.quantities import format_tokens, parse_tokens
+from scripts.components.foreign import LmEval
 from scripts.components.forms import Document, Form, Instruction, Use
 from scripts.components.measures import LANGUAGE_UNDERSTANDING, MEASURES, SOURCE_LOSS, SPECTRA, TARGET_LOSS
 from scripts.components.methods import AnyMethod
 from scripts.components.models import Model
 from scripts.components.modules import ATTENTION, MLP
 from scripts.components.optimizers import AnyOptimizer
-from scripts.components.part import Count, Name, Part, Rate, Repository, Seed, Tokens, field
+from scripts.components.part import LONGEST_NAME, Count, Name, Part, Rate, Repository, Seed, Tokens, field
 from scripts.components.sources import Dataset
-from scripts.components.tasks import BENCHMARKS, COMPOSITE, TASKS, Shots
+from scripts.components.tasks import BENCHMARKS, COMPOSITE, TASKS, Task
 from scripts.components.templates import BOS, JOIN, PLAIN, Bos, Join, Template
 
-if TYPE_CHECKING:
-    Benchmark: TypeAlias = str
-    LearningTask: TypeAlias = str
-    Measure: TypeAlias = str
-else:
-    Benchmark = Literal[tuple(name for name, task in TASKS.items() if task.measures)]
-    LearningTask = Literal[tuple(name for name, task in TASKS.items() if "learning" in task.measures)]
-    Measure = Literal[*MEASURES, *(name for name, task in TASKS.items() if not task.always)]
-
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$", max_length=LONGEST_NAME)]
+"""A key of `evaluation.tasks`."""
 RESERVED = ("base", "grid", "losses", "pretraining", "sweep", "throughput", "validation")
 """Names that the workflow gives by itself, in CSVs, in the store, and where artifacts are chosen."""
+MEASURABLE = (*MEASURES, *(name for name, task in TASKS.items() if not task.always))
+"""What every study may name under a block's `measures`."""
 MATRICES = (*(f"self_attn.{module}" for module in ATTENTION), *(f"mlp.{module}" for module in MLP))
 MATRIX = re.compile(rf"model\.layers\.(?P<layer>[0-9]+)\.({'|'.join(map(re.escape, MATRICES))})")
 
@@ -83,7 +79,9 @@ class _Setting(Part):
         unit="rows",
         paper="appendix A",
     )
-    learning: LearningTask = field("the task that measures learning", paper="section 3.2")
+    learning: TaskName = field(
+        "the task that measures learning: a key of `evaluation.tasks` whose value rises", paper="section 3.2"
+    )
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = field(
         "how much weights shrink at a step at the peak learning rate; the schedule scales it, the rate does not",
         default=0.0,
@@ -255,16 +253,50 @@ Setting = Annotated[ContinuedPretraining | InstructionFinetuning, Field(discrimi
 
 
 class Asked(Part):
-    """The benchmarks of a study. Those without a default every study has; the others where an artifact needs them."""
+    """The benchmarks of a study. Those without a default every study has; the others where an artifact needs them.
+
+    Under any other key, of small letters, digits and `_`, stands a task of lm-eval, as `piqa: {task: lm_eval, ...}`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    __pydantic_extra__: dict[TaskName, LmEval] = Field(init=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_their_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: {"name": key, **value}
+            if key not in BENCHMARKS and isinstance(value, dict) and not value.keys() & {"name", "file"}
+            else value
+            for key, value in data.items()
+        }
 
     def of(self, task: str) -> Any:
         """The settings of a task; None where the study does not have it."""
-        return getattr(self, task)
+        return getattr(self, task, None) if task in BENCHMARKS else self.own.get(task)
+
+    @property
+    def own(self) -> dict[str, LmEval]:
+        """Name to settings of the tasks that the study itself declares."""
+        return self.__pydantic_extra__
 
     @property
     def present(self) -> dict[str, Any]:
         """Name to settings of the tasks that the study has."""
-        return {name: settings for name in BENCHMARKS if (settings := self.of(name)) is not None}
+        return {
+            **{name: settings for name in BENCHMARKS if (settings := self.of(name)) is not None},
+            **self.own,
+        }
+
+    @model_validator(mode="after")
+    def _own_names_are_free(self) -> Self:
+        for name in self.own:
+            if name in RESERVED or name in MEASURES or name in TASKS:
+                raise ValueError(f"{name}: is a name that the workflow gives by itself; take another and say `name`")
+        return self
 
 
 if TYPE_CHECKING:
@@ -288,14 +320,28 @@ class Evaluation(Part):
 
     seed: Seed = field("decides the programs that are drawn, and which shots an item gets", paper="not said")
     tasks: Tasks = field("the benchmarks, and how each is asked")
-    forgetting: Annotated[list[Benchmark], Field(min_length=1)] = field(
-        "the tasks whose mean accuracy is the forgetting average", paper="section 3.3"
+    forgetting: Annotated[list[TaskName], Field(min_length=1)] = field(
+        "the tasks whose mean accuracy is the forgetting average: keys of `tasks` whose values rise",
+        paper="section 3.3",
     )
     held_out: Name | None = field(
         "name of a dataset like that of the base model's pretraining, for the source loss",
         default=None,
         paper="beyond the paper",
     )
+
+    def task(self, name: str) -> Task:
+        """The task of a name, be it the project's or the study's own.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return TASKS[name] if name in TASKS else self.tasks.own[name].as_task(name)
+
+    @property
+    def known(self) -> dict[str, Task]:
+        """All by their names: the project's, whether or not the study asks them, and the study's own."""
+        return {name: self.task(name) for name in (*TASKS, *self.tasks.own)}
 
 
 class Sweep(Part):
@@ -309,7 +355,7 @@ class Sweep(Part):
         paper="not said",
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] = field("every rate is trained once with each", paper="not said")
-    validation: dict[LearningTask, Name] = field(
+    validation: dict[TaskName, Name] = field(
         "learning task to the name of the dataset with the items that decide; none of them is a test item",
         paper="beyond the paper",
     )
@@ -354,8 +400,10 @@ class Cell(Part):
 class Block(Part):
     """Conditions that one figure or table shows, and what is measured of them."""
 
-    measures: Annotated[list[Measure], Field(min_length=1)] = field(
-        "what is measured of every condition", default=["learning", "forgetting"]
+    measures: Annotated[list[TaskName], Field(min_length=1)] = field(
+        f"what is measured of every condition: {', '.join(f'`{name}`' for name in MEASURABLE)}, or a task of "
+        "`evaluation.tasks` that the study declares",
+        default=["learning", "forgetting"],
     )
     cells: Annotated[list[Cell], Field(min_length=1)] = field(
         "its conditions; one that other blocks have too is trained once"
@@ -585,19 +633,21 @@ class Study(Part):
                 yield name, Use("model.tokenizer.datasets", (Document, Instruction))
             yield made[1].dataset, Use("model.pretraining.dataset", (Document,))
         for key, setting in self.settings.items():
-            forms: tuple[type[Form], ...] = (Document if setting.regime == "cpt" else Instruction,)
-            yield setting.dataset, Use(f"settings.{key}.dataset", forms)
+            trained: tuple[type[Form], ...] = (Document if setting.regime == "cpt" else Instruction,)
+            yield setting.dataset, Use(f"settings.{key}.dataset", trained)
         for key, task in self.evaluation.tasks.present.items():
-            yield task.dataset, Use(f"evaluation.tasks.{key}.dataset", TASKS[key].forms)
-            if isinstance(task, Shots) and task.shots_from:
-                yield task.shots_from, Use(f"evaluation.tasks.{key}.shots_from", TASKS[key].forms)
+            forms = self.evaluation.task(key).forms
+            yield task.dataset, Use(f"evaluation.tasks.{key}.dataset", forms)
+            if drawn := task.drawn():
+                yield drawn[0], Use(f"evaluation.tasks.{key}.shots_from", forms)
         for key, setting in self.settings.items():
             if setting.held_out:
                 yield setting.held_out, Use(f"settings.{key}.held_out", TASKS[TARGET_LOSS].forms)
         if self.evaluation.held_out:
             yield self.evaluation.held_out, Use("evaluation.held_out", TASKS[SOURCE_LOSS].forms)
         for key, name in (self.sweep.validation if self.sweep else {}).items():
-            yield name, Use(f"sweep.validation.{key}", TASKS[key].forms)
+            if key in self.evaluation.tasks.present:  # else `_sweep_is_whole` says so
+                yield name, Use(f"sweep.validation.{key}", self.evaluation.task(key).forms)
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -747,6 +797,7 @@ class Study(Part):
     def _check_measures(self, key: str, block: "Block") -> None:
         asked = self.evaluation.tasks.present
         unasked = [name for name in COMPOSITE if name not in asked]
+        allowed = [*MEASURABLE, *self.evaluation.tasks.own]
         lacking = {
             **{name: f"evaluation.tasks.{name}" for name in BENCHMARKS if name not in asked},
             LANGUAGE_UNDERSTANDING: bool(unasked) and f"evaluation.tasks.{' and '.join(unasked)}",
@@ -754,6 +805,8 @@ class Study(Part):
             SPECTRA: self.spectra is None and "spectra",
         }
         for measure in block.measures:
+            if measure not in allowed:
+                raise ValueError(f"{key}: {measure!r} must be one of {', '.join(allowed)}")
             if need := lacking.get(measure):
                 raise ValueError(f"{key}: {measure} needs {need}")
 
@@ -790,9 +843,18 @@ class Study(Part):
 
     @model_validator(mode="after")
     def _what_counts_is_asked(self) -> Self:
-        counts = {f"settings.{name}.learning": setting.learning for name, setting in self.settings.items()}
-        counts |= {f"evaluation.forgetting.{i}": task for i, task in enumerate(self.evaluation.forgetting)}
-        for key, task in counts.items():
+        counts: list[tuple[str, Literal["learning", "forgetting"], str]] = [
+            *((f"settings.{name}.learning", "learning", setting.learning) for name, setting in self.settings.items()),
+            *((f"evaluation.forgetting.{i}", "forgetting", task) for i, task in enumerate(self.evaluation.forgetting)),
+        ]
+        for key, measure, task in counts:
+            known = self.evaluation.known
+            if task not in known or measure not in known[task].measures:
+                allowed = ", ".join(name for name, one in known.items() if measure in one.measures)
+                falls = (
+                    " falls where models are better, and" if task in known and known[task].shown.lower_is_better else ""
+                )
+                raise ValueError(f"{key}: {task!r}{falls} must be one of {allowed}, or a task that the study declares")
             if task not in self.evaluation.tasks.present:
                 raise ValueError(f"{key}: {task} needs evaluation.tasks.{task}")
         return self
@@ -818,22 +880,21 @@ class Study(Part):
     def _shots_are_no_items(self) -> Self:
         validation: dict[str, str] = dict(self.sweep.validation) if self.sweep else {}
         for name, task in self.evaluation.tasks.present.items():
-            if not isinstance(task, Shots) or not task.shots_from:
+            if (drawn := task.drawn()) is None:
                 continue
-            key, source = f"evaluation.tasks.{name}", self.datasets[task.shots_from]
+            shots_from, shots = drawn
+            key, source = f"evaluation.tasks.{name}", self.datasets[shots_from]
             for items in (task.dataset, *([validation[name]] if name in validation else [])):
                 if source.overlaps(self.datasets[items]):
                     raise ValueError(
-                        f"{key}.shots_from: dataset {task.shots_from!r} has the items of {items!r}, which are asked; a "
+                        f"{key}.shots_from: dataset {shots_from!r} has the items of {items!r}, which are asked; a "
                         "generated one needs another `split`"
                     )
             if (wanted := self.datasets[task.dataset].items) and source.items and source.items != wanted:
+                raise ValueError(f"{key}.shots_from: dataset {shots_from!r} holds {source.items} items, not {wanted}")
+            if 0 < source.expected_records < shots:
                 raise ValueError(
-                    f"{key}.shots_from: dataset {task.shots_from!r} holds {source.items} items, not {wanted}"
-                )
-            if 0 < source.expected_records < task.shots:
-                raise ValueError(
-                    f"{key}.shots: must not exceed the {source.expected_records} records of dataset {task.shots_from!r}"
+                    f"{key}.shots: must not exceed the {source.expected_records} records of dataset {shots_from!r}"
                 )
         return self
 
@@ -854,6 +915,8 @@ class Study(Part):
             if task not in self.sweep.validation:
                 raise ValueError(f"sweep.validation: no items for {task}, the learning task of settings.{name}")
         for task, items in self.sweep.validation.items():
+            if task not in self.evaluation.tasks.present:
+                raise ValueError(f"sweep.validation.{task}: is no task that the study has under evaluation.tasks")
             tested, decides = self.datasets[self.evaluation.tasks.of(task).dataset], self.datasets[items]
             if decides.overlaps(tested) or decides.part not in (None, "validation"):
                 raise ValueError(

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from scripts.artifacts import frontier, style
 from scripts.artifacts.points import read_points
 from scripts.common.errors import UserError
+from scripts.components.measures import SHOWN
 from tests.artifacts.conftest import (
     METHODS,
     REGISTRY,
@@ -111,7 +112,7 @@ def test_left_holds_the_chosen_rates_and_right_all_of_them_in_their_order(whole:
             assert rings(ax) == {place(rows, setting, method, CHOSEN[method]) for method in METHODS}
             assert data(line(ax, "base model")) == [(BASE["forgetting"], BASE[learning_task(setting)])]
         assert "forgets less" in left.get_xlabel()
-        assert left.get_ylabel().startswith(style.need_label("learning", learning_task(setting), "demo"))
+        assert left.get_ylabel().startswith(style.axis_label(SHOWN[learning_task(setting)], "demo"))
 
 
 def test_both_panels_of_a_setting_have_the_same_limits_and_hold_everything(whole: Figure) -> None:

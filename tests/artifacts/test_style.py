@@ -98,10 +98,10 @@ def test_epochs_are_not_turned_and_one_duration_is_enough() -> None:
 
 
 def test_only_a_demo_says_demo_on_its_axes() -> None:
-    assert style.need_label("learning", "humaneval", "paper") == "Accuracy in HumanEval"
-    assert style.need_label("gsm8k", "humaneval", "demo") == "Accuracy in GSM8K (demo)"
-    assert style.need_label("forgetting", "humaneval", "demo") == "Forgetting average (demo)"
-    assert style.need_label("forgetting", "humaneval", "paper") == "Forgetting average"
+    assert style.axis_label(SHOWN["humaneval"], "paper") == "Accuracy in HumanEval"
+    assert style.axis_label(SHOWN["gsm8k"], "demo") == "Accuracy in GSM8K (demo)"
+    assert style.axis_label(SHOWN["forgetting"], "demo") == "Forgetting average (demo)"
+    assert style.axis_label(SHOWN["forgetting"], "paper") == "Forgetting average"
 
 
 @pytest.mark.parametrize("count", [1, 3, 9, 14])

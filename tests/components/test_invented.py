@@ -177,7 +177,6 @@ TASK = Task(
     always=False,
     measures=frozenset({"forgetting"}),
     shown=accuracy("Parity", scored="", averaged=""),
-    printed=False,
     items=None,
     metrics=("acc",),
     file="parity",

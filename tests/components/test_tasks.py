@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import lm_eval
 import pytest
@@ -22,7 +22,7 @@ from scripts.components.tasks.humaneval import HumanEval
 from scripts.data.generators import GENERATORS
 from scripts.evaluation.tasks import TASK_FILES
 from scripts.study.load import load_study
-from scripts.study.schema import Benchmark, LearningTask, Measure, Study, Tasks
+from scripts.study.schema import Study, Tasks
 from tests.evaluation.conftest import write_records
 
 ITEMS = 48
@@ -73,9 +73,7 @@ def test_a_study_can_ask_every_task_but_the_losses() -> None:
     assert {name for name, key in Tasks.model_fields.items() if key.is_required()} == {
         name for name, task in TASKS.items() if task.always
     }
-    assert set(get_args(LearningTask)) == {"humaneval", "gsm8k"} <= set(get_args(Benchmark))
-    assert {*AVERAGE} <= set(get_args(Benchmark))
-    assert set(get_args(Measure)) == {*MEASURES, *(name for name, task in TASKS.items() if not task.always)}
+    assert {"humaneval", "gsm8k", *AVERAGE} <= {name for name, task in TASKS.items() if task.measures}
 
 
 @EACH
@@ -84,7 +82,6 @@ def test_figures_and_tables_can_show_it(task: Task) -> None:
     assert task.shown.label.strip()
     assert task.shown.axis.strip()
     assert task.shown.least < task.shown.most
-    assert not task.printed or task.settings, "the paper prints no losses"
 
 
 def test_no_two_look_alike() -> None:

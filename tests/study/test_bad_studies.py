@@ -249,7 +249,19 @@ CASES = {
     ),
     "unknown grain": (put("grain", "job"), ["grain", "'condition' or 'family'"]),
     "the same seed twice": (put("seeds", [1, 1]), ["seeds", "differ"]),
-    "unknown task": (put("evaluation/forgetting", ["mmlu"]), ["evaluation.forgetting", "'hellaswag'"]),
+    "unknown task": (
+        put("evaluation/forgetting", ["pass_at_k"]),
+        ["evaluation.forgetting.0: 'pass_at_k'", "hellaswag"],
+    ),
+    "task that is not asked": (put("evaluation/forgetting", ["mmlu"]), ["mmlu needs evaluation.tasks.mmlu"]),
+    "no such task to learn": (
+        put("settings/code-cpt/learning", "mbpp"),
+        ["settings.code-cpt.learning: 'mbpp' must be"],
+    ),
+    "no such measure": (
+        put("blocks", {"rank": {"measures": ["piqa"], "cells": [{"setting": "math-ift"}]}}),
+        ["blocks.rank.measures: 'piqa' must be one of learning, forgetting"],
+    ),
     "shots from nowhere": (put("evaluation/tasks/gsm8k/shots", 5), ["evaluation.tasks.gsm8k", "shots_from"]),
     "not a number": (put("optimizer/clip_norm", float("nan")), ["optimizer.clip_norm", "finite"]),
     "heads that do not divide": (put("model/architecture/heads", 5), ["model.architecture", "multiple of heads"]),

@@ -27,6 +27,8 @@ class Programs:
 
     errors: bool
     """Whether the standard error of every metric is recorded, not the first one's alone."""
+    by_task: bool = False
+    """Whether the task itself says what is run, and makes its metrics of what came of it, by evaluate's code_eval."""
 
 
 TURNS = 2

@@ -33,7 +33,9 @@ class Settings(Part):
     dataset: Name = field("name of the dataset with the items", paper="section 3")
 
     judging: ClassVar[frozenset[str]] = frozenset()
-    """The keys that what a model writes does not depend on, only how it is judged."""
+    """The keys of `asked` that what a model writes does not depend on, only how it is judged."""
+    in_both: ClassVar[frozenset[str]] = frozenset()
+    """The keys of `asked` that both depend on."""
 
     def excess(self, context: int) -> str | None:
         """The key that asks for more tokens than a model with this context can hold, and what is wrong with it."""
@@ -44,6 +46,10 @@ class Settings(Part):
     def asked(self) -> dict[str, Any]:
         """What decides an evaluation, as a spec has it: keys that joined later only where they differ from before."""
         return self.model_dump()
+
+    def drawn(self) -> tuple[str, int] | None:
+        """The name of the dataset that solved examples are drawn from, and how many for an item."""
+        return None
 
 
 class Shots(Settings):
@@ -59,6 +65,9 @@ class Shots(Settings):
         if problem := self._source_problem():
             raise ValueError(problem)
         return self
+
+    def drawn(self) -> tuple[str, int] | None:
+        return (self.shots_from, self.shots) if self.shots_from else None
 
     def _source_problem(self) -> str | None:
         """What is wrong with `shots_from`."""
@@ -136,8 +145,6 @@ class Task:
     """What a study may take it for: the task of a setting, or one of those of the forgetting average."""
     shown: Shown
     """How figures and tables show it."""
-    printed: bool
-    """Whether the paper prints its scores."""
     items: int | None
     """How many items are behind a score of the paper; None where it does not say."""
     metrics: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]]

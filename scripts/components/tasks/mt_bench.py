@@ -73,7 +73,6 @@ TASK = Task(
         lower_is_better=False,
         note="MT-bench: mean grade of a judge model, from 1 (worst) to 10 (best)",
     ),
-    printed=True,
     items=None,
     metrics=("score",),
     file=None,

@@ -27,7 +27,6 @@ TASK = Task(
         axis=f"pass@k in {humaneval.TASK.shown.label}",
         scored="",
     ),
-    printed=False,
     items=None,
     metrics=_metrics,
     file=humaneval.TASK.file,

@@ -13,7 +13,6 @@ TASK = Task(
     always=False,
     measures=frozenset(),
     shown=losses.shown("target loss"),
-    printed=False,
     items=None,
     metrics=("bits_per_byte",),
     file=losses.file,
