@@ -6,6 +6,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
+from scripts.plan import artifacts as plan
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
@@ -43,8 +44,8 @@ TARGETS = {name: artifact.files(RESULTS) for name, artifact in ARTIFACTS.items()
 FIGURES = [name for name in TARGETS if not ARTIFACTS[name].is_table]
 ALL_FIGURES = [file for name in FIGURES for file in TARGETS[name]]
 ALL_TABLES = [file for name, files in TARGETS.items() if name not in FIGURES for file in files]
-# claims are judged on the conditions of figures 1 to 3; only a study of the paper's scale has numbers to compare
-PAGES = [f"{RESULTS}/claims.md"] if GRID.blocks["grid"] else []
+# only a study of the paper's scale has numbers to compare
+PAGES = [f"{RESULTS}/claims.md"] if plan.lack_of_claims(GRID) is None else []
 if GRID.study.scale == "paper":
     PAGES.append(f"{RESULTS}/comparison.md")
 # rule to the place of the store that it fills

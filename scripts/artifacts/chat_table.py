@@ -7,7 +7,7 @@ import pandas
 
 from scripts.artifacts import style, words
 from scripts.artifacts.points import ShownMethod
-from scripts.artifacts.score_table import Scores, absences, items, marks, measure, read_scores, spreads, warning
+from scripts.artifacts.score_table import Scores, absences, items, marks, measure, read_scores, spreads
 from scripts.artifacts.tables import BASE, Row, Table
 from scripts.plan.registry import Artifact
 
@@ -38,7 +38,7 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
         number=artifact.name.replace("table", "").replace("/", "-"),
         heading=artifact.heading,
         title=artifact.title,
-        warning=warning(points),
+        warning=style.demo_warning(points.scale),
         caption=f"{panel.label}, {points.study_title}. {artifact.caption}",
         corner=style.UNITS.get(panel.unit, panel.unit),
         columns=tuple(f"{_title(part)} {labels[duration]}" for part, duration in columns),

@@ -135,6 +135,8 @@ def incomparable(study: Study) -> str:
     """Why no number of the study is to be compared with the paper's, in one sentence; empty where they are."""
     if study.scale == "demo":
         return f"A demo's numbers are of {study.model.label} and not comparable with the paper's"
+    if study.scale == "own":
+        return "The study's model and data are its own (scale: own), so its numbers are not comparable with the paper's"
     if not any(_plain(MODEL) in _plain(name) for name in study.model.names):
         return f"The numbers are of {study.model.label}, and those of the paper of {MODEL}: they are not comparable"
     return ""

@@ -30,7 +30,6 @@ PASSES = {
 }
 """Setting to the tokens of one pass that the paper prints (its table 1)."""
 MARK = "\N{DOUBLE DAGGER}"
-DEMO = "Demo study - not the paper's numbers"
 UNITS = {"B": 10**9, "M": 10**6, "K": 10**3}
 
 
@@ -134,7 +133,6 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
     lines = tuple(_line(own) for own in settings.values())
     sources = {cell["source"] for cell in cells}
     prepared = [cell["rows"] for cell in cells if cell["rows"]]
-    is_demo = first["scale"] == "demo"
     what = f"{artifact.name} ({artifact.edition}) · study: {first['study']} · model: {first['model']}"
     notes = [
         "One pass: tokens that are trained on, without what fills no row or no batch. Training: the shortest and the "
@@ -151,7 +149,7 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
         number=artifact.name.replace("table", "").replace("/", "-"),
         heading=artifact.heading,
         title=artifact.title,
-        warning=f"{DEMO}." if is_demo else "",
+        warning=style.demo_warning(first["scale"]),
         caption=f"{first['study_title']}. {artifact.caption}",
         corner="Setting",
         columns=(
@@ -170,7 +168,7 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
         rows=lines,
         notes=(
             *notes,
-            f"{DEMO} · {what}" if is_demo else what,
+            " · ".join([*style.scale_note(first["scale"]), what]),
             f"Fingerprint {artifact_fingerprint(prepared) if prepared else 'none'} · {collected(csv).words} · "
             f"drawn at commit {commit}",
         ),

@@ -77,7 +77,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         sizes.append(Line2D([], [], linestyle="none", marker="s", markersize=13, color=SHADE, label=label))
         reading = f"{READING} {GREY}"
     legends = [style.legend_handles(points, style.star_handle(points)), sizes]
-    notes = [_rates_note(points), style.average_note(points)]
+    notes = [_rates_note(points), style.average_note(points), style.turned_note(style.PLANE, points)]
     if any(panel.diverged for panel in points.panels):
         notes.append("Crosses in the corner: rates at which training diverged, where they stand says nothing")
     return style.page(artifact, points, commit, views, legends, style.BELOW, notes, reading)

@@ -40,7 +40,7 @@ from scripts.artifacts.provenance import Collected, collected
 from scripts.artifacts.repetitions import reach
 from scripts.common.errors import UserError
 from scripts.components.asking.shown import Shown
-from scripts.components.measures import FORGETTING, LEARNING, SHOWN
+from scripts.components.measures import FORGETTING, LEARNING, SHOWN, forgetting_of
 from scripts.components.methods import METHODS
 
 COLUMNS = (
@@ -53,7 +53,7 @@ NUMBERS = ("rank", "alpha", "duration_value", "tokens", "learning_rate", "value"
 DIVERGED = "diverged"
 SHOWN_OWN = "shown"
 CHOICES = {
-    "scale": ("demo", "paper"),
+    "scale": ("demo", "own", "paper"),
     "kind": ("base", *METHODS),
     "source": ("trained", "published", "printed"),
     "state": ("", DIVERGED),
@@ -173,7 +173,7 @@ class Points(Origin):
     methods: tuple[ShownMethod, ...]
     panels: tuple[Panel, ...]
     averaged: tuple[str, ...] = ()
-    """The tasks of the forgetting average, where it is shown."""
+    """The tasks of the forgetting average, where it is shown; or the one that falls where less is forgotten."""
     known: Mapping[str, Shown] = field(default_factory=lambda: SHOWN)
     """How each task and measure is shown, the study's own among them."""
 
@@ -190,7 +190,7 @@ def artifact_fingerprint(conditions: Iterable[str]) -> str:
 
 
 def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -> Points:
-    """Read a figure's CSV and arrange the metrics in `needs` for drawing.
+    """Reads a figure's CSV and arranges the metrics in `needs` for drawing.
 
     A need is `learning` (the setting's own task) or a metric's name. With `by_rate` a method has one point for each
     learning rate, without it one for each duration whatever the rate; and a method of which every model diverged is
@@ -202,14 +202,18 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     needs = tuple(needs)
     rows = read_rows(Path(path))
     rows["method"] = rows["method"].str.cat(rows["variant"].where(rows["variant"] == "", ", " + rows["variant"]))
-    rows["need"] = rows["metric"].where(rows["metric"] != rows["learning_task"], LEARNING)
+    rows["need"] = rows["metric"]
+    if LEARNING in needs:
+        # beside the task itself, which may be a need too
+        taught = rows[rows["metric"] == rows["learning_task"]].assign(need=LEARNING)
+        rows = pandas.concat([rows, taught], ignore_index=True)
     shown, fingerprint = _shown(rows, Path(path)), artifact_fingerprint(rows["condition"])
     known = reach(rows["study"].iloc[0])
     rows["reach"] = [known.get(pair, 0.0) for pair in zip(rows["setting"], rows["metric"], strict=True)]
     rows, printed = _split(rows)
     tuned = rows[(rows["kind"] != "base") & rows["need"].isin(needs)]
     key = ["setting", "method", "duration_value", *(["learning_rate"] if by_rate else [])]
-    twice = tuned[tuned.duplicated([*key, "seed", "metric"])]
+    twice = tuned[tuned.duplicated([*key, "seed", "need"])]
     if len(twice):
         row = twice.iloc[0]
         rate = f" at learning rate {row['learning_rate']:g}" if by_rate else ""
@@ -222,6 +226,9 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
     overlaid = overlaid.merge(drawn[["setting", "method", "duration_value"]].drop_duplicates())
     if not len(drawn):
         raise UserError(f"{path}: has no row of a finetuned model with a value for {' and '.join(needs)}")
+    averaged = _averaged(drawn, Path(path), shown)
+    if averaged:
+        shown = {**shown, FORGETTING: forgetting_of(averaged, shown)}
     base = rows[(rows["kind"] == "base") & rows["value"].notna()]
     diverged = tuned[tuned["state"] == DIVERGED]
     panels = tuple(
@@ -248,7 +255,7 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         panels=tuple(sorted(panels, key=lambda panel: setting_order(panel.domain, panel.regime, panel.setting))),
         sources={s: n for s in CHOICES["source"] if (n := int((conditions["source"] == s).sum()))},
         base_source=None if base.empty else str(base["source"].iloc[0]),
-        averaged=_averaged(drawn, Path(path), shown),
+        averaged=averaged,
         known=shown,
         missing=_count(tuned[tuned["value"].isna() & (tuned["state"] != DIVERGED)], key),
         diverged=_count(diverged, key),

@@ -14,6 +14,7 @@ from typing import Any
 from scripts.artifacts import imports
 from scripts.artifacts.published import PUBLISHED
 from scripts.artifacts.repetitions import REPETITIONS
+from scripts.common.errors import UserError
 from scripts.launch.launch import Launch
 from scripts.plan import artifacts as plan
 from scripts.plan.conditions import GRID, SWEEP, Condition
@@ -64,6 +65,8 @@ def of_drawing(artifact: Artifact, csv: Path) -> str:
 
 def of_claims(launch: Launch) -> str:
     """The fingerprint of what the claims are judged on; raises UserError where the study cannot have them."""
+    if reason := plan.lack_of_claims(launch.grid):
+        raise UserError(reason)
     keys = plan.measurements(launch.grid, CLAIMED, GRID)
     study = _shown(launch, launch.grid.conditions(GRID), keys)
     return _fingerprint(imports.of_command("claims"), keys, study=study)

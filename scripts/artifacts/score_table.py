@@ -93,7 +93,7 @@ def table(artifact: Artifact, csv: Path, commit: str) -> Table:
         number=artifact.name.replace("table", "").replace("/", "-"),
         heading=artifact.heading,
         title=artifact.title,
-        warning=warning(points),
+        warning=style.demo_warning(points.scale),
         caption=f"{panel.label}, {points.study_title}. {measure(scores)}. {artifact.caption}",
         corner=style.UNITS.get(panel.unit, panel.unit),
         columns=tuple(scores.durations.values()),
@@ -132,14 +132,10 @@ def _has(rows: pandas.DataFrame, source: str) -> bool:
     return bool((rows["value"].notna() & (rows["source"] == source)).any())
 
 
-def warning(points: Points) -> str:
-    return "Demo study - not the paper's numbers." if points.scale == "demo" else ""
-
-
 def measure(scores: Scores) -> str:
     """What a value is."""
     if scores.need == FORGETTING:
-        return f"{style.average_note(scores.points)}, higher forgets less"
+        return style.forgetting_note(scores.points)
     shown = scores.panel.shown(scores.need)
     label = style.axis_label(shown, scores.points.scale)
     return ", ".join(filter(None, (label, shown.scored, shown.averaged)))

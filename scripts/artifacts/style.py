@@ -46,6 +46,7 @@ REACH: dict[str, Any] = {"linewidth": 8.0, "alpha": 0.18, "zorder": 1.8, "solid_
 PRINTED: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markeredgewidth": 1.4}
 CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 1.7}
 PLANE = (FORGETTING, LEARNING)
+SCALES = {"demo": "Demo study - not the paper's numbers", "own": "Own model and data - not the paper's"}
 UNITS = {"tokens": "Training tokens", "epochs": "Epochs"}
 TURNED = ("tokens",)
 SOURCES = {
@@ -215,32 +216,47 @@ def need_title(need: str, points: Points) -> str:
 
 
 def average_note(points: Points) -> str:
-    """`Forgetting average: 1/2 (HellaSwag + WinoGrande)`."""
+    """`Forgetting average: 1/2 (HellaSwag + WinoGrande)`; or `Forgetting: source loss`."""
+    if points.known[FORGETTING].lower_is_better:
+        return f"Forgetting: {points.known[points.averaged[0]].label}"
     return f"{SHOWN[FORGETTING].axis}: {averaged(points.averaged, points.known)}"
+
+
+def forgetting_note(points: Points) -> str:
+    """`average_note`, and which way it goes."""
+    way = "lower" if points.known[FORGETTING].lower_is_better else "higher"
+    return f"{average_note(points)}, {way} forgets less"
+
+
+def turned_note(needs: Sequence[str], points: Points) -> str:
+    """What is said of axes along which values fall; empty where there is none."""
+    falls = any(panel.shown(need).lower_is_better for panel in points.panels for need in needs)
+    return "Axes of what falls as models get better are turned round: up, or right, is better" if falls else ""
 
 
 def meanings(needs: Sequence[str], points: Points) -> list[str]:
     """Notes on those needs that are no accuracy of one task."""
-    notes = (
-        f"{average_note(points)}, higher forgets less"
-        if need == FORGETTING
-        else points.known[need].note
-        if need in points.known
-        else ""
+    notes = [
+        forgetting_note(points) if need == FORGETTING else points.known[need].note
         for need in needs
-    )
-    return [note for note in notes if note]
+        if need in points.known
+    ]
+    return [note for note in (*notes, turned_note(needs, points)) if note]
 
 
 def limits(estimates: Sequence[Estimate], shown: Shown) -> tuple[float, float]:
-    """Axis limits for what is shown: all values and bars, room around them, nothing far beyond what it can be."""
+    """Axis limits for what is shown: all values and bars, room around them, nothing far beyond what it can be.
+
+    The better end comes last, so that the axis of what falls as models get better is turned round.
+    """
     low = min(min(e.low, e.value - e.reach) for e in estimates)
     high = max(max(e.high, e.value + e.reach) for e in estimates)
     span = max(high - low, 0.04)
     middle = (low + high) / 2
     low, high = middle - 0.58 * span, middle + 0.58 * span
     # A sliver beyond the ends keeps a marker that lies there whole.
-    return max(low, shown.least - 0.04 * span), min(high, shown.most + 0.04 * span)
+    ends = max(low, shown.least - 0.04 * span), min(high, shown.most + 0.04 * span)
+    return ends[::-1] if shown.lower_is_better else ends
 
 
 def value_axis(axis: Any) -> None:
@@ -507,12 +523,21 @@ def provenance(artifact: Artifact, points: Origin, commit: str) -> dict[str, str
     }
 
 
+def scale_note(scale: str) -> list[str]:
+    """What the first statement of a footer begins with, where a study is not of the paper's scale."""
+    return [note] if (note := SCALES.get(scale)) else []
+
+
+def demo_warning(scale: str) -> str:
+    """The sentence that stands over the table of a demo; else empty."""
+    return f"{SCALES[scale]}." if scale == "demo" else ""
+
+
 def footer(artifact: Artifact, points: Origin, commit: str) -> tuple[str, str]:
     """Two statements: what was studied, and where the numbers and the drawing come from."""
     facts = provenance(artifact, points, commit)
-    what = f"{facts['artifact']} · study: {facts['study']} · model: {facts['model']}"
-    if points.scale == "demo":
-        what = f"Demo study - not the paper's numbers · {what}"
+    said = [facts["artifact"], f"study: {facts['study']}", f"model: {facts['model']}"]
+    what = " · ".join([*scale_note(points.scale), *said])
     made = f"fingerprint {facts['fingerprint']} · {points.made.words} · drawn at commit {facts['commit']}"
     where = f"{facts['points']} · {made}"
     return what, where[0].upper() + where[1:]

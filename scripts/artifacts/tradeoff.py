@@ -42,6 +42,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     stars = (style.star_handle(points, (need, "learning")) for need in across)
     star = next((handle for handle in stars if handle), None)
     notes = [style.average_note(points)] if "forgetting" in across else []
+    notes.append(style.turned_note(artifact.needs, points))
     legends = [style.legend_handles(points, star), *sizes]
     views = style.views(across, points, panel_of)
     if len(views) > 1:

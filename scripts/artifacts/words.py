@@ -52,12 +52,19 @@ def _told(
 ) -> Artifact:
     words = {
         "learning": _listed([known[task].label for task in learning]) or "Learning",
-        "forgetting": _listed([known[task].label for task in forgetting]),
+        "forgetting": _forgetting([known[task] for task in forgetting]),
         "regimes": _listed([REGIMES.get(regime, regime) for regime in regimes]),
         "domains": _listed(domains),
     }
     texts = {"title": artifact.title, "caption": artifact.caption}
-    return artifact.model_copy(update={key: text.format_map(words) for key, text in texts.items()})
+    told = {key: text.format_map(words) for key, text in texts.items()}
+    return artifact.model_copy(update={key: text[:1].upper() + text[1:] for key, text in told.items()})
+
+
+def _forgetting(tasks: Sequence[Shown]) -> str:
+    """`Mean accuracy on HellaSwag and WinoGrande`, or `source loss`."""
+    names = _listed([task.label for task in tasks])
+    return names if any(task.lower_is_better for task in tasks) else f"mean accuracy on {names}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scripts.components.asking.shown import Shown
 from scripts.components.tasks import COMPOSITE, TASKS, humaneval, source_loss, target_loss
@@ -77,3 +77,13 @@ SHOWN = {
     **{name: measure.shown for name, measure in MEASURES.items() if measure.shown},
 }
 """How figures and tables show each task and measure that has an axis."""
+
+
+def forgetting_of(tasks: Sequence[str], shown: Mapping[str, Shown]) -> Shown:
+    """How forgetting is shown in a study that measures it by these tasks: as their mean, or as the one that falls.
+
+    Args:
+        shown: how each of the tasks is shown.
+    """
+    mean, (first, *_) = shown[FORGETTING], (shown[task] for task in tasks)
+    return replace(first, label=mean.label, note="") if first.lower_is_better else mean

@@ -68,6 +68,18 @@ def lack(grid: "Grid", needs: Sequence[str], block: str, setting: str | None = N
     return None
 
 
+def lack_of_claims(grid: "Grid") -> str | None:
+    """Why the paper's claims cannot be judged on a study, in one sentence; None where they can."""
+    study = grid.study
+    if not grid.blocks[GRID]:
+        return f"study {grid.name!r} has no conditions in its main grid (main.settings)"
+    taught = {f"settings.{name}.learning": study.settings[name].learning for name in study.main_settings}
+    for key, task in {**taught, "evaluation.forgetting": study.evaluation.forgetting[0]}.items():
+        if study.evaluation.known[task].shown.lower_is_better:
+            return f"the paper's claims are about accuracies, and study {grid.name!r} measures {task} ({key})"
+    return None
+
+
 def require(grid: "Grid", needs: Sequence[str], block: str, setting: str | None = None) -> None:
     """Raises UserError where the study does not have such an artifact, or its sweep has still to choose rates."""
     if reason := lack(grid, needs, block, setting):

@@ -37,7 +37,9 @@ def labels(study: Study, measure: str, settings: Iterable[str], *, of_base: bool
     if measure == FORGETTING:
         return list(study.evaluation.forgetting)
     if measure == LEARNING:
-        return sorted({study.settings[name].learning for name in settings})
+        taught = {name: study.settings[name].learning for name in settings}
+        losses = [name for name, task in taught.items() if task == TARGET_LOSS]
+        return sorted({*taught.values()} - {TARGET_LOSS}) + _target(study, losses, of_base)
     if measure in MEASURES and (tasks := MEASURES[measure].tasks):
         return list(tasks)
     if measure == LOSSES:

@@ -28,7 +28,7 @@ TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$", max_length=
 """A key of `evaluation.tasks`."""
 RESERVED = ("base", "grid", "losses", "pretraining", "sweep", "throughput", "validation")
 """Names that the workflow gives by itself, in CSVs, in the store, and where artifacts are chosen."""
-MEASURABLE = (*MEASURES, *(name for name, task in TASKS.items() if not task.always))
+MEASURABLE = (*MEASURES, *TASKS)
 """What every study may name under a block's `measures`."""
 MATRICES = (*(f"self_attn.{module}" for module in ATTENTION), *(f"mlp.{module}" for module in MLP))
 MATRIX = re.compile(rf"model\.layers\.(?P<layer>[0-9]+)\.({'|'.join(map(re.escape, MATRICES))})")
@@ -80,7 +80,8 @@ class _Setting(Part):
         paper="appendix A",
     )
     learning: TaskName = field(
-        "the task that measures learning: a key of `evaluation.tasks` whose value rises", paper="section 3.2"
+        "the task that measures learning: a key of `evaluation.tasks`, or `target_loss`, the loss on `held_out`",
+        paper="section 3.2",
     )
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = field(
         "how much weights shrink at a step at the peak learning rate; the schedule scales it, the rate does not",
@@ -253,7 +254,7 @@ Setting = Annotated[ContinuedPretraining | InstructionFinetuning, Field(discrimi
 
 
 class Asked(Part):
-    """The benchmarks of a study. Those without a default every study has; the others where an artifact needs them.
+    """The benchmarks of a study: those that measure learning or forgetting, and those that an artifact needs.
 
     Under any other key, of small letters, digits and `_`, stands a task of lm-eval, as `piqa: {task: lm_eval, ...}`.
     """
@@ -307,10 +308,8 @@ else:
         __base__=Asked,
         __doc__=Asked.__doc__,
         **{
-            task.name: (task.settings, field(task.meaning, paper=task.paper))
-            if task.always
-            else (task.settings | None, field(task.meaning, paper=task.paper, default=None))
-            for task in sorted(BENCHMARKS.values(), key=lambda task: not task.always)
+            task.name: (task.settings | None, field(task.meaning, paper=task.paper, default=None))
+            for task in BENCHMARKS.values()
         },
     )
 
@@ -319,13 +318,15 @@ class Evaluation(Part):
     """What every trained model, and the base model, is asked."""
 
     seed: Seed = field("decides the programs that are drawn, and which shots an item gets", paper="not said")
-    tasks: Tasks = field("the benchmarks, and how each is asked")
+    tasks: Tasks = field("the benchmarks, and how each is asked", default=Tasks())
     forgetting: Annotated[list[TaskName], Field(min_length=1)] = field(
-        "the tasks whose mean accuracy is the forgetting average: keys of `tasks` whose values rise",
+        "the tasks whose mean accuracy is the forgetting average: keys of `tasks` whose values rise; or one task alone "
+        "whose value falls, as `source_loss`, the loss on `held_out`",
         paper="section 3.3",
     )
     held_out: Name | None = field(
-        "name of a dataset like that of the base model's pretraining, for the source loss",
+        "name of a dataset with what models must not forget, like that of the base model's pretraining, for the source "
+        "loss",
         default=None,
         paper="beyond the paper",
     )
@@ -517,9 +518,9 @@ class Study(Part):
     """One experiment: base model, settings, methods, evaluation, resources."""
 
     title: str = field("how figures and reports call the study", min_length=1)
-    scale: Literal["demo", "paper"] = field(
-        "figures of a `demo` say that their numbers are not the paper's; what is `paper` has neither data nor a base "
-        "model that are made here"
+    scale: Literal["demo", "own", "paper"] = field(
+        "`demo`: figures bear a badge, since data and base model are toys; `own`: one's own model and data, which are "
+        "not the paper's; `paper`: the paper's, and nothing of them is made here"
     )
     edition: Literal["v1", "v2"] = field(
         "whose figures and tables it has: `v2` is the TMLR version, `v1` the first on arXiv", default="v2"
@@ -679,7 +680,7 @@ class Study(Part):
             made.append("model")
         if self.scale == "paper" and made:
             more = f" and {len(made) - 1} more are" if len(made) > 1 else " is"
-            raise ValueError(f"scale: {made[0]}{more} made here, so the study is a `demo`")
+            raise ValueError(f"scale: {made[0]}{more} made here, so the study is a `demo` (or `own`)")
         return self
 
     @model_validator(mode="after")
@@ -847,16 +848,22 @@ class Study(Part):
             *((f"settings.{name}.learning", "learning", setting.learning) for name, setting in self.settings.items()),
             *((f"evaluation.forgetting.{i}", "forgetting", task) for i, task in enumerate(self.evaluation.forgetting)),
         ]
+        known, tasks = self.evaluation.known, self.evaluation.tasks.present
         for key, measure, task in counts:
-            known = self.evaluation.known
             if task not in known or measure not in known[task].measures:
                 allowed = ", ".join(name for name, one in known.items() if measure in one.measures)
-                falls = (
-                    " falls where models are better, and" if task in known and known[task].shown.lower_is_better else ""
-                )
-                raise ValueError(f"{key}: {task!r}{falls} must be one of {allowed}, or a task that the study declares")
-            if task not in self.evaluation.tasks.present:
+                raise ValueError(f"{key}: {task!r} must be one of {allowed}, or a task that the study declares")
+            held_out = {TARGET_LOSS: f"{key.rpartition('.')[0]}.held_out", SOURCE_LOSS: "evaluation.held_out"}.get(task)
+            if held_out is None and task not in tasks:
                 raise ValueError(f"{key}: {task} needs evaluation.tasks.{task}")
+            if held_out and held_out not in self.asked:
+                raise ValueError(f"{key}: {task} needs {held_out}")
+        forgetting = self.evaluation.forgetting
+        if len(forgetting) > 1 and (falls := [task for task in forgetting if known[task].shown.lower_is_better]):
+            raise ValueError(
+                f"evaluation.forgetting: {falls[0]} falls where models are better, so it has no mean with the others; "
+                "it must stand alone"
+            )
         return self
 
     @model_validator(mode="after")

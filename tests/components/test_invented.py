@@ -174,7 +174,6 @@ TASK = Task(
     settings=MultipleChoice,
     meaning="whether a number is even",
     paper="beyond the paper",
-    always=False,
     measures=frozenset({"forgetting"}),
     shown=accuracy("Parity", scored="", averaged=""),
     items=None,

@@ -362,3 +362,45 @@ def test_rows_of_ones_own_records_say_that_long_examples_are_cut() -> None:
         study["datasets"]["math-instructions"] = {"source": "path", "path": "mine.jsonl"}
 
     assert [one.rows("math-ift", 0).spec.get("overlong") for one in (grid(), grid(own))] == [None, "cut"]
+
+
+def by_losses(study: dict[str, Any]) -> None:
+    """Code is learned by its own held-out loss, the source loss is all that is forgotten, one benchmark is left."""
+    study["settings"]["code-cpt"]["learning"] = "target_loss"
+    study["evaluation"] |= {
+        "tasks": {"gsm8k": study["evaluation"]["tasks"]["gsm8k"]},
+        "forgetting": ["source_loss"],
+    }
+    del study["settings"]["code-cpt"]["sweep"]
+    study["sweep"]["validation"] = {"gsm8k": study["sweep"]["validation"]["gsm8k"]}
+
+
+def test_learning_and_forgetting_by_losses() -> None:
+    made = grid(by_losses)
+    needs = ("learning", "forgetting")
+    asked = {c.setting or "base": artifacts.tasks(made, c, needs) for c in made.conditions("grid")}
+    assert asked == {
+        "base": ["gsm8k", "target_loss@code-cpt", "source_loss"],
+        "code-cpt": ["target_loss", "source_loss"],
+        "math-ift": ["gsm8k", "source_loss"],
+    }
+    # they are those that the smoke study measures too, by the same names
+    assert set(artifacts.measurements(made, needs, "grid")) <= grid().products.keys()
+    assert artifacts.lack(made, needs, "grid") is None
+
+
+def test_the_papers_claims_are_about_accuracies() -> None:
+    assert artifacts.lack_of_claims(grid()) is None
+    why = artifacts.lack_of_claims(grid(by_losses))
+    assert why
+    assert "measures target_loss (settings.code-cpt.learning)" in why
+
+
+def test_a_study_may_have_no_benchmark_at_all() -> None:
+    def alone(study: dict[str, Any]) -> None:
+        by_losses(study)
+        del study["settings"]["math-ift"], study["sweep"], study["evaluation"]["tasks"]
+
+    made = grid(alone)
+    assert {product.spec["task"] for product in made if product.kind == "evaluation"} == {"target_loss", "source_loss"}
+    assert not [product for product in made if product.kind == "samples"]

@@ -258,6 +258,21 @@ CASES = {
         put("settings/code-cpt/learning", "mbpp"),
         ["settings.code-cpt.learning: 'mbpp' must be"],
     ),
+    "learning by a loss without records": (
+        lambda study: (
+            put("settings/code-cpt/learning", "target_loss")(study),
+            drop("settings/code-cpt/held_out")(study),
+        ),
+        ["settings.code-cpt.learning: target_loss needs settings.code-cpt.held_out"],
+    ),
+    "forgetting by a loss without records": (
+        lambda study: (put("evaluation/forgetting", ["source_loss"])(study), drop("evaluation/held_out")(study)),
+        ["evaluation.forgetting.0: source_loss needs evaluation.held_out"],
+    ),
+    "a mean of a loss and an accuracy": (
+        put("evaluation/forgetting", ["hellaswag", "source_loss"]),
+        ["evaluation.forgetting: source_loss falls where models are better", "must stand alone"],
+    ),
     "no such measure": (
         put("blocks", {"rank": {"measures": ["piqa"], "cells": [{"setting": "math-ift"}]}}),
         ["blocks.rank.measures: 'piqa' must be one of learning, forgetting"],

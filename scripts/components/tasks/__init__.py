@@ -139,10 +139,8 @@ class Task:
     """What it measures, for whoever writes a study."""
     paper: str
     """Where the paper has it."""
-    always: bool
-    """Whether every study has it; the others are there where an artifact needs them."""
     measures: frozenset[Literal["learning", "forgetting"]]
-    """What a study may take it for: the task of a setting, or one of those of the forgetting average."""
+    """What a study may take it for: the task of a setting, or what models may forget."""
     shown: Shown
     """How figures and tables show it."""
     items: int | None
@@ -156,10 +154,6 @@ class Task:
     """The kind of its answers."""
     check: Callable[[Given], None] | None
     """Raises UserError where the records are not as the task needs them; None where it takes any."""
-
-    def __post_init__(self) -> None:
-        if self.shown.lower_is_better and self.measures:
-            raise TypeError(f"task {self.name!r}: what a study may take it for, {set(self.measures)}, must rise")
 
     @property
     def writes(self) -> bool:

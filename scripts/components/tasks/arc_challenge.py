@@ -49,7 +49,6 @@ TASK = Task(
     settings=MultipleChoice,
     meaning="forgetting: questions of school science",
     paper="section 3.3",
-    always=True,
     measures=frozenset({"learning", "forgetting"}),
     shown=accuracy("ARC-challenge", scored="", averaged=""),
     items=1_172,

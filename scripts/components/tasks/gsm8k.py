@@ -39,7 +39,6 @@ TASK = Task(
     settings=Gsm8k,
     meaning="learning of math: word problems",
     paper="section 3.2",
-    always=True,
     measures=frozenset({"learning", "forgetting"}),
     shown=accuracy("GSM8K", scored="strict match", averaged=""),
     items=1_319,

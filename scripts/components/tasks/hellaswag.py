@@ -36,7 +36,6 @@ TASK = Task(
     settings=MultipleChoice,
     meaning="forgetting: how a description goes on",
     paper="section 3.3",
-    always=True,
     measures=frozenset({"learning", "forgetting"}),
     shown=accuracy("HellaSwag", scored="", averaged=""),
     items=10_042,

@@ -126,7 +126,6 @@ TASK = Task(
     settings=HumanEval,
     meaning="learning of code: programs that pass their tests",
     paper="section 3.2",
-    always=True,
     measures=frozenset({"learning", "forgetting"}),
     shown=accuracy("HumanEval", scored="pass@1", averaged=""),
     items=164,

@@ -36,7 +36,6 @@ TASK = Task(
     settings=Lambada,
     meaning="last words of passages, for language understanding",
     paper="figure S2",
-    always=False,
     measures=frozenset({"learning", "forgetting"}),
     shown=accuracy("LAMBADA", scored="", averaged=""),
     items=None,

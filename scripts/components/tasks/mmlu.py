@@ -81,7 +81,6 @@ TASK = Task(
     settings=Mmlu,
     meaning="knowledge in many subjects",
     paper="figure S5, table S11",
-    always=False,
     measures=frozenset({"learning", "forgetting"}),
     shown=accuracy("MMLU", scored="", averaged="mean over its subjects"),
     items=None,

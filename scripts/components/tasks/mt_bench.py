@@ -61,7 +61,6 @@ TASK = Task(
     settings=MtBench,
     meaning="conversations that a judge grades",
     paper="figure S4, table S10",
-    always=False,
     measures=frozenset(),
     shown=Shown(
         label="MT-bench",

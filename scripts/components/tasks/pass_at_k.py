@@ -19,7 +19,6 @@ TASK = Task(
     settings=humaneval.HumanEval,
     meaning="HumanEval with many programs a problem",
     paper="figure S9",
-    always=False,
     measures=frozenset(),
     shown=replace(
         humaneval.TASK.shown,

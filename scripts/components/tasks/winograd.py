@@ -37,7 +37,6 @@ TASK = Task(
     settings=MultipleChoice,
     meaning="what a pronoun refers to, for language understanding",
     paper="figure S2",
-    always=False,
     measures=frozenset({"learning", "forgetting"}),
     shown=accuracy("Winograd", scored="", averaged=""),
     items=None,

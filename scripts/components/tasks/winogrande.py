@@ -35,7 +35,6 @@ TASK = Task(
     settings=MultipleChoice,
     meaning="forgetting: what a blank in a sentence refers to",
     paper="section 3.3",
-    always=True,
     measures=frozenset({"learning", "forgetting"}),
     shown=accuracy("WinoGrande", scored="", averaged=""),
     items=1_267,
