@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -17,6 +17,7 @@ from scripts.components.part import Part
 
 DATA_LOCK = project("config/data.lock")
 
+T = TypeVar("T")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hex digits")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="40 hex digits")]
 
@@ -82,8 +83,8 @@ class BuildContext:
     uses: Sequence[Use] = ()
     """What the study has the records for that are made; those of another product have none."""
 
-    def locked(self, value: str | None, identity: str) -> str:
-        """A hash or a commit of a spec.
+    def locked(self, value: T | None, identity: str) -> T:
+        """A hash or a commit of a spec, or several.
 
         Raises:
             UserError: there is none, as the lock has no entry; the sentence names the command that locks it.

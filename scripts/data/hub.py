@@ -30,32 +30,46 @@ class Repository:
     name: str
 
     def commit(self) -> str:
-        """The commit that ``main`` points to now.
+        """The commit that ``main`` points to now; where the hub is out of reach, the one that it does in the cache.
 
         Raises:
-            UserError: the hub cannot be asked, or does not answer.
+            UserError: there is none either, or the hub does not answer.
         """
         with self._plainly():
             from huggingface_hub import HfApi
+            from huggingface_hub.errors import OfflineModeIsEnabled
 
-            return str(HfApi().repo_info(self.name, repo_type=self.kind).sha)
+            try:
+                return str(HfApi().repo_info(self.name, repo_type=self.kind).sha)
+            except (OfflineModeIsEnabled, _http_error()) as error:
+                if commit := self._cached_branches(error).get("main"):
+                    return commit
+                raise
 
     def branches(self) -> dict[str, str]:
-        """Every branch and the commit that it points to now.
+        """Every branch and the commit that it points to now; where the hub is out of reach, those in the cache.
 
         Raises:
-            UserError: the hub cannot be asked, or does not answer.
+            UserError: there is none either, or the hub does not answer.
         """
         with self._plainly():
             from huggingface_hub import HfApi
+            from huggingface_hub.errors import OfflineModeIsEnabled
 
-            refs = HfApi().list_repo_refs(self.name, repo_type=self.kind)
-            return {branch.name: branch.target_commit for branch in refs.branches}
+            try:
+                refs = HfApi().list_repo_refs(self.name, repo_type=self.kind)
+                return {branch.name: branch.target_commit for branch in refs.branches}
+            except (OfflineModeIsEnabled, _http_error()) as error:
+                if cached := self._cached_branches(error):
+                    return cached
+                raise
 
     def files(self, revision: str) -> dict[str, str | None]:
         """Path of every file at a commit to its SHA-256, as far as the hub knows it (large files).
 
-        Where the hub is out of reach, a listing that the client has in its cache is as good: a commit never changes.
+        Where the hub is out of reach, a listing that the client has in its cache is as good: a commit never changes. Of
+        a model the files that are in the cache will do: what it lacks without the others is seen. Not of a dataset,
+        which would only have fewer records.
 
         Raises:
             UserError: neither is there.
@@ -70,6 +84,8 @@ class Repository:
                 with suppress(CachedRepoTreeNotFoundError):
                     tree = get_cached_repo_tree(self.name, repo_type=self.kind, revision=revision)
                     return {file.path: None for file in tree}
+                if self.kind == "model" and (paths := self._cached_files(revision)):
+                    return dict.fromkeys(paths)
                 raise
             siblings = getattr(info, "siblings", None) or []
             return {file.rfilename: file.lfs.sha256 if file.lfs else None for file in siblings}
@@ -123,6 +139,34 @@ class Repository:
             except OSError:  # another filesystem, or one without links
                 shutil.copyfile(file, out / path)
 
+    @property
+    def _cache(self) -> Path:
+        """Where the client keeps the repository: ``refs/BRANCH``, ``snapshots/COMMIT/PATH``, ``trees/COMMIT.json``."""
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HUB_CACHE) / f"{self.kind}s--{self.name.replace('/', '--')}"
+
+    def _cached_branches(self, error: Exception) -> dict[str, str]:
+        """The branches in the cache; none where the hub was reached, whatever it answered with."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        refs = self._cache / "refs"
+        if isinstance(error, HfHubHTTPError) or not refs.is_dir():
+            return {}
+        found = {
+            path.relative_to(refs).as_posix(): path.read_text().strip() for path in refs.rglob("*") if path.is_file()
+        }
+        print(f"{self}: the hub is out of reach; its commit is the one in {refs}", file=sys.stderr)
+        return found
+
+    def _cached_files(self, revision: str) -> list[str]:
+        """The files of a commit that are in the cache."""
+        snapshot = self._cache / "snapshots" / revision
+        found = sorted(path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file())
+        if found:
+            print(f"{self}: the hub is out of reach; its files are those in {snapshot}", file=sys.stderr)
+        return found
+
     @contextmanager
     def _plainly(self, revision: str = "", path: str = "") -> Iterator[None]:
         """Lets the client reach the hub; its errors become sentences."""
@@ -135,7 +179,7 @@ class Repository:
         try:
             yield
         except errors.GatedRepoError as error:
-            raise UserError(self._gated(error.response.status_code)) from error
+            raise UserError(self._gated(error.response.status_code, revision)) from error
         except errors.RevisionNotFoundError as error:
             raise UserError(
                 f"{self}: the hub has no commit {revision[:12] or 'main'} of it; lock it anew with `{lock_command()}`"
@@ -161,20 +205,25 @@ class Repository:
 
         return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
 
-    @property
-    def _by_hand(self) -> str:
-        way = ", or use `source: path` with a file of your own" if self.kind == "dataset" else ""
-        return f"copy its files into the cache that HF_HOME names{way}"
+    def _by_hand(self, revision: str) -> str:
+        """What fills the cache so that no hub has to be asked: `hf download` writes what a copy of the files lacks."""
+        kind = "--repo-type dataset " if self.kind == "dataset" else ""
+        at = f" --revision {revision}" if revision else ""
+        thing = "a file" if self.kind == "dataset" else "a directory"
+        return (
+            f"call `hf download {kind}{self.name}{at}` where it can be had and copy {self._cache.name} from the cache "
+            f"there into {self._cache.parent} (HF_HOME moves it), or use `source: path` with {thing} of your own"
+        )
 
-    def _gated(self, status: int) -> str:
+    def _gated(self, status: int, revision: str) -> str:
         if status == 401:
             return (
                 f"{self}: is only for those who accept its licence; accept it at {self._page} and set HF_TOKEN to a "
-                f"token of that account, or {self._by_hand}"
+                f"token of that account, or {self._by_hand(revision)}"
             )
         return (
             f"{self}: the account of the token in HF_TOKEN has not accepted its licence (or waits to be let in); "
-            f"accept it at {self._page} with that account, or {self._by_hand}"
+            f"accept it at {self._page} with that account, or {self._by_hand(revision)}"
         )
 
     def _refused(self, status: int) -> str:
@@ -202,15 +251,14 @@ class Repository:
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         what = f"{path or 'the list of its files'} at the commit {revision[:12]}" if revision else "its commit"
-        missing = f"{what} is not in the cache {constants.HF_HUB_CACHE}" if revision else f"{what} cannot be asked for"
+        missing = f"{what} is not in the cache {self._cache}"
+        by_hand = self._by_hand(revision)
         if isinstance(cause, OfflineModeIsEnabled):
-            return (
-                f"{self}: {missing} and HF_HUB_OFFLINE forbids to download it; unset HF_HUB_OFFLINE, or {self._by_hand}"
-            )
+            return f"{self}: {missing} and HF_HUB_OFFLINE forbids to ask for it; unset HF_HUB_OFFLINE, or {by_hand}"
         reason = f" ({cause})" if cause is not None and str(cause) else ""
         return (
             f"{self}: {missing} and the hub at {constants.ENDPOINT} cannot be reached{reason}; run this command where "
-            f"the network is, or {self._by_hand}"
+            f"the network is, or {by_hand}"
         )
 
 

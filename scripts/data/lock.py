@@ -17,10 +17,11 @@ from scripts.common import commands
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.components.making import DATA_LOCK, BuildContext
-from scripts.components.models.hub import ModelEntry, lock_repository
+from scripts.components.models.hub import ModelEntry, lock_repository, still_true
 from scripts.components.sources import Source
 from scripts.components.sources.path import PathDataset
 from scripts.data import lengths
+from scripts.data.encoding import Encoding
 from scripts.data.hub import Repository, read_encoding
 from scripts.plan.grid import Grid
 from scripts.store.codelock import read_code_lock
@@ -66,8 +67,8 @@ def main(arguments: argparse.Namespace) -> None:
     found = read(DATA_LOCK)
     lock = dict(found)
     problems = []
-    study = load_study(arguments.study)
-    sources = outside(study, arguments.study)
+    study = load_study(arguments.study, lock={})  # what the lock says of the model may be what is wrong
+    sources = outside(study, arguments.study, lock)
     for key, source in sources.items():
         before = lock.get(key)
         try:
@@ -83,7 +84,7 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"{key}: {'as it was' if entry == before else 'locked' if before is None else 'changed'}")
         lock[key] = entry
     if not problems:
-        for key, problem in _too_long(study, arguments.study, lock):
+        for key, problem in [*_no_room(arguments.study, study, lock), *_too_long(study, arguments.study, lock)]:
             problems.append(problem)
             lock.pop(key, None)
             lock |= {key: found[key]} if key in found else {}
@@ -97,28 +98,41 @@ def main(arguments: argparse.Namespace) -> None:
             f"{DATA_LOCK}: {len(problems)} of {len(sources)} outside sources of study {arguments.study} are not "
             "(wholly) locked, as said above; what the file had for them was left as it was"
         )
+    study = load_study(arguments.study, lock=lock)
     Grid(study, arguments.study, {name: entry["version"] for name, entry in read_code_lock().items()}, lock)
     print(f"{DATA_LOCK}: {len(sources)} outside source{'s' * (len(sources) != 1)} of study {arguments.study} locked")
 
 
-def outside(study: Study, study_name: str) -> dict[str, Outside]:
-    """Identity to source, of everything that a study takes from outside; `study_name` is its own."""
+def outside(study: Study, study_name: str, lock: Mapping[str, Entry]) -> dict[str, Outside]:
+    """Identity to source, of everything that a study takes from outside, in the order in which it has to be locked.
+
+    Args:
+        study_name: its own.
+        lock: the entries, of which those of sources that stand before one are there when it is locked.
+    """
     found: dict[str, Outside] = {}
-    chosen = {f"datasets.{name}": dataset for name, dataset in study.datasets.items()} | {"model": study.model}
-    for where, choice in chosen.items():
+    chosen = {f"datasets.{name}": dataset for name, dataset in study.datasets.items()}
+    for where, choice in (chosen | {study.model.said_at: study.model}).items():
         if choice.identity is not None:
-            lock = _trainable(study) if choice is study.model else choice.lock
-            source = found.setdefault(choice.identity, Outside(where, _whole(lock)))
+            resolve = _trainable(study) if choice is study.model else choice.lock
+            source = found.setdefault(choice.identity, Outside(where, _whole(resolve)))
             if isinstance(choice, Source):
                 source.checks[where] = partial(_check_records, study, study_name, where)
     for setting_name, setting in study.settings.items():
         if setting.tokenizer:
-            lock = partial(lock_repository, setting.tokenizer, getattr(study.model.architecture, "vocabulary", None))
+            resolve = partial(_lock_tokenizer, study, lock, setting.tokenizer)
             where = f"settings.{setting_name}.tokenizer"
-            found.setdefault(ModelEntry.key(setting.tokenizer), Outside(where, _whole(lock)))
+            found.setdefault(ModelEntry.key(setting.tokenizer), Outside(where, _whole(resolve)))
     for checkpoints in _published(study):
         found[ModelEntry.key(checkpoints.repository)] = Outside(checkpoints.where, _branch_resolver(checkpoints))
     return found
+
+
+def _lock_tokenizer(study: Study, lock: Mapping[str, Entry], repository: str, before: Entry) -> Entry:
+    """Of a repository whose tokenizer is used with the study's base model, which the lock has by then, if ever."""
+    said = getattr(study.model.shape, "vocabulary", None)
+    locked = lock.get(study.model.identity or "", {}).get("architecture", {})
+    return lock_repository(repository, locked.get("vocabulary", said), before)
 
 
 def _wrong(source: Outside, entry: Entry) -> Iterator[str]:
@@ -152,21 +166,34 @@ def _context(study: Study, name: str, where: str, entry: Entry) -> Iterator[Buil
         )
 
 
+def _no_room(name: str, study: Study, lock: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a study now that its base model is known: what the lock calls the model, and the sentence."""
+    try:
+        load_study(name, lock=lock)
+    except UserError as error:
+        yield study.model.identity or "", str(error)
+
+
 def _too_long(study: Study, name: str, lock: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
     """Says how many examples of files of one's own are longer than a row.
 
     Of those that cannot be trained on: what the lock calls the file, and the sentence that says why.
 
-    Only where the tokenizer is on the hub: that which is made here is made of records.
+    Only where the tokenizer comes from outside and can be read: that which is made here is made of records.
     """
     for setting_name, setting in study.settings.items():
         dataset = study.datasets[setting.dataset]
-        repository = setting.tokenizer or getattr(study.model, "repository", None)
-        if not isinstance(setting, InstructionFinetuning) or not isinstance(dataset, PathDataset) or not repository:
+        if not isinstance(setting, InstructionFinetuning) or not isinstance(dataset, PathDataset):
             continue
         entry, where = lock[dataset.identity], f"datasets.{setting.dataset}"
-        revision = lock[ModelEntry.key(repository)]["revision"]
-        encoding = read_encoding(Repository("model", repository), revision, study.bos, study.join)
+        encoding: Encoding | None
+        if setting.tokenizer:
+            revision = lock[ModelEntry.key(setting.tokenizer)]["revision"]
+            encoding = read_encoding(Repository("model", setting.tokenizer), revision, study.bos, study.join)
+        else:
+            encoding = study.model.read_encoding(lock.get(study.model.identity or "", {}), study.bos, study.join)
+        if encoding is None:
+            continue
         with _context(study, name, where, entry) as context:
             records = dataset.placed(dataset.spec(entry, study.data_seed), context)
             try:
@@ -218,7 +245,8 @@ def _branch_resolver(checkpoints: _Checkpoints) -> Resolver:
             chosen.update(name for duration, name in of_all.items() if duration not in of_kept)
             open_ones = sorted(durations - of_all.keys() - of_kept.keys())
             unresolved += [duration_text(duration, regime) for duration in open_ones]
-        entry: Entry = {"revision": repository.commit(), "branches": {name: commits[name] for name in sorted(chosen)}}
+        entry: Entry = {"revision": (revision := repository.commit())}
+        entry = {**still_true(before, revision), **entry, "branches": {name: commits[name] for name in sorted(chosen)}}
         if not unresolved:
             return entry, ""
         return entry, (

@@ -56,7 +56,7 @@ class Launch:
     @cached_property
     def grid(self) -> Grid:
         versions = {name: entry["version"] for name, entry in self.code.items()}
-        return Grid(Study.model_validate(self.study), self.name, versions, self.data_lock)
+        return Grid(Study.model_validate(self.study, context=self.data_lock), self.name, versions, self.data_lock)
 
     @property
     def strict_arithmetic(self) -> bool:
@@ -161,7 +161,7 @@ def frozen_launch() -> Launch | None:
         return None
     try:
         launch = Launch(**json.loads(text))
-        Study.model_validate(launch.study)
+        Study.model_validate(launch.study, context=launch.data_lock)
         return launch
     except (ValueError, TypeError) as error:
         raise UserError(

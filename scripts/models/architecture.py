@@ -4,8 +4,18 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from scripts.common.errors import UserError
+from scripts.components.models import DTYPES
 
 Part = Literal["attention", "mlp"]
+SHAPE = {
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "context": "max_position_embeddings",
+    "vocabulary": "vocab_size",
+}
+"""What a study calls the parts of a shape, and what transformers does."""
 
 
 def skeleton(config: Mapping[str, Any], where: object) -> Any:
@@ -20,6 +30,16 @@ def skeleton(config: Mapping[str, Any], where: object) -> Any:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     kind = str(config.get("model_type"))
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise UserError(
+            f"{where}: its weights are quantized ({method or 'quantization_config'} in its config.json); "
+            "take the model that they were made from"
+        )
+    if config.get("is_encoder_decoder"):
+        raise UserError(
+            f"{where}: is an encoder with a decoder (model_type {kind!r}); causal language models are trained here"
+        )
     try:
         read = AutoConfig.for_model(kind, **{key: value for key, value in config.items() if key != "model_type"})
         with torch.device("meta"):
@@ -43,6 +63,34 @@ def skeleton(config: Mapping[str, Any], where: object) -> Any:
             "choose one of an architecture that docs/architectures.md has"
         )
     return network
+
+
+def measured(network: Any, where: object, **otherwise: int) -> dict[str, Any]:
+    """What ``config/data.lock`` has of an architecture, see `scripts.components.models.LockedArchitecture`.
+
+    Args:
+        network: its `skeleton`.
+        otherwise: what is taken where its config.json does not say it.
+
+    Raises:
+        UserError: it does not, and nothing else does.
+    """
+    config = network.config.get_text_config(decoder=True)
+    found: dict[str, Any] = {key: getattr(config, theirs, None) or otherwise.get(key) for key, theirs in SHAPE.items()}
+    if found["intermediate_size"] is None:  # GPT-2's, Falcon's: the wide side of the MLP's matrices
+        mlp = [name for name, part in linear_modules(network).items() if part == "mlp"]
+        found["intermediate_size"] = max((max(network.get_submodule(name).weight.shape) for name in mlp), default=None)
+    if lost := [key for key, value in found.items() if value is None]:
+        raise UserError(f"{where}: its config.json does not say its {lost[0]} ({SHAPE[lost[0]]})")
+    heads = found["heads"]
+    return {
+        **found,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "head_dim": getattr(config, "head_dim", None) or found["hidden_size"] // heads,
+        "tied": bool(config.tie_word_embeddings),
+        "parameters": network.num_parameters(),
+        "dtype": dtype if (dtype := str(config.dtype).removeprefix("torch.")) in DTYPES else "float32",
+    }
 
 
 def linear_modules(network: Any) -> dict[str, Part]:

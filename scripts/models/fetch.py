@@ -1,24 +1,15 @@
 """Takes a model of the Hugging Face hub at a commit, after a look at its shape; safetensors alone, never pickle."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from scripts.common.errors import UserError
 from scripts.common.files import read_object
 from scripts.data.hub import Repository
-from scripts.models.architecture import skeleton
+from scripts.models.architecture import SHAPE, skeleton
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
-_SHAPE = {
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "context": "max_position_embeddings",
-    "vocabulary": "vocab_size",
-}
-"""What a study calls the parts of a shape, and what transformers does."""
 
 
 def take_model(
@@ -46,10 +37,7 @@ def take_model(
         check_shape(network.config, architecture, repository)
     parts = [WEIGHTS]
     if INDEX in files:
-        index = read_object(repository.download(INDEX, revision, files[INDEX], scratch), repository)
-        parts = [INDEX, *sorted(set(index["weight_map"].values()))]
-        if lost := [part for part in parts if part not in files]:
-            raise UserError(f"{repository}: its {INDEX} names {lost[0]}, which it does not have")
+        parts = [INDEX, *shards(repository.download(INDEX, revision, files[INDEX], scratch), files, repository)]
     chosen = dict.fromkeys([*(name for name in wanted if name in files), *parts])
     repository.take({name: files[name] for name in chosen}, revision, out, scratch)
 
@@ -68,12 +56,32 @@ def read_architecture(
     """
     if CONFIG not in files:
         raise UserError(f"{repository}: has no {CONFIG} at the commit {revision[:12]}; it is no model of transformers")
+    require_safetensors(files, repository)
+    config = read_object(repository.download(CONFIG, revision, files[CONFIG], cache), repository)
+    return skeleton(config, repository)
+
+
+def require_safetensors(files: Collection[str], where: object) -> None:
+    """Raises UserError where a model with these files has no weights in safetensors."""
     if INDEX not in files and WEIGHTS not in files:
         pickled = sorted(path for path in files if path.endswith((".bin", ".pt", ".pth")))
         has = f"pickled weights alone ({pickled[0]}), which are never loaded" if pickled else "no weights"
-        raise UserError(f"{repository}: has {has}; safetensors are needed ({WEIGHTS} or {INDEX})")
-    config = read_object(repository.download(CONFIG, revision, files[CONFIG], cache), repository)
-    return skeleton(config, repository)
+        raise UserError(f"{where}: has {has}; safetensors are needed ({WEIGHTS} or {INDEX})")
+
+
+def shards(index: Path, files: Collection[str], where: object) -> list[str]:
+    """The names of the files that an index says weights lie in.
+
+    Raises:
+        UserError: it is no index, or names a file that is not among `files`.
+    """
+    named = read_object(index, where).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise UserError(f"{where}: its {INDEX} has no weight_map")
+    parts = sorted(set(map(str, named.values())))
+    if lost := [part for part in parts if part not in files]:
+        raise UserError(f"{where}: its {INDEX} names {lost[0]}, which it does not have")
+    return parts
 
 
 def check_shape(config: Any, architecture: Mapping[str, Any], where: object) -> None:
@@ -82,10 +90,10 @@ def check_shape(config: Any, architecture: Mapping[str, Any], where: object) -> 
     Raises:
         UserError: they differ; the sentence names every difference.
     """
-    found = {key: getattr(config, theirs, None) for key, theirs in _SHAPE.items()}
+    found = {key: getattr(config, theirs, None) for key, theirs in SHAPE.items()}
     differences = [
         f"{key} is {found[key]}, not {architecture[key]}"
-        for key in _SHAPE
+        for key in SHAPE
         if key in architecture and found[key] not in (None, architecture[key])
     ]
     if differences:

@@ -139,6 +139,7 @@ class Training:
         commits: Mapping[str, str] = self._catalogue.entry(identity).get("branches", {})
         branches = datalock.resolve_branches(repository, commits, setting.durations, setting.regime)
         branch = branches.get(amount)
+        shape = self._study.model.shape
         spec = {
             "kind": "published",
             "repository": repository,
@@ -146,7 +147,7 @@ class Training:
             "revision": commits[branch] if branch else None,
             "duration": amount,
             "model": self._data.model.fingerprint,
-            "architecture": self._study.model.architecture.model_dump(),
+            "architecture": shape.model_dump() if shape else None,
             "method": self._study.methods[method].spec(),
         }
         named = f"{identity} (branch of {datalock.duration_text(amount, setting.regime)})"

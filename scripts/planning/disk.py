@@ -95,7 +95,7 @@ def product_bytes(grid: Grid, product: Product) -> int:
     """Bytes of a leg end, a run, a base model or a published checkpoint; 0 for all else."""
     model, spec = grid.study.model, product.spec
     if product.kind == "model":
-        return model.bytes_of_weight * model.parameters
+        return model.stored_bytes
     if product.kind == "published":
         return _HUB_BYTES * method_of(spec["method"]).trained_parameters(model)
     if product.kind not in ("leg", "run"):

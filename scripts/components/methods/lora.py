@@ -112,7 +112,8 @@ class Lora(Method):
                 f"modules: the model has no {unknown[0]!r}; allowed are {', '.join(ALL_LINEAR)}, and instead of a list "
                 f"{', '.join(WORDS)}"
             )
-        shape = model.architecture
+        if (shape := model.shape) is None:
+            return
         widths = [shape.hidden_size, *([shape.intermediate_size] if set(llama(self.modules)) - set(ATTENTION) else [])]
         if self.rank > min(widths):
             raise ValueError(f"rank: must not exceed the width of the model's modules ({min(widths)})")
@@ -126,15 +127,22 @@ class Lora(Method):
     def trained_parameters(self, model: "BaseModel") -> int:
         """rank * (inputs + outputs) of each module, and its outputs where their lengths are trained.
 
-        As in a Llama whose keys and values are as wide as its queries.
+        As in a Llama; modules with other names count as those between an MLP's width and the model's.
         """
-        shape = model.architecture
+        if (shape := model.shape) is None:
+            return 0
         width, inner = shape.hidden_size, shape.intermediate_size
+        sizes: dict[str, tuple[int, int]] = {
+            "q_proj": (width, shape.queries),
+            "k_proj": (width, shape.keys),
+            "v_proj": (width, shape.keys),
+            "o_proj": (shape.queries, width),
+            **dict.fromkeys(WIDENING, (width, inner)),
+        }
         count = 0
         for module in llama(self.modules):
-            count += self.rank * (width + (width if module in ATTENTION else inner))
-            if self.decomposed:
-                count += inner if module in WIDENING else width
+            inputs, outputs = sizes.get(module, (inner, width))
+            count += self.rank * (inputs + outputs) + (outputs if self.decomposed else 0)
         return shape.layers * count
 
     def written_parameters(self, model: "BaseModel") -> int:

@@ -3,16 +3,18 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
 from scripts.components.discovery import classes, union
-from scripts.components.making import BuildContext, Made
+from scripts.components.making import BuildContext, Made, lock_command
 from scripts.components.part import Count, Name, Part, Rate, Seed, Tokens, field
+from scripts.components.templates import Bos, Join
 
 if TYPE_CHECKING:
     from scripts.components.methods import Method
+    from scripts.data.encoding import Encoding
 
 
 class Architecture(Part):
@@ -29,6 +31,46 @@ class Architecture(Part):
         if self.hidden_size % (2 * self.heads):
             raise ValueError("hidden_size must be an even multiple of heads (rotary embeddings pair channels)")
         return self
+
+    @property
+    def queries(self) -> int:
+        """Channels of a block's queries, all heads together."""
+        return self.hidden_size
+
+    @property
+    def keys(self) -> int:
+        """Channels of a block's keys, all heads together; of its values too."""
+        return self.hidden_size
+
+
+DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of a weight in a model's files."""
+
+
+class LockedArchitecture(Part):
+    """What a model's own files say of it, as ``config/data.lock`` has it: a study is planned by it."""
+
+    hidden_size: Count
+    intermediate_size: Count
+    layers: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    vocabulary: Count
+    context: Count
+    tied: bool
+    parameters: Annotated[int, Field(gt=0)]
+    dtype: Literal["float64", "float32", "float16", "bfloat16"]
+
+    @property
+    def queries(self) -> int:
+        """Channels of a block's queries, all heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Channels of a block's keys, all heads together; of its values too."""
+        return self.kv_heads * self.head_dim
 
 
 def parameters(shape: Architecture, embeddings: int) -> int:
@@ -81,10 +123,11 @@ class BaseModel(Made):
     if TYPE_CHECKING:
         source: str
         label: str
-        architecture: Architecture
 
     bytes_of_weight: ClassVar[int]
-    """How many a weight takes in the files of the model."""
+    """How many a weight takes in the files of the model, as far as nothing better is known."""
+    said_at: ClassVar[str] = "model"
+    """The key of a study that sentences about what it names begin with."""
 
     @property
     @abstractmethod
@@ -100,6 +143,11 @@ class BaseModel(Made):
     def names(self) -> list[str]:
         """How it is called: in figures, and where it comes from."""
         return [self.label]
+
+    @property
+    @abstractmethod
+    def shape(self) -> Architecture | LockedArchitecture | None:
+        """Its architecture, as far as it is known before it is there; None where it is not locked and nobody says."""
 
     @abstractmethod
     def spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,10 +185,23 @@ class BaseModel(Made):
         """Writes the tokenizer that such a model comes with; see `scripts.components.making.Builder`."""
         raise NotImplementedError("the model comes without a tokenizer")
 
+    def read_encoding(self, entry: Mapping[str, Any], bos: Bos, join: Join) -> "Encoding | None":
+        """The tokenizer that it comes with, when sources are locked; None where it has none that can be read then.
+
+        Args:
+            entry: that of the lock.
+        """
+        return None
+
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """How many it has, known from its shape before it is there."""
+        """How many it has, known from its shape before it is there; 0 where nothing is known."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What its weights take in its files."""
+        return self.bytes_of_weight * self.parameters
 
     def tokens_to_train(self, key: str) -> int | None:
         """How many the job that makes it trains on, for estimates of time; None where it takes what is there.
@@ -149,6 +210,55 @@ class BaseModel(Made):
             key: the product's.
         """
         return None
+
+
+class OutsideModel(BaseModel):
+    """A base model from outside: what it is, its own files say, and the lock has it from them.
+
+    A study is validated with the lock as pydantic's context; without one, or before the model is locked, what depends
+    on its architecture is not checked and no estimate counts it.
+    """
+
+    _locked: LockedArchitecture | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _reads_the_lock(self, info: ValidationInfo) -> Self:
+        entry = (info.context or {}).get(self.identity)
+        if entry and "architecture" in entry:
+            self._locked = LockedArchitecture.model_validate(entry["architecture"])
+        if entry and self.shape is None:
+            raise ValueError(f"is locked without its architecture; lock it anew with `{lock_command()}`")
+        return self
+
+    @property
+    def shape(self) -> Architecture | LockedArchitecture | None:
+        return self._locked
+
+    @property
+    def parameters(self) -> int:
+        return self._locked.parameters if self._locked else 0
+
+    @property
+    def stored_bytes(self) -> int:
+        return DTYPES[self._locked.dtype] * self.parameters if self._locked else super().stored_bytes
+
+
+def require_parts(network: Any, methods: Mapping[str, "Method"], decomposed: bool, where: object) -> None:
+    """Raises UserError where a model lacks what a study's methods adapt, or what singular values are taken of.
+
+    Args:
+        network: its `skeleton`.
+        methods: by name.
+        decomposed: whether the study asks for singular values.
+        where: what the sentence names.
+    """
+    from scripts.models.architecture import linear_modules
+    from scripts.spectra.ranks import require_linear
+
+    for name, method in methods.items():
+        method.require_modules(network, f"{where} (methods.{name})")
+    if decomposed:
+        require_linear(linear_modules(network), f"{where} (spectra)")
 
 
 MODELS = classes(__name__, __path__, BaseModel, "source")  # type: ignore[type-abstract]

@@ -33,6 +33,10 @@ class PretrainedModel(BaseModel):
     def identity(self) -> None:
         return None
 
+    @property
+    def shape(self) -> Architecture:
+        return self.architecture
+
     def spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         training = self.pretraining
         return {
