@@ -85,6 +85,18 @@ class PathDataset(Table, Source):
     def check(self, spec: Mapping[str, Any], context: BuildContext) -> None:
         _records(spec, context).check()
 
+    def raw(self) -> Iterator[dict[str, Any]]:
+        """The rows as they lie there, column to value, whatever a study makes of them.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        from scripts.data.tables import rows_of
+
+        path = project(self.path)
+        for file in _files(path) if path.is_dir() else [path]:
+            yield from (row.values for row in rows_of(file, str(file), None))
+
     @staticmethod
     def placed(spec: Mapping[str, Any], context: BuildContext) -> Iterator[tuple[str, dict[str, Any]]]:
         """The records of a spec, each with the file and line where it stands.
