@@ -282,9 +282,10 @@ def score_axis(ax: Axes, panel: Panel, need: str, estimates: Sequence[Estimate],
     if base:
         base_level(ax, base)
     printed = [point.estimates[need] for point in panel.printed]
-    ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], panel.shown(need)))
+    shown = panel.shown(need)
+    ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], shown))
     value_axis(ax.yaxis)
-    ax.set_ylabel(axis_label(panel.shown(need), scale))
+    ax.set_ylabel(axis_label(shown, scale) + ("\n(lower is better)" if shown.lower_is_better else ""))
 
 
 def marker(colour: str, trained: bool) -> dict[str, Any]:
@@ -305,7 +306,7 @@ def overlay(ax: Axes, x: float, y: float, colour: str, size: float = MARKER) -> 
 
 
 def cross(ax: Axes, x: float, y: float, colour: str, transform: Any, size: float = 0.8 * MARKER) -> None:
-    """One model that diverged, in the transform's coordinates: it has no score, and stands at the panel's bottom."""
+    """One model that diverged, in the transform's coordinates: it has no score, and stands at an edge of the panel."""
     ax.plot([x], [y], markersize=size, color=colour, transform=transform, zorder=5, clip_on=False, gid="diverged",
             **CROSS)  # fmt: skip
 
@@ -518,6 +519,16 @@ def footer(artifact: Artifact, points: Origin, commit: str) -> tuple[str, str]:
     return what, where[0].upper() + where[1:]
 
 
+def choice_note(points: Points) -> str:
+    """What a reader of target losses should know where these chose the learning rates; else empty."""
+    if not points.chosen_by_loss:
+        return ""
+    return (
+        "The study's sweep chooses learning rates by the target loss on these same held-out records: at a chosen rate "
+        "it looks a little better than it is"
+    )
+
+
 def page(
     artifact: Artifact,
     points: Points,
@@ -544,7 +555,8 @@ def page(
         for panel, (row, column) in zip(points.panels, places, strict=True)
         for place, view in enumerate(views)
     ]
-    return sheet(artifact, points, commit, slots, legends, below, [bars_note(points), *notes], reading)
+    notes = [bars_note(points), *notes, choice_note(points)]
+    return sheet(artifact, points, commit, slots, legends, below, notes, reading)
 
 
 def sheet(
