@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from scripts.artifacts.points import Duration, Estimate, Origin, Panel, Point, Points, ShownMethod
 from scripts.artifacts.words import REGIMES
@@ -46,6 +46,7 @@ REACH: dict[str, Any] = {"linewidth": 8.0, "alpha": 0.18, "zorder": 1.8, "solid_
 PRINTED: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markeredgewidth": 1.4}
 CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 1.7}
 PLANE = (FORGETTING, LEARNING)
+WIDE = 4.0  # highest over lowest loss, from which on an axis is logarithmic
 UNITS = {"tokens": "Training tokens", "epochs": "Epochs"}
 TURNED = ("tokens",)
 SOURCES = {
@@ -276,15 +277,38 @@ def _apart(durations: Sequence[Duration], least: float) -> list[Duration]:
     return kept[::-1]
 
 
+def loss_axis(ax: Axes, low: float, high: float, logarithmic: bool) -> None:
+    """Losses from `low` to `high` with room around them; logarithmic where a linear axis would flatten the small."""
+    if logarithmic:
+        room = max(high / low, 1.2) ** 0.08
+        ax.set_yscale("log")
+        ax.set_ylim(low / room, high * room)
+    else:
+        margin = 0.08 * max(high - low, 0.2 * high)
+        ax.set_ylim(low - margin, high + margin)
+    # A logarithmic axis that spans little has too few of these round numbers inside.
+    powers = logarithmic and high > WIDE * low
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)) if powers else MaxNLocator(9, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
 def score_axis(ax: Axes, panel: Panel, need: str, estimates: Sequence[Estimate], scale: str) -> None:
-    """A need up a panel: limits that hold `estimates` and the base model, which is drawn too, and its label."""
+    """A need up a panel: limits that hold `estimates` and the base model, which is drawn too, and its label.
+
+    Where lower is better the label says so, and values that lie far apart have a logarithmic axis.
+    """
     base = panel.base.get(need)
     if base:
         base_level(ax, base)
     printed = [point.estimates[need] for point in panel.printed]
-    shown = panel.shown(need)
-    ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], shown))
-    value_axis(ax.yaxis)
+    shown, drawn = panel.shown(need), [*estimates, *printed, *([base] if base else [])]
+    ends = [end for one in drawn for end in (one.value, one.low, one.high)]
+    if shown.lower_is_better and max(ends) > WIDE * min(ends) > 0:
+        loss_axis(ax, min(ends), max(ends), logarithmic=True)
+    else:
+        ax.set_ylim(*limits(drawn, shown))
+        value_axis(ax.yaxis)
     ax.set_ylabel(axis_label(shown, scale) + ("\n(lower is better)" if shown.lower_is_better else ""))
 
 

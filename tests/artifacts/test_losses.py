@@ -180,7 +180,7 @@ def test_any_losses_lie_inside_an_axis_whose_labels_are_its_losses(low: float, r
     with style.whitegrid():
         drawn = Figure(figsize=(4, style.PANEL))
         ax = drawn.add_axes((0.1, 0, 0.9, 1))
-        losses._loss_axis(ax, low, low * ratio, logarithmic)
+        style.loss_axis(ax, low, low * ratio, logarithmic)
     bottom, top = ax.get_ylim()
     assert bottom < low
     assert low * ratio < top

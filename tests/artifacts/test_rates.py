@@ -139,6 +139,20 @@ def test_of_losses_the_lowest_is_best_and_the_axis_says_so(tmp_path: Path) -> No
     assert_all_apart(made)
 
 
+def test_losses_far_apart_have_a_logarithmic_axis(tmp_path: Path) -> None:
+    rows = sweep()
+    scales = []
+    for highest in (1.4, 9.0):
+        rows[-1]["value"] = rows[-2]["value"] = highest
+        (ax,) = drawn(tmp_path, SWEEP, rows).axes
+        scales.append(ax.get_yscale())
+        low, high = ax.get_ylim()
+        assert low < 0.5 < highest < high
+    assert scales == ["linear", "log"]
+    assert ax.get_ylabel().endswith("(lower is better)")
+    assert best(ax) == {"#000000": (5e-5, pytest.approx(0.51)), "#6a5acd": (5e-5, pytest.approx(0.56))}
+
+
 def test_a_rate_at_which_a_seed_diverged_is_never_best_and_is_crossed_where_losses_are_high(tmp_path: Path) -> None:
     gone = (("full", 5e-5, 1), ("full", 2e-4, 0), ("full", 2e-4, 1), *(("lora-r64-a32-all", r, 0) for r in LORA_RATES))
     made = drawn(tmp_path, SWEEP, sweep(gone))
