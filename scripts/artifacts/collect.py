@@ -14,12 +14,12 @@ from typing import Any
 from scripts.artifacts import recipes
 from scripts.artifacts.frames import condition_cells
 from scripts.artifacts.imports import collects
-from scripts.artifacts.points import COLUMNS, DIVERGED, SHOWN_OWN
+from scripts.artifacts.points import CHOSEN_BY, COLUMNS, DIVERGED, SHOWN_OWN
 from scripts.artifacts.provenance import write_record
 from scripts.artifacts.published import load_published
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
-from scripts.components.measures import FORGETTING, LANGUAGE_UNDERSTANDING
+from scripts.components.measures import FORGETTING, LANGUAGE_UNDERSTANDING, TARGET_LOSS
 from scripts.components.tasks import COMPOSITE
 from scripts.evaluation.scores import language_understanding, plain_average
 from scripts.launch.command import current_launch, launch_options
@@ -51,6 +51,8 @@ def main(launch: Launch, name: str, path: Path) -> None:
         columns, rows = COLUMNS, [row for condition in conditions for row in _rows(launch, condition, artifact)]
         if shown := _shown(launch, rows):
             columns, rows = (*COLUMNS, SHOWN_OWN), [{**row, SHOWN_OWN: shown} for row in rows]
+        if plan.shows_what_chose(launch.grid, artifact.needs):
+            columns, rows = (*columns, CHOSEN_BY), [{**row, CHOSEN_BY: TARGET_LOSS} for row in rows]
         if launch.grid.study.overlay and not artifact.is_table:
             rows += _overlaid(launch, artifact, rows)
     with atomic_path(path) as new, new.open("w", encoding="utf-8", newline="") as file:

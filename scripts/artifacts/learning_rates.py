@@ -6,7 +6,8 @@ python -m scripts.artifacts.learning_rates --out results/learning_rates.yaml
 import argparse
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +29,51 @@ from scripts.study.load import STUDIES, accepted_path, read_accepted
 RESULT = Path("results/learning_rates.yaml")
 
 Curve = list[dict[str, Any]]
-"""For each rate, rising: `learning_rate`, `score` (mean over seeds), `stderr` (over items), `items`; and as `asked`,
-for each seed, what stands for the model and its items (`_asked`).
+"""For each rate, rising: `learning_rate`, what the rule compares (`score` or `loss`, mean over seeds), `stderr` (over
+items), `items`; and as `asked`, for each seed, what stands for the model and its items (`_asked`).
 
-Where training diverged, of one of the seeds at least, `score` and `stderr` are None and `diverged` is true.
+Where training diverged, of one of the seeds at least, score or loss and `stderr` are None and `diverged` is true.
 """
 
 
-def choose(curve: Curve) -> float:
-    """The learning rate with the highest score; of a tie, the lowest (rule ``highest_validation_score``).
+@dataclass(frozen=True)
+class Rule:
+    """How a sweep chooses."""
+
+    compared: str
+    """What it compares, as a curve calls it."""
+    best: Callable[[Sequence[float]], float]
+    """The best of several."""
+    words: str
+    """What `compared` is, for people."""
+
+
+RULES = {
+    "highest_validation_score": Rule("score", max, "the score on validation items"),
+    "lowest_held_out_loss": Rule("loss", min, "the loss on held-out records, in bits per byte,"),
+}
+"""By their names in a study (`scripts.study.schema.Sweep`)."""
+
+
+def choose(curve: Curve, rule: str) -> float:
+    """The learning rate that a rule takes: that with the best score or loss; of a tie, the lowest.
 
     Raises:
         UserError: training diverged at every rate.
     """
-    scored = [point for point in curve if not point.get("diverged")]
-    if not scored:
+    known = [point for point in curve if not point.get("diverged")]
+    if not known:
         rates = ", ".join(f"{point['learning_rate']:g}" for point in curve)
         raise UserError(f"training diverged at every learning rate tried ({rates}); the sweep needs lower ones")
-    best = max(scored, key=lambda point: (point["score"], -point["learning_rate"]))
-    return float(best["learning_rate"])
+    compared = RULES[rule].compared
+    best = RULES[rule].best([point[compared] for point in known])
+    return float(min(point["learning_rate"] for point in known if point[compared] == best))
 
 
-def edge(curve: Curve) -> str | None:
+def edge(curve: Curve, rule: str) -> str | None:
     """``lowest`` or ``highest`` where the choice is at an end of the rates tried, so that the best may lie beyond."""
     rates = [point["learning_rate"] for point in curve]
-    return {min(rates): "lowest", max(rates): "highest"}.get(choose(curve))
+    return {min(rates): "lowest", max(rates): "highest"}.get(choose(curve, rule))
 
 
 def swept(grid: Grid) -> dict[tuple[str, str], dict[float, list[Condition]]]:
@@ -73,23 +94,23 @@ def main(launch: Launch, out: Path) -> None:
             method.
     """
     recipe = recipes.of_rates(launch)
+    sweep = launch.grid.study.sweep
+    assert sweep is not None
     settings: dict[str, dict[str, Any]] = {}
     for (setting, method), rates in swept(launch.grid).items():
-        curve = [_point(launch, rate, conditions) for rate, conditions in rates.items()]
+        curve = [_point(launch, rate, conditions, RULES[sweep.rule]) for rate, conditions in rates.items()]
         first = next(iter(rates.values()))[0]
         try:
-            chosen = choose(curve)
+            chosen = choose(curve, sweep.rule)
         except UserError as error:
             raise UserError(f"{setting} {method}: {error}") from error
         settings.setdefault(setting, {})[method] = {
             "learning_rate": chosen,
-            "edge": edge(curve),
+            "edge": edge(curve, sweep.rule),
             "duration": first.duration,
             "curve": curve,
         }
-        print(f"{setting} {method}: {chosen:g} of {' '.join(map(_mark, curve))}")
-    sweep = launch.grid.study.sweep
-    assert sweep is not None
+        print(f"{setting} {method}: {chosen:g} of {' '.join(_mark(point, RULES[sweep.rule]) for point in curve)}")
     write(
         out,
         {
@@ -111,33 +132,34 @@ def _asked(grid: Grid, evaluation: Key) -> str:
     return fingerprint({key: value for key, value in merged.items() if key not in ("kind", "versions", "sampled")})
 
 
-def _point(launch: Launch, rate: float, conditions: Sequence[Condition]) -> dict[str, Any]:
+def _point(launch: Launch, rate: float, conditions: Sequence[Condition], rule: Rule) -> dict[str, Any]:
     keys = [condition.evaluations[VALIDATION] for condition in conditions]
     results = [launch.store.require(key)["results"] for key in keys]
     asked = [_asked(launch.grid, key) for key in keys]
-    if any("diverged" in result for result in results):
-        nothing = {"score": None, "stderr": None, "items": 0, "diverged": True}
+    # weights that the last steps blew up have a loss that is no number
+    if any("diverged" in result or not math.isfinite(result["value"]) for result in results):
+        nothing = {rule.compared: None, "stderr": None, "items": 0, "diverged": True}
         return {"learning_rate": rate, **nothing, "asked": asked}
     return {
         "learning_rate": rate,
-        "score": statistics.fmean(result["value"] for result in results),
+        rule.compared: statistics.fmean(result["value"] for result in results),
         "stderr": math.sqrt(math.fsum(result["stderr"] ** 2 for result in results)) / len(results),
         "items": results[0]["items"],
         "asked": asked,
     }
 
 
-def _mark(point: dict[str, Any]) -> str:
+def _mark(point: dict[str, Any], rule: Rule) -> str:
     """`0.0001:0.345`, `0.01:diverged`."""
-    score = "diverged" if point.get("diverged") else f"{point['score']:.3f}"
-    return f"{point['learning_rate']:g}:{score}"
+    compared = "diverged" if point.get("diverged") else f"{point[rule.compared]:.3f}"
+    return f"{point['learning_rate']:g}:{compared}"
 
 
 def write(path: Path, choices: dict[str, Any]) -> None:
     """Writes choices as YAML that reads back as the same numbers."""
     head = (
         f"# The learning rates of study {choices['study']}, chosen by its sweep: for each setting and method\n"
-        "# the score on validation items at every rate, and the rate that the rule takes. Not written by hand.\n"
+        f"# {RULES[choices['rule']].words} at every rate, and the rate that the rule takes. Not written by hand.\n"
     )
     with atomic_path(path) as new:
         new.write_text(head + yaml.safe_dump(choices, sort_keys=False, width=120), encoding="utf-8")
@@ -153,6 +175,9 @@ def outdated(grid: Grid, path: Path) -> str | None:
         UserError: the file is not of the right form.
     """
     choices = read_accepted(path)
+    sweep, rule = grid.study.sweep, read_yaml(path).get("rule")
+    if sweep and rule != sweep.rule:
+        return f"{path}: rule: the rates were chosen by {rule}, and the study's sweep chooses by {sweep.rule}"
     given = {(setting, method): choice for setting, methods in choices.items() for method, choice in methods.items()}
     then = grid.under(code_versions(path))
     expected = swept(then)
@@ -168,7 +193,7 @@ def outdated(grid: Grid, path: Path) -> str | None:
         if made_from != now:
             return f"{where}: comes from another sweep than the study's (its rates, data, model or code changed since)"
         try:
-            chosen = choose(choice["curve"])
+            chosen = choose(choice["curve"], str(rule))
         except UserError as error:
             return f"{where}: {error}"
         if choice["learning_rate"] != chosen:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from scripts.artifacts import style
 from scripts.artifacts.points import Duration, Panel, Points, amount
@@ -12,7 +11,6 @@ from scripts.common.quantities import format_tokens
 from scripts.components.measures import SOURCE_LOSS, TARGET_LOSS
 from scripts.plan.registry import Artifact
 
-WIDE = 4.0  # highest over lowest loss, from which on an axis is logarithmic
 READING = (
     "How to read: lower is better in both columns. Left is the loss on held-out records of the data that a model is "
     "finetuned on: the lower, the more was learned. Right is the loss on held-out records of the data that the base "
@@ -30,7 +28,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         (need, panel.setting): _span([panel], need) for panel in points.panels for need in (SOURCE_LOSS, TARGET_LOSS)
     }
     spans |= {(SOURCE_LOSS, panel.setting): _span(points.panels, SOURCE_LOSS) for panel in points.panels}
-    wide = {need for (need, _), (low, high) in spans.items() if high > WIDE * low}
+    wide = {need for (need, _), (low, high) in spans.items() if high > style.WIDE * low}
 
     def panel_of(ax: Axes, panel: Panel, need: str) -> None:
         if need in panel.base:
@@ -38,7 +36,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         for method in points.methods:
             series = [(point.tokens, point.estimates[need]) for point in panel.series(method)]
             style.curve(ax, looks[method.name].colour, method.name, series)
-        _loss_axis(ax, *spans[need, panel.setting], need in wide)
+        style.loss_axis(ax, *spans[need, panel.setting], need in wide)
         _token_axis(ax, panel)
         ax.set_ylabel(style.axis_label(panel.shown(need), points.scale))
 
@@ -57,22 +55,6 @@ def _span(panels: Iterable[Panel], need: str) -> tuple[float, float]:
     drawn = [estimates[need] for estimates in shown if need in estimates]
     ends = [end for estimate in drawn for end in (estimate.value, estimate.low, estimate.high) if end > 0]
     return min(ends), max(ends)
-
-
-def _loss_axis(ax: Axes, low: float, high: float, logarithmic: bool) -> None:
-    """Losses from `low` to `high` with room around them; logarithmic where a linear axis would flatten the small."""
-    if logarithmic:
-        room = max(high / low, 1.2) ** 0.08
-        ax.set_yscale("log")
-        ax.set_ylim(low / room, high * room)
-    else:
-        margin = 0.08 * max(high - low, 0.2 * high)
-        ax.set_ylim(low - margin, high + margin)
-    # A logarithmic axis that spans little has too few of these round numbers inside.
-    powers = logarithmic and high > WIDE * low
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)) if powers else MaxNLocator(9, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _token_axis(ax: Axes, panel: Panel) -> None:

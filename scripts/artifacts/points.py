@@ -26,6 +26,8 @@ evaluations                  the fingerprints of the evaluations of these tasks,
 state                        `diverged` where training did, so that there is no value and never will be one; else empty
 shown                        only where rows are of the study's own tasks: how figures show them, by their names, as
                              JSON (`scripts.components.asking.shown`); the same in every row
+chosen_by                    only where the figure shows what the study's sweep chooses learning rates by:
+                             `target_loss`; the same in every row
 """
 
 import hashlib
@@ -40,7 +42,7 @@ from scripts.artifacts.provenance import Collected, collected
 from scripts.artifacts.repetitions import reach
 from scripts.common.errors import UserError
 from scripts.components.asking.shown import Shown
-from scripts.components.measures import FORGETTING, LEARNING, SHOWN, forgetting_of
+from scripts.components.measures import FORGETTING, LEARNING, SHOWN, TARGET_LOSS, forgetting_of
 from scripts.components.methods import METHODS
 
 COLUMNS = (
@@ -51,7 +53,7 @@ COLUMNS = (
 )  # fmt: skip
 NUMBERS = ("rank", "alpha", "duration_value", "tokens", "learning_rate", "value", "stderr")
 DIVERGED = "diverged"
-SHOWN_OWN = "shown"
+SHOWN_OWN, CHOSEN_BY = "shown", "chosen_by"
 CHOICES = {
     "scale": ("demo", "own", "paper"),
     "kind": ("base", *METHODS),
@@ -176,6 +178,8 @@ class Points(Origin):
     """The tasks of the forgetting average, where it is shown; or the one that falls where less is forgotten."""
     known: Mapping[str, Shown] = field(default_factory=lambda: SHOWN)
     """How each task and measure is shown, the study's own among them."""
+    chosen_by_loss: bool = False
+    """Whether the target losses that are shown are of the records by which the study's sweep chooses rates."""
 
 
 def artifact_fingerprint(conditions: Iterable[str]) -> str:
@@ -257,6 +261,7 @@ def read_points(path: Path | str, needs: Iterable[str], by_rate: bool = False) -
         base_source=None if base.empty else str(base["source"].iloc[0]),
         averaged=averaged,
         known=shown,
+        chosen_by_loss=first.get(CHOSEN_BY) == TARGET_LOSS,
         missing=_count(tuned[tuned["value"].isna() & (tuned["state"] != DIVERGED)], key),
         diverged=_count(diverged, key),
     )

@@ -1,4 +1,7 @@
-"""Scores vs. learning rate, one panel per setting and need (figures S1, S2 and S3a, v1's figures 8 and S1)."""
+"""Scores vs. learning rate, one panel per setting and need (figures S1, S2 and S3a, v1's figures 8 and S1).
+
+And losses, of which the lowest is best: those that a sweep chooses rates by.
+"""
 
 import math
 from collections import Counter
@@ -30,7 +33,7 @@ DECADES = 5  # from so many decades on the powers of ten alone have ticks
 def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     """The figure: a line for each method, its best rate ringed; of learning also the level where rates are viable.
 
-    A rate at which training of a seed diverged has a cross at the panel's bottom.
+    A rate at which training of a seed diverged is never the best, and has a cross at the panel's bottom.
 
     Raises UserError where a setting has several durations.
     """
@@ -48,11 +51,10 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
         for method in points.methods:
             look, series = looks[method.name], panel.series(method)
             style.curve(ax, look.colour, method.name, [(c.rate, c.estimates[need]) for c in series], look.dashes)
-            if series:
-                best = _best(series, need)
+            if best := _best(panel, method.name, need):
                 value = best.estimates[need].value
                 ax.plot([best.rate], [value], color=look.colour, zorder=4.5, clip_on=False, gid="best", **RING)
-                if need == "learning":
+                if need == "learning" and _has_shares(panel):
                     gid = f"viable {method.name}"
                     ax.axhline(VIABLE * value, color=look.colour, zorder=1.6, gid=gid, **LEVEL)
         (duration,) = panel.durations
@@ -67,7 +69,7 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
 
     marks = [Line2D([], [], color=style.QUIET, label="a method's best rate", **RING)]
     notes = style.meanings(artifact.needs, points)
-    if "learning" in artifact.needs:
+    if "learning" in artifact.needs and any(map(_has_shares, points.panels)):
         marks.append(Line2D([], [], color=style.QUIET, label=f"{VIABLE:.0%} of a method's best", **LEVEL))
         notes.append(_viable_note(points))
     marks += style.cross_handle(points)
@@ -78,22 +80,32 @@ def draw(artifact: Artifact, points: Points, commit: str) -> Figure:
     )
 
 
-def _best(series: Sequence[Point], need: str) -> Point:
-    """The point with the highest score; of a tie, the lowest rate."""
-    return max(series, key=lambda point: (point.estimates[need].value, -point.rate))
+def _best(panel: Panel, method: str, need: str) -> Point | None:
+    """The method's point with the best value; of a tie, the lowest rate; None where a seed diverged at every rate."""
+    diverged = {point.rate for point in panel.diverged if point.method == method}
+    known = [point for point in panel.points if point.method == method and point.rate not in diverged]
+    sign = -1 if panel.shown(need).lower_is_better else 1
+    return max(known, key=lambda point: (sign * point.estimates[need].value, -point.rate), default=None)
+
+
+def _has_shares(panel: Panel) -> bool:
+    """Whether a share of the best learning means anything: not of what falls as models get better."""
+    return not panel.shown("learning").lower_is_better
 
 
 def _viable_note(points: Points) -> str:
     """How many rates of each method are viable, of all that were tried, those at which it diverged too."""
     looks = style.looks(points.methods)
     counts = []
-    for panel in points.panels:
+    for panel in filter(_has_shares, points.panels):
         own = []
         for method in points.methods:
             values = {point.rate: point.estimates["learning"].value for point in panel.series(method)}
             tried = {*values, *(point.rate for point in panel.diverged if point.method == method.name)}
             if tried:
-                viable = sum(value >= VIABLE * max(values.values()) for value in values.values())
+                best = _best(panel, method.name, "learning")
+                least = VIABLE * best.estimates["learning"].value if best else math.inf
+                viable = sum(value >= least for value in values.values())
                 own.append(f"{looks[method.name].label} {viable} of {len(tried)}")
         counts.append(f"{panel.label}: {', '.join(own)}")
     return f"Rates that learn at least {VIABLE:.0%} of the method's best, which is one of them: {'; '.join(counts)}"

@@ -44,7 +44,9 @@ def of_csv(launch: Launch, artifact: Artifact, made: Callable[[Key], bool]) -> s
     overlay = launch.grid.study.overlay and not artifact.is_table
     files = imports.of_csv(artifact.kind) + ((str(PUBLISHED),) if overlay else ())
     study = _shown(launch, conditions, keys, rates=bool(artifact.needs))
-    return _fingerprint(files, keys, artifact=entry, study=study)
+    # of the sweep, only what a footnote says of it
+    rule = {"chosen_by": launch.study["sweep"]["rule"]} if plan.shows_what_chose(launch.grid, artifact.needs) else {}
+    return _fingerprint(files, keys, artifact=entry, study=study, **rule)
 
 
 def of_printed(artifact: Artifact) -> str:

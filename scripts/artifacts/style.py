@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from scripts.artifacts.points import Duration, Estimate, Origin, Panel, Point, Points, ShownMethod
 from scripts.artifacts.words import REGIMES
@@ -47,6 +47,7 @@ PRINTED: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markeredge
 CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 1.7}
 PLANE = (FORGETTING, LEARNING)
 SCALES = {"demo": "Demo study - not the paper's numbers", "own": "Own model and data - not the paper's"}
+WIDE = 4.0  # highest over lowest loss, from which on an axis is logarithmic
 UNITS = {"tokens": "Training tokens", "epochs": "Epochs"}
 TURNED = ("tokens",)
 SOURCES = {
@@ -292,15 +293,40 @@ def _apart(durations: Sequence[Duration], least: float) -> list[Duration]:
     return kept[::-1]
 
 
+def loss_axis(ax: Axes, low: float, high: float, logarithmic: bool) -> None:
+    """Losses from `low` to `high` with room around them; logarithmic where a linear axis would flatten the small."""
+    if logarithmic:
+        room = max(high / low, 1.2) ** 0.08
+        ax.set_yscale("log")
+        ax.set_ylim(low / room, high * room)
+    else:
+        margin = 0.08 * max(high - low, 0.2 * high)
+        ax.set_ylim(low - margin, high + margin)
+    # A logarithmic axis that spans little has too few of these round numbers inside.
+    powers = logarithmic and high > WIDE * low
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)) if powers else MaxNLocator(9, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
 def score_axis(ax: Axes, panel: Panel, need: str, estimates: Sequence[Estimate], scale: str) -> None:
-    """A need up a panel: limits that hold `estimates` and the base model, which is drawn too, and its label."""
+    """A need up a panel: limits that hold `estimates` and the base model, which is drawn too, and its label.
+
+    Where lower is better the axis is turned round, and values that lie far apart have a logarithmic one.
+    """
     base = panel.base.get(need)
     if base:
         base_level(ax, base)
     printed = [point.estimates[need] for point in panel.printed]
-    ax.set_ylim(*limits([*estimates, *printed, *([base] if base else [])], panel.shown(need)))
-    value_axis(ax.yaxis)
-    ax.set_ylabel(axis_label(panel.shown(need), scale))
+    shown, drawn = panel.shown(need), [*estimates, *printed, *([base] if base else [])]
+    ends = [end for one in drawn for end in (one.value, one.low, one.high)]
+    if shown.lower_is_better and max(ends) > WIDE * min(ends) > 0:
+        loss_axis(ax, min(ends), max(ends), logarithmic=True)
+        ax.invert_yaxis()
+    else:
+        ax.set_ylim(*limits(drawn, shown))
+        value_axis(ax.yaxis)
+    ax.set_ylabel(axis_label(shown, scale))
 
 
 def marker(colour: str, trained: bool) -> dict[str, Any]:
@@ -543,6 +569,16 @@ def footer(artifact: Artifact, points: Origin, commit: str) -> tuple[str, str]:
     return what, where[0].upper() + where[1:]
 
 
+def choice_note(points: Points) -> str:
+    """What a reader of target losses should know where these chose the learning rates; else empty."""
+    if not points.chosen_by_loss:
+        return ""
+    return (
+        "The study's sweep chooses learning rates by the target loss on these same held-out records: at a chosen rate "
+        "it looks a little better than it is"
+    )
+
+
 def page(
     artifact: Artifact,
     points: Points,
@@ -569,7 +605,8 @@ def page(
         for panel, (row, column) in zip(points.panels, places, strict=True)
         for place, view in enumerate(views)
     ]
-    return sheet(artifact, points, commit, slots, legends, below, [bars_note(points), *notes], reading)
+    notes = [bars_note(points), *notes, choice_note(points)]
+    return sheet(artifact, points, commit, slots, legends, below, notes, reading)
 
 
 def sheet(

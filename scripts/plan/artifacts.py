@@ -46,6 +46,8 @@ def lack(grid: "Grid", needs: Sequence[str], block: str, setting: str | None = N
         return f"study {grid.name!r} has no conditions in its main grid (main.settings)"
     if block == SWEEP and not any(study.settings[name].sweep for name in settings):
         return f"study {grid.name!r} has no sweep over learning rates"
+    if block == SWEEP and TARGET_LOSS in needs and not shows_what_chose(grid, needs):
+        return f"the sweep of study {grid.name!r} does not choose by held-out loss (sweep.rule)"
     if SOURCE_LOSS in needs and not study.evaluation.held_out:
         return f"study {grid.name!r} has no records for the source loss (evaluation.held_out)"
     for name in settings:
@@ -116,6 +118,12 @@ def validations(grid: "Grid") -> list[Key]:
     """
     require(grid, (), SWEEP)
     return [condition.evaluations[VALIDATION] for condition in grid.blocks[SWEEP]]
+
+
+def shows_what_chose(grid: "Grid", needs: Sequence[str]) -> bool:
+    """Whether among the needs of an artifact is what the study's sweep chooses learning rates by: the target loss."""
+    sweep = grid.study.sweep
+    return TARGET_LOSS in needs and sweep is not None and sweep.by_loss
 
 
 def _settings(grid: "Grid", block: str, setting: str | None) -> list[str]:

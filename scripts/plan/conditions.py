@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from scripts.components.measures import FORGETTING, LEARNING, SPECTRA
+from scripts.components.measures import FORGETTING, LEARNING, SPECTRA, TARGET_LOSS
 from scripts.plan.data import Data
 from scripts.plan.evaluation import BASE, LOSSES, Measurements, groups, labels
 from scripts.plan.product import Catalogue, Key, Product
@@ -32,7 +32,8 @@ class Condition:
     """Key of the run, of the published checkpoint, or of the base model."""
     evaluations: Mapping[str, Key]
     """What is measured to its product's key: a task, ``source_loss``, ``target_loss`` (of the base model
-    ``target_loss@SETTING``, one for each setting), ``spectra``, and in a sweep ``validation``."""
+    ``target_loss@SETTING``, one for each setting), ``spectra``, and in a sweep ``validation``, by which its rule
+    chooses: by the rule of held-out losses that is the target loss."""
     change: Change = UNCHANGED
 
     @property
@@ -152,14 +153,14 @@ class Conditions:
         self._evaluated("", f"{family.place}-{block}{{}}-published", made)
 
     def _swept(self, family: MethodFamily, points: Sequence[tuple[float, int]]) -> None:
-        """The conditions of a sweep, asked the validation items in one job and the test items in another.
+        """The conditions of a sweep, asked what decides in one job and the test items in another.
 
         Two jobs, so that rates are chosen without a test item being looked at. They are apart from the grid's, which
         may be planned only once the sweep has chosen.
         """
-        assert self._study.sweep is not None
+        sweep = self._study.sweep
+        assert sweep is not None
         learning = self._study.settings[family.setting].learning
-        items = self._study.sweep.validation[learning]
         tested: list[tuple[str, Product]] = []
         validated: list[tuple[str, Product]] = []
         runs = self._trained(SWEEP, family, points, f"{family.place}-sweep-seed{family.seed}")
@@ -171,7 +172,12 @@ class Conditions:
             ]
             evaluations = {label: self._measurements.of(run, label, family.setting) for label in dict.fromkeys(asked)}
             tested += [("", product) for product in evaluations.values()]
-            evaluations[VALIDATION] = self._measurements.evaluation(run, learning, family.setting, items)
+            if sweep.by_loss:
+                evaluations[TARGET_LOSS] = self._measurements.of(run, TARGET_LOSS, family.setting)
+                evaluations[VALIDATION] = evaluations[TARGET_LOSS]
+            else:
+                items = sweep.validation[learning]
+                evaluations[VALIDATION] = self._measurements.evaluation(run, learning, family.setting, items)
             validated.append(("", evaluations[VALIDATION]))
             self._condition(SWEEP, family, rate, amount, run, evaluations)
         self._evaluated(SWEEP, f"{family.place}-sweep{{}}-seed{family.seed}", tested)

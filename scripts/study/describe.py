@@ -186,9 +186,9 @@ and by which methods, and what the finetuned models are asked. Everything that t
   (`~`) is taken away. Where that gives a part another form (`source: path` instead of `source: generated`), the keys of
   the old form have to be taken away. A study that extends another may be extended in turn.
 - **Learning rates that a sweep chose** lie beside the study, in `studies/NAME.learning_rates.yaml`, each with the
-  scores behind it. `snakemake results/learning_rates.yaml` runs the sweep, `python -m scripts.artifacts.accept_rates`
-  copies what it chose; nobody writes the file by hand. They count as if they stood in the study, also for those that
-  extend it. A rate stands in one of the two files only.
+  scores or losses behind it. `snakemake results/learning_rates.yaml` runs the sweep, and
+  `python -m scripts.artifacts.accept_rates` copies what it chose; nobody writes the file by hand. They count as if they
+  stood in the study, also for those that extend it. A rate stands in one of the two files only.
 - **What comes from outside** (records and models of the hub, packages, files of one's own) is what `data.lock` says it
   is; see [the other files](#the-other-files).
 - **A mistake** is one sentence before anything starts: the file, the key, what is wrong, what is allowed. An unknown
@@ -215,7 +215,7 @@ _OTHER_FILES = """\
 |---|---|---|
 | `config.yaml` | the study and the store that are meant when nothing is said | a person |
 | `studies/NAME.yaml` | a study | a person |
-| `studies/NAME.learning_rates.yaml` | the learning rates that the study's sweep chose, with their scores | \
+| `studies/NAME.learning_rates.yaml` | the learning rates that the study's sweep chose, with their scores or losses | \
 `python -m scripts.artifacts.accept_rates` |
 | `artifacts.yaml` | every figure and table: title, caption, the module of `scripts/artifacts` that makes it, what is \
 measured for it and of which block of conditions | a person |

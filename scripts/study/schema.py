@@ -5,7 +5,7 @@ name that one key uses must be declared by another.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -95,7 +95,8 @@ class _Setting(Part):
         paper="appendix A; full finetuning of code IFT: only in the authors' repository",
     )
     held_out: Name | None = field(
-        "name of a dataset like `dataset` that is not trained on, for the target loss",
+        "name of a dataset like `dataset` that is not trained on, for the target loss and, by one of the two rules of "
+        "`sweep`, for choosing learning rates",
         default=None,
         paper="beyond the paper",
     )
@@ -351,15 +352,25 @@ class Sweep(Part):
     The rates that it chose are copied beside the study by ``python -m scripts.artifacts.accept_rates``.
     """
 
-    rule: Literal["highest_validation_score"] = field(
-        "for every setting and method the rate is taken whose mean score over seeds is highest; of a tie, the lowest",
+    rule: Literal["highest_validation_score", "lowest_held_out_loss"] = field(
+        "for every setting and method the rate is taken whose mean over seeds is best; of a tie, the lowest rate. "
+        "`highest_validation_score`: the score on the items of `validation`; `lowest_held_out_loss`: the loss on the "
+        "records of the setting's `held_out`, which is its target loss. A rate at which training diverged is never "
+        "taken",
         paper="not said",
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] = field("every rate is trained once with each", paper="not said")
     validation: dict[TaskName, Name] = field(
-        "learning task to the name of the dataset with the items that decide; none of them is a test item",
+        "learning task to the name of the dataset with the items that decide; none of them is a test item. With "
+        "`lowest_held_out_loss` it must be absent",
+        default={},
         paper="beyond the paper",
     )
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether held-out losses decide, and not scores."""
+        return self.rule == "lowest_held_out_loss"
 
 
 class Main(Part):
@@ -912,13 +923,16 @@ class Study(Part):
         if self.sweep is None:
             if swept:
                 raise ValueError(
-                    f"settings.{next(iter(swept))}.sweep: the study has no key sweep with rule and validation"
+                    f"settings.{next(iter(swept))}.sweep: the study has no key sweep with the rule that chooses one"
                 )
             return self
         if not swept:
             raise ValueError("sweep: no setting says which rates to try (settings.NAME.sweep)")
         if len(set(self.sweep.seeds)) != len(self.sweep.seeds):
             raise ValueError("sweep.seeds: seeds must differ from each other")
+        if self.sweep.by_loss:
+            self._check_held_out(swept, self.sweep)
+            return self
         for name, task in swept.items():
             if task not in self.sweep.validation:
                 raise ValueError(f"sweep.validation: no items for {task}, the learning task of settings.{name}")
@@ -936,6 +950,23 @@ class Study(Part):
                     f"sweep.validation.{task}: dataset {items!r} holds {decides.items} items, not {tested.items}"
                 )
         return self
+
+    def _check_held_out(self, swept: Iterable[str], sweep: Sweep) -> None:
+        if sweep.validation:
+            raise ValueError(
+                f"sweep.validation: must be absent with the rule {sweep.rule}, by which the records of "
+                "settings.NAME.held_out decide; in a study that extends another, `validation: ~` takes it away"
+            )
+        for name in swept:
+            key, held_out = f"settings.{name}.held_out", self.settings[name].held_out
+            if not held_out:
+                raise ValueError(f"{key}: is missing; by the rule {sweep.rule} its records decide the learning rates")
+            for task, asked in self.evaluation.tasks.present.items():
+                if self.datasets[held_out].overlaps(self.datasets[asked.dataset]):
+                    raise ValueError(
+                        f"{key}: dataset {held_out!r} has the items of evaluation.tasks.{task}; by the rule "
+                        f"{sweep.rule} its records decide the learning rates, and test items must not"
+                    )
 
 
 def _listed(names: Any) -> str:

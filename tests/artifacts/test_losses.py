@@ -13,8 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 
 from scripts.artifacts import losses, style
+from scripts.artifacts.points import read_points
+from scripts.store.store import Store
+from scripts.study.load import load_study
+from scripts.study.schema import Study
+from tests.artifacts import kinds
 from tests.artifacts.conftest import (
     METHODS,
+    REGISTRY,
     SETTINGS,
     Row,
     assert_all_apart,
@@ -63,6 +69,28 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Figure:
     """The study of all settings and methods, drawn once."""
     with style.whitegrid():
         return figure(tmp_path_factory.mktemp("whole"), "losses", study())
+
+
+def test_losses_that_decide_learning_rates_say_so(tmp_path: Path, whole: Figure) -> None:
+    """`chosen_by` stands in the CSV of a study whose sweep chooses by them, and of no other."""
+    study = load_study("smoke").model_dump(mode="json", exclude_unset=True)
+    study["sweep"] = {"rule": "lowest_held_out_loss", "seeds": [0]}
+    by_scores, by_losses = load_study("smoke"), Study.model_validate(study)
+    for name, one in (("scores", by_scores), ("losses", by_losses)):
+        made = kinds.launch_of("smoke", kinds.grid_of(one), Store(tmp_path / name))
+        for condition in made.grid.conditions("grid"):
+            losses_of = [key for label, key in condition.evaluations.items() if "loss" in label]
+            for key in (condition.product, *losses_of):
+                results = {"value": 0.5, "stderr": 0.1, "items": 4, "tokens": 1000}
+                made.store.make(made.grid.products[key], lambda out, results=results: results, {})
+        collected = kinds.collected(made, "losses", tmp_path / f"{name}.csv")
+        assert {row.get("chosen_by") for row in collected} == {None if name == "scores" else "target_loss"}
+    points = read_points(tmp_path / "losses.csv", REGISTRY["losses"].needs)
+    drawn = losses.draw(REGISTRY["losses"], points, "abc1234")
+    said = "sweep chooses learning rates by the target loss on these same held-out records"
+    assert said in footer(drawn)
+    assert said not in footer(whole)
+    assert_all_apart(drawn)
 
 
 def pair(drawn: Figure, setting: str) -> dict[str, Axes]:
@@ -152,7 +180,7 @@ def test_any_losses_lie_inside_an_axis_whose_labels_are_its_losses(low: float, r
     with style.whitegrid():
         drawn = Figure(figsize=(4, style.PANEL))
         ax = drawn.add_axes((0.1, 0, 0.9, 1))
-        losses._loss_axis(ax, low, low * ratio, logarithmic)
+        style.loss_axis(ax, low, low * ratio, logarithmic)
     bottom, top = ax.get_ylim()
     assert bottom < low
     assert low * ratio < top

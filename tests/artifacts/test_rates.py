@@ -31,6 +31,8 @@ RATES = {"full": (1e-6, 1e-5, 5e-5, 2e-4), "lora-r64-a32-all": (1e-5, 5e-5, 5e-4
 METHODS = (full(), lora(64, 32))
 S1 = artifact("rates", "learning", name="figS1", by_rate=True)
 S2 = artifact("rates", "learning", "language_understanding", name="figS2", by_rate=True)
+SWEEP = artifact("rates", "target_loss", name="sweep", by_rate=True)
+LORA_RATES = RATES["lora-r64-a32-all"]
 PANELS = (("code-ift", "humaneval"), ("math-ift", "gsm8k"))
 
 
@@ -100,6 +102,79 @@ def test_of_a_tie_the_lowest_rate_is_the_best(tmp_path: Path) -> None:
     rows = study(methods=(full(),), names=("code-ift",), value=0.3)
     (ring,) = [found for found in drawn(tmp_path, S1, rows).axes[0].lines if found.get_gid() == "best"]
     assert data(ring) == [(1e-6, 0.3)]
+
+
+LOSSES = {"full": (0.9, 0.6, 0.5, 0.8), "lora-r64-a32-all": (0.7, 0.55, 0.55, 1.4)}
+
+
+def sweep(gone: tuple[tuple[str, float, int], ...] = (), seeds: tuple[int, ...] = (0, 1)) -> list[Row]:
+    """The losses of a sweep of one setting; a second seed's are .02 higher. `gone` diverged."""
+    rows = [base_row("target_loss", 1.0, setting="code-ift")]
+    for method in METHODS:
+        for rate, loss in zip(RATES[method["method"]], LOSSES[method["method"]], strict=True):
+            for seed in seeds:
+                made = row(method, "code-ift", "2", "target_loss", seed, rate=rate, value=loss + 0.02 * seed)
+                if (method["method"], rate, seed) in gone:
+                    made |= {"value": "", "stderr": "", "items": "", "state": "diverged"}
+                rows.append(made)
+    return rows
+
+
+def best(ax: Axes) -> dict[str, tuple[float, float]]:
+    """Colour to the place of its ring."""
+    rings = [found for found in ax.lines if found.get_gid() == "best"]
+    return {to_hex(ring.get_markeredgecolor()): data(ring)[0] for ring in rings}
+
+
+def test_of_losses_the_lowest_is_best_and_the_axis_is_turned_round(tmp_path: Path) -> None:
+    made = drawn(tmp_path, SWEEP, sweep())
+    (ax,) = made.axes
+    assert ax.get_ylabel() == "Target loss, bits per byte (demo)"
+    assert "turned round: up, or right, is better" in footer(made)
+    # of two equal losses the lower rate
+    assert best(ax) == {"#000000": (5e-5, pytest.approx(0.51)), "#6a5acd": (5e-5, pytest.approx(0.56))}
+    assert not [found for found in ax.lines if str(found.get_gid()).startswith("viable")]
+    assert list(line(ax, "base model").get_ydata()) == [1.0] * 2
+    bottom, top = ax.get_ylim()
+    assert top < 0.5 < 1.41 < bottom
+    assert_all_apart(made)
+
+
+def test_losses_far_apart_have_a_logarithmic_axis(tmp_path: Path) -> None:
+    rows = sweep()
+    scales = []
+    for highest in (1.4, 9.0):
+        rows[-1]["value"] = rows[-2]["value"] = highest
+        (ax,) = drawn(tmp_path, SWEEP, rows).axes
+        scales.append(ax.get_yscale())
+        bottom, top = ax.get_ylim()
+        assert top < 0.5 < highest < bottom
+    assert scales == ["linear", "log"]
+    assert best(ax) == {"#000000": (5e-5, pytest.approx(0.51)), "#6a5acd": (5e-5, pytest.approx(0.56))}
+
+
+def test_a_rate_at_which_a_seed_diverged_is_never_best_and_is_crossed_at_the_bottom(tmp_path: Path) -> None:
+    gone = (("full", 5e-5, 1), ("full", 2e-4, 0), ("full", 2e-4, 1), *(("lora-r64-a32-all", r, 0) for r in LORA_RATES))
+    made = drawn(tmp_path, SWEEP, sweep(gone))
+    (ax,) = made.axes
+    assert best(ax) == {"#000000": (1e-5, pytest.approx(0.61))}, "one seed is gone at 5e-5, and at all rates of LoRA"
+    assert (5e-5, 0.5) in data(line(ax, "full")), "what is left of it is drawn"
+    crosses = [found for found in ax.lines if found.get_gid() == "diverged"]
+    assert sorted(float(found.get_xdata()[0]) for found in crosses) == sorted((5e-5, 2e-4, *LORA_RATES))
+    for found in crosses:
+        ((_, y),) = ax.transAxes.inverted().transform(found.get_transform().transform(data(found)))[:, :2]
+        assert 0 < y < 0.15
+    assert_all_apart(made)
+
+
+def test_a_score_of_which_one_seed_is_left_is_not_the_best_either(tmp_path: Path) -> None:
+    rows = [row(full(), "code-ift", "2", "humaneval", seed, rate=rate, value=value)
+            for rate, value in zip(RATES["full"], (0.1, 0.5, 0.7, 0.2), strict=True) for seed in (0, 1)]  # fmt: skip
+    rows[5] |= {"value": "", "stderr": "", "items": "", "state": "diverged"}
+    made = drawn(tmp_path, S1, rows)
+    assert best(made.axes[0]) == {"#000000": (1e-5, 0.5)}
+    assert list(line(made.axes[0], "viable full").get_ydata()) == pytest.approx([0.45] * 2)
+    assert "Code IFT: full finetuning 2 of 4" in footer(made)
 
 
 def test_two_optimizers_and_two_measures_stand_apart(tmp_path: Path) -> None:

@@ -104,6 +104,15 @@ OTHERWISE = {"edition", "spectra", "throughput", "resources", "scale"}
 the datasets."""
 
 
+def test_what_shows_losses_says_whether_they_decide() -> None:
+    def by_losses(study: dict[str, Any]) -> None:
+        study["sweep"] = {"rule": "lowest_held_out_loss", "seeds": [0]}
+
+    before, after = ({name: recipe_of(name, launch(change)) for name in ("losses", "fig2", "tableS2")}
+                     for change in (nothing, by_losses))  # fmt: skip
+    assert {name for name in before if before[name] != after[name]} == {"losses"}
+
+
 def test_every_key_of_a_study_is_changed_here() -> None:
     assert {key for key, *_ in CHANGES} == set(Study.model_fields) - OTHERWISE
 

@@ -15,6 +15,9 @@ from scripts.common.errors import UserError
 from scripts.launch.launch import RESULTS, Launch, new_launch
 from scripts.plan.conditions import VALIDATION
 from scripts.plan.product import Key
+from scripts.store.codelock import read_code_lock
+from scripts.study.load import load_study
+from scripts.study.schema import Study
 from tests.artifacts.conftest import REGISTRY
 
 FIG1, FIG2, TABLE1 = REGISTRY["fig1"], REGISTRY["fig2"], REGISTRY["table1"]
@@ -193,6 +196,20 @@ def test_rates_and_claims(launch: Launch) -> None:
     assert wanted(launch).claims() == []
     Path(claims[1]).write_text("edited\n")
     assert wanted(launch).claims()[:2] == notes(launch, *claims)
+
+
+def test_by_losses_the_rates_and_their_figure_wait_for_these(tmp_path: Path) -> None:
+    smoke = load_study("smoke").model_dump(mode="json", exclude_unset=True) | {"grain": "condition"}
+    smoke["sweep"] = {"rule": "lowest_held_out_loss", "seeds": [0]}
+    study = Study.model_validate(smoke).model_dump(mode="json")
+    launch = at(Launch("smoke", study, read_code_lock(), {}, "nowhere", os.getpid()), tmp_path)
+    losses = {condition.evaluations["target_loss"] for condition in launch.grid.blocks["sweep"]}
+    assert wanted(launch).rates() == manifests(launch, sorted(losses))
+    (base,) = launch.grid.blocks["base"]
+    levels = {key for label, key in base.evaluations.items() if label.startswith("target_loss")}
+    assert wanted(launch).csv(REGISTRY["sweep"]) == manifests(launch, sorted(losses | levels))
+    scores = next(condition.evaluations["humaneval"] for condition in launch.grid.blocks["sweep"])
+    assert scores not in losses
 
 
 def test_the_comparison_waits_for_what_the_same_launch_evaluates(launch: Launch) -> None:

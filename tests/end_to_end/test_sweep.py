@@ -178,3 +178,48 @@ def test_the_frontier_adds_only_the_test_items(accepted: House) -> None:
     assert sorted({row["metric"] for row in rows}) == (
         ["arc_challenge", "forgetting", "gsm8k", "hellaswag", "humaneval", "winogrande"]
     )
+
+
+def test_by_held_out_losses_the_lowest_is_taken(house: House) -> None:
+    def by_losses(study: dict[str, Any]) -> None:
+        study["sweep"] = {"rule": "lowest_held_out_loss", "seeds": [0]}
+
+    house.python(*ACCEPT)
+    house.edit(by_losses)
+    # what was chosen by scores does not follow any more; the same models are asked the losses, and nothing is written
+    assert "rule: the rates were chosen by highest_validation_score" in house.python(*ACCEPT, "--check", ok=False)
+    (house.root / "config/studies/smoke.learning_rates.yaml").unlink()
+    assert house.plan(RATES) == {"evaluate": 8, "learning_rates": 1}
+    at_family_grain(house)
+    assert house.plan(RATES) == {"evaluate_family": 4, "learning_rates": 1}
+    asked = house.run(RATES)
+    assert {name.split()[-1] for name in asked if name.startswith("evaluated")} == {"target_loss"}
+    losses: dict[tuple[str, str], dict[float, float]] = {}
+    runs = house.manifests("runs")
+    for key, evaluation in house.manifests("evaluations").items():
+        _, setting, method, run, task = key.split("/")
+        if task.startswith("target_loss-"):
+            spec = runs[f"runs/{setting}/{method}/{run}"]["spec"]
+            rate = spec.get("trunk", spec)["optimizer"]["learning_rate"]
+            losses.setdefault((setting, method), {})[rate] = evaluation["results"]["value"]
+    settings = choices(house)["settings"]
+    for (setting, method), curve in losses.items():
+        choice = settings[setting][method]
+        assert choice["learning_rate"] == min(curve, key=lambda rate: curve[rate])
+        assert {point["learning_rate"]: point["loss"] for point in choice["curve"]} == curve
+    assert len(losses) == 4
+    house.python(*ACCEPT)
+    assert "follows from the sweep" in house.python(*ACCEPT, "--check")
+    # the figure has the same losses, and the base model's
+    assert house.plan("results/figures/sweep.pdf") == {"evaluate_family": 1, "collect": 1, "draw": 1}
+    house.run("results/figures/sweep.pdf")
+    rows = list(csv.DictReader(house.csv("sweep").splitlines()))
+    assert {row["metric"] for row in rows} == {"target_loss"}
+    for row in rows:
+        if row["method"] == "base":
+            continue
+        rate, cell = float(row["learning_rate"]), settings[row["setting"]][row["method"]]
+        assert float(row["value"]) == losses[row["setting"], row["method"]][rate]
+        assert row["chosen"] == ("yes" if rate == cell["learning_rate"] else "no")
+    assert len(rows) == 8 + 2
+    assert house.plan(RATES) == {}

@@ -285,6 +285,44 @@ def test_rates_are_chosen_on_items_that_no_test_asks() -> None:
         assert [p.spec["split"] for p in read if p.kind == "records"] == ["validation"]
 
 
+def by_losses(study: dict[str, Any]) -> None:
+    study["sweep"] = {"rule": "lowest_held_out_loss", "seeds": [0, 1]}
+
+
+@pytest.mark.parametrize("grain", ["condition", "family"])
+def test_by_held_out_losses_a_sweep_asks_these_and_nothing_else(grain: str) -> None:
+    made = grid(lambda study: (by_losses(study), study.update(grain=grain)))
+    decide = artifacts.validations(made)
+    # 2 settings, 2 methods, 2 rates, 2 seeds
+    assert len(set(decide)) == 16
+    for key, condition in zip(decide, made.blocks["sweep"], strict=True):
+        held_out = SMOKE["settings"][condition.setting]["held_out"]
+        assert made.products[key].spec["task"] == "target_loss"
+        assert made.products[key].spec["records"] == made.records(held_out).fingerprint
+    jobs = made.makers("sweep", decide)
+    assert jobs == (sorted(decide) if grain == "condition" else sorted(set(jobs)))
+    assert len(jobs) == (16 if grain == "condition" else 8)
+    asked = {member for job in jobs for member in (made.products[job].members or [job])}
+    assert asked == set(decide)
+    # what the grid has of the same models is the same product
+    models = {c.product: c for c in made.blocks["grid"]}
+    shared = [c for c in made.blocks["sweep"] if c.product in models]
+    assert len(shared) == 4
+    assert all(models[c.product].evaluations["target_loss"] == c.evaluations["validation"] for c in shared)
+    assert artifacts.lack(made, ["target_loss"], "sweep") is None
+    # the figure of the sweep has the base model's losses besides
+    shown = artifacts.measurements(made, ["target_loss"], "sweep")
+    assert {made.products[key].spec["task"] for key in shown} == {"target_loss"}
+    assert len(set(shown) - set(decide)) == 2
+
+
+def test_a_sweep_by_scores_shows_no_losses() -> None:
+    assert artifacts.lack(grid(), ["target_loss"], "sweep") == (
+        "the sweep of study 'smoke' does not choose by held-out loss (sweep.rule)"
+    )
+    assert "target_loss" not in {label for c in grid().blocks["sweep"] for label in c.evaluations}
+
+
 def test_what_artifacts_read_of_the_base_model() -> None:
     made = grid()
     (base,) = made.blocks["base"]
@@ -364,7 +402,7 @@ def test_rows_of_ones_own_records_say_that_long_examples_are_cut() -> None:
     assert [one.rows("math-ift", 0).spec.get("overlong") for one in (grid(), grid(own))] == [None, "cut"]
 
 
-def by_losses(study: dict[str, Any]) -> None:
+def measured_by_losses(study: dict[str, Any]) -> None:
     """Code is learned by its own held-out loss, the source loss is all that is forgotten, one benchmark is left."""
     study["settings"]["code-cpt"]["learning"] = "target_loss"
     study["evaluation"] |= {
@@ -375,8 +413,8 @@ def by_losses(study: dict[str, Any]) -> None:
     study["sweep"]["validation"] = {"gsm8k": study["sweep"]["validation"]["gsm8k"]}
 
 
-def test_learning_and_forgetting_by_losses() -> None:
-    made = grid(by_losses)
+def test_learning_and_forgetting_measured_by_losses() -> None:
+    made = grid(measured_by_losses)
     needs = ("learning", "forgetting")
     asked = {c.setting or "base": artifacts.tasks(made, c, needs) for c in made.conditions("grid")}
     assert asked == {
@@ -391,14 +429,14 @@ def test_learning_and_forgetting_by_losses() -> None:
 
 def test_the_papers_claims_are_about_accuracies() -> None:
     assert artifacts.lack_of_claims(grid()) is None
-    why = artifacts.lack_of_claims(grid(by_losses))
+    why = artifacts.lack_of_claims(grid(measured_by_losses))
     assert why
     assert "measures target_loss (settings.code-cpt.learning)" in why
 
 
 def test_a_study_may_have_no_benchmark_at_all() -> None:
     def alone(study: dict[str, Any]) -> None:
-        by_losses(study)
+        measured_by_losses(study)
         del study["settings"]["math-ift"], study["sweep"], study["evaluation"]["tasks"]
 
     made = grid(alone)

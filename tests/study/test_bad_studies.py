@@ -41,6 +41,11 @@ def drop(path: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def by_losses(study: dict[str, Any]) -> None:
+    """Lets the sweep choose by held-out losses, which is no mistake by itself."""
+    study["sweep"] = {"rule": "lowest_held_out_loss", "seeds": [0]}
+
+
 CASES = {
     "unknown key": (put("lernrate", 1), ["lernrate", "not a key"]),
     "unknown key inside": (put("methods/lora-r2/rang", 4), ["methods.lora-r2.rang", "not a key"]),
@@ -145,7 +150,10 @@ CASES = {
         ["settings.code-cpt", "sweep.duration", "one batch (256 tokens)"],
     ),
     "sweep without its rule": (drop("sweep/rule"), ["sweep.rule", "missing"]),
-    "sweep by an unknown rule": (put("sweep/rule", "best"), ["sweep.rule", "highest_validation_score"]),
+    "sweep by an unknown rule": (
+        put("sweep/rule", "best"),
+        ["sweep.rule", "highest_validation_score", "lowest_held_out_loss"],
+    ),
     "rates to try and no rule at all": (drop("sweep"), ["settings.code-cpt.sweep", "key sweep"]),
     "a rule and no rates to try": (
         lambda study: [setting.pop("sweep") for setting in study["settings"].values()],
@@ -165,6 +173,30 @@ CASES = {
     "validation items of another task": (
         put("sweep/validation/gsm8k", "humaneval-validation"),
         ["sweep.validation.gsm8k", "'humaneval-validation' holds humaneval items, not gsm8k"],
+    ),
+    "validation items where losses decide": (
+        put("sweep/rule", "lowest_held_out_loss"),
+        [
+            "sweep.validation: must be absent with the rule lowest_held_out_loss",
+            "settings.NAME.held_out",
+            "`validation: ~`",
+        ],
+    ),
+    "no records whose loss could decide": (
+        lambda study: (by_losses(study), drop("settings/math-ift/held_out")(study)),
+        ["settings.math-ift.held_out: is missing; by the rule lowest_held_out_loss its records decide"],
+    ),
+    "test items whose loss would decide": (
+        lambda study: (
+            by_losses(study),
+            study["datasets"].update(
+                {
+                    "math-held-out": {"source": "path", "path": "sums.jsonl"},
+                    "gsm8k": {"source": "path", "path": "./sums.jsonl"},
+                }
+            ),
+        ),
+        ["settings.math-ift.held_out: dataset 'math-held-out' has the items of evaluation.tasks.gsm8k"],
     ),
     "unknown validation items": (
         put("sweep/validation/gsm8k", "gsm8k-valid"),
