@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from scripts.common.errors import UserError
 from scripts.components.methods import method_of
@@ -31,6 +31,7 @@ from scripts.models import export
 from scripts.models.export import Options
 from scripts.plan.product import Key
 from tests.standins.hub import Hub
+from tests.training.architectures import ARCHITECTURES, make
 from tests.vocabularies import llama_2, smollm2
 
 NAME, OTHER = "me/tiny", "me/other"
@@ -38,7 +39,7 @@ IDS = list(range(3, 19))
 METHODS_OF_STUDY: dict[str, dict[str, Any]] = {
     "full": {"kind": "full"},
     "lora-r2": {"kind": "lora", "rank": 2, "alpha": 4.0},
-    "rslora": {"kind": "lora", "rank": 2, "alpha": 4.0, "scaling": "rank_stabilized", "modules": "all-linear"},
+    "rslora": {"kind": "lora", "rank": 2, "alpha": 4.0, "scaling": "rank_stabilized", "modules": "attention"},
     "dora": {"kind": "lora", "rank": 2, "alpha": 4.0, "decomposed": True, "dropout": 0.1},
     "pissa": {"kind": "lora", "rank": 2, "alpha": 4.0, "initialization": "pissa", "learning_rate_ratio_b": 4.0},
 }
@@ -294,6 +295,26 @@ def test_base_models(from_hub: House, pretrained: House, base: Path, taken: Simp
     assert close(taken.logits["beside"], pretrained.logits("runs/math-ift/lora-r2/1-seed0", merge=False))
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "Gemma2"])
+def test_other_architectures(architecture: str, tmp_path: Path) -> None:
+    """Those of docs/architectures.md that are trained: renamed weights, tied ones, experts, transposed matrices."""
+    house = studied(tmp_path / "store", None, {})
+    (tmp_path / "base").mkdir()
+    make(architecture, tmp_path / "base")
+    tokenizer_files(tmp_path / "base")
+    house.make(house.launch.grid.model.key, lambda out: shutil.copytree(tmp_path / "base", out, dirs_exist_ok=True))
+    for method in ("full", "rslora"):
+        run = f"runs/math-ift/{method}/1-seed0"
+        house.train(method)
+        for dtype in ("float32", "bfloat16"):
+            directory = house.take(run, tmp_path / f"{method}-{dtype}", merge=method != "full", dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(directory).eval()
+            with torch.no_grad():
+                found = model(torch.tensor([IDS])).logits.float().numpy()
+            assert close(found, house.logits(run, getattr(torch, dtype)))
+
+
 def test_an_adapter_names_its_base_model(from_hub: House, pretrained: House, taken: SimpleNamespace) -> None:
     entries = {
         label: json.loads((taken.directories[label] / "adapter_config.json").read_text())
@@ -386,11 +407,11 @@ def smollm2_with_bos(out: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "bos", "prefix"),
+    ("write", "bos", "prefix"),
     [(llama_2, "tokenizer", ["<s>"]), (llama_2, "none", []), (smollm2_with_bos, "tokenizer", ["<|im_start|>"])],
 )
 def test_the_tokenizer_is_that_of_the_setting(
-    make: Callable[[Path], Path],
+    write: Callable[[Path], Path],
     bos: str,
     prefix: list[str],
     base: Path,
@@ -404,7 +425,7 @@ def test_the_tokenizer_is_that_of_the_setting(
     house.make(house.launch.grid.model.key, lambda out: shutil.copytree(base, out, dirs_exist_ok=True))
 
     def other(out: Path) -> None:
-        make(out)
+        write(out)
         (out / "config.json").write_text('{"model_type": "gpt2"}')
 
     house.make(house.launch.grid.rows("math-ift", 0).inputs_of("tokenizer")[0], other)
@@ -442,6 +463,22 @@ def test_a_base_model_in_4_bits_is_loaded_in_4_bits(pretrained: House, base: Pat
         "bnb_4bit_use_double_quant": "True",
         "bnb_4bit_compute_dtype": '"float32"',
     }
+
+
+def test_a_published_checkpoint(base: Path, from_hub: House, tmp_path: Path) -> None:
+    revision = "1" * 40
+    branches = {"epoch-1": revision, "epoch-2": "2" * 40}
+    lock = {**from_hub.launch.data_lock, "model:me/adapters": {"revision": "0" * 40, "branches": branches}}
+    house = studied(
+        tmp_path / "store", from_hub.launch.study["model"], lock, setting={"published": {"lora-r2": "me/adapters"}}
+    )
+    house.make(house.launch.grid.model.key, lambda out: shutil.copytree(base, out, dirs_exist_ok=True))
+    adapter = from_hub.directory("math-ift/lora-r2/1-seed0")
+    name = "published/math-ift/lora-r2/1"
+    house.make(name, lambda out: shutil.copytree(adapter, out, dirs_exist_ok=True), repository="me/adapters")
+    directory = house.take(name, tmp_path / "out")
+    assert json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"] == NAME
+    assert f"the paper's authors: me/adapters, branch epoch-1, at `{revision}`" in (directory / "README.md").read_text()
 
 
 # -- what is refused --------------------------------------------------------------------------
