@@ -194,6 +194,9 @@ def _needs(launch: Launch, model: Finished) -> Iterator[str]:
 
 def _asking(study: Study, model: Finished, out: Path, encoding: Encoding) -> Iterator[str]:
     """How a prompt has to look, so that the model reads what it read in training."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
     setting = None if model.condition.is_base else study.settings[model.condition.setting]
     if isinstance(setting, InstructionFinetuning):
         yield "It was trained on instructions in this form; the response follows directly, and ends with " + (
@@ -206,27 +209,26 @@ def _asking(study: Study, model: Finished, out: Path, encoding: Encoding) -> Ite
         yield "So:"
         prompt = prompt_text("What is 2 + 3?", setting.template)
     else:
-        yield "It continues a text, and knows no template of instructions:"
+        yield "It continues a text:" if model.condition.is_base else "It was trained on text, and continues one:"
         prompt = _TEXT
     yield _code(
         [
             f"prompt = {json.dumps(prompt, ensure_ascii=False)}",
-            *_reading(out, encoding, prompt),
+            *_reading(tokenizer, encoding, prompt),
             "written = model.generate(ids, max_new_tokens=64)[0, ids.shape[1] :]",
             "print(tokenizer.decode(written, skip_special_tokens=True))",
         ]
     )
+    if setting and tokenizer.chat_template:
+        yield "The tokenizer's chat template is the base model's: this model was not trained on it."
 
 
-def _reading(out: Path, encoding: Encoding, prompt: str) -> list[str]:
-    """Lines that make the ids of a prompt as training did: by transformers, if its tokenizer gives the same."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
+def _reading(tokenizer: Any, encoding: Encoding, prompt: str) -> list[str]:
+    """Lines that make the ids of a prompt as training did: by transformers' tokenizer, if that gives the same."""
     probe = f"{prompt}\n\tdef f(x):  return 1234  # déjà"
     (wanted,) = encoding.prompts([probe])
-    for words in ("", ", add_special_tokens=False"):
-        if tokenizer(probe, **({"add_special_tokens": False} if words else {})).input_ids == wanted:
+    for adds, words in ((True, ""), (False, ", add_special_tokens=False")):
+        if tokenizer(probe, add_special_tokens=adds).input_ids == wanted:
             return [f'ids = tokenizer(prompt, return_tensors="pt"{words}).input_ids']
     return [
         "# transformers reads this tokenizer otherwise than it was read in training",
@@ -311,7 +313,7 @@ def _scores(launch: Launch, model: Finished) -> Iterator[str]:
     rows = [(label, *_cells(own[name], beside.get(name), model)) for name, label in names.items()]
     heads = ("", "this model") if model.condition.is_base else ("", "this model", "base model", "difference")
     yield _table((*heads, "items"), rows)
-    yield "± is one standard error over items."
+    yield f"± is one standard error over items. The models were evaluated in {study.precision}."
     if FORGETTING in own and FORGETTING in beside:
         lost = beside[FORGETTING]["value"] - own[FORGETTING]["value"]
         side = "below" if lost > 0 else "above"

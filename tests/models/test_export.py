@@ -315,6 +315,30 @@ def test_other_architectures(architecture: str, tmp_path: Path) -> None:
             assert close(found, house.logits(run, getattr(torch, dtype)))
 
 
+def test_a_base_model_in_several_files(base: Path, from_hub: House, tmp_path: Path) -> None:
+    LlamaForCausalLM.from_pretrained(base).save_pretrained(tmp_path / "base", max_shard_size="20KB")
+    tokenizer_files(tmp_path / "base")
+    parts = {path.name: path.read_bytes() for path in (tmp_path / "base").glob("model*")}
+    assert len(parts) > 2
+    lock = {**from_hub.launch.data_lock, "dataset:me/data": {"revision": "3" * 40}}
+    data = {"source": "hub", "repository": "me/data", "files": ["*.jsonl"]}
+    datasets = {**from_hub.launch.study["datasets"], "math-instructions": data}
+    house = studied(tmp_path / "store", from_hub.launch.study["model"], lock, datasets=datasets)
+    key = house.launch.grid.model.key
+    house.make(key, lambda out: shutil.copytree(tmp_path / "base", out, dirs_exist_ok=True))
+    house.train("lora-r2")
+    copied = house.take(key, tmp_path / "copied")
+    assert {path.name: path.read_bytes() for path in copied.glob("model*")} == parts
+    merged = house.take("math-ift/lora-r2/1-seed0", tmp_path / "merged", merge=True)
+    assert [path.name for path in merged.glob("model*")] == ["model.safetensors"]
+    model = AutoModelForCausalLM.from_pretrained(merged)
+    with torch.no_grad():
+        found = model(torch.tensor([IDS])).logits.numpy()
+    assert close(found, house.logits("runs/math-ift/lora-r2/1-seed0"))
+    assert card(merged).data.datasets == ["me/data"]
+    assert f"at the commit `{'3' * 40}`" in card(merged).text
+
+
 def test_an_adapter_names_its_base_model(from_hub: House, pretrained: House, taken: SimpleNamespace) -> None:
     entries = {
         label: json.loads((taken.directories[label] / "adapter_config.json").read_text())
@@ -388,7 +412,7 @@ def test_a_card_says_how_it_was_trained_and_what_it_scores(pretrained: House, tm
     assert said["fingerprint of its recipe"] == f"`{run.fingerprint}`"
     assert said["scale"] == "demo"
     assert "**This is a demo.**" in text
-    assert "knows no template" in text
+    assert "It was trained on text, and continues one" in text
 
 
 def test_prompts_of_cards_are_read_as_in_training(from_hub: House, taken: SimpleNamespace) -> None:
@@ -402,7 +426,8 @@ def test_prompts_of_cards_are_read_as_in_training(from_hub: House, taken: Simple
 def smollm2_with_bos(out: Path) -> Path:
     """Its configuration asks for a bos token that nothing of transformers puts there."""
     path = smollm2(out) / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"add_bos_token": True}))
+    added = {"add_bos_token": True, "chat_template": "{{ messages[0].content }}"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | added))
     return out
 
 
@@ -435,6 +460,7 @@ def test_the_tokenizer_is_that_of_the_setting(
     text = (directory / "README.md").read_text()
     assert "### Instruction:\n{instruction}\n\n### Response:" in text
     assert "### Input:\n{input}" in text
+    assert ("chat template is the base model's" in text) == (write == smollm2_with_bos)
     *lines, _, _ = re.findall("```python\n(.*?)```", text, re.DOTALL)[-1].splitlines()
     there: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(directory)}
     monkeypatch.chdir(directory)
