@@ -1,1 +1,1 @@
-"""Base models: pretrained here or shipped with the project."""
+"""Base models, pretrained here or from outside; and taking finished models out of the store."""
