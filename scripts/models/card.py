@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.files import ROOT
-from scripts.components.measures import FORGETTING, SHOWN, SPECTRA, TARGET_LOSS, averaged
+from scripts.components.measures import FORGETTING, SHOWN, SPECTRA, TARGET_LOSS, averaged, forgetting_of
 from scripts.components.methods import Method
 from scripts.components.templates import WITH_INPUT, prompt_text
 from scripts.data.encoding import TOKENIZER, Encoding
@@ -163,7 +163,8 @@ def _warning(launch: Launch) -> Iterator[str]:
 
 
 def _origin(study: Study, model: Finished) -> str:
-    made = f"From a reproduction of {PAPER} (Biderman et al., TMLR 2024)"
+    pipeline = "the pipeline of " if study.scale == "own" else ""
+    made = f"From {pipeline}a reproduction of {PAPER} (Biderman et al., TMLR 2024)"
     if model.condition.is_base:
         return f"{made}: the base model of the study *{study.title}*."
     assert model.method is not None
@@ -301,11 +302,12 @@ def _scores(launch: Launch, model: Finished) -> Iterator[str]:
         beside[TARGET_LOSS] = loss
     names = {name: _label(study, name) for name in own}
     parts = study.evaluation.forgetting
-    for results in (own, beside):
+    shown = {**SHOWN, **{name: task.shown for name, task in study.evaluation.known.items()}}
+    falls = forgetting_of(parts, shown).lower_is_better
+    for results in () if falls else (own, beside):
         if all(part in results for part in parts):
             results[FORGETTING] = _average([results[part] for part in parts])
     if FORGETTING in own:
-        shown = {name: task.shown for name, task in study.evaluation.known.items()}
         names[FORGETTING] = f"**{SHOWN[FORGETTING].axis}**: {averaged(parts, shown)}"
     if not own:
         yield "The store has no evaluation of it."
@@ -314,10 +316,11 @@ def _scores(launch: Launch, model: Finished) -> Iterator[str]:
     heads = ("", "this model") if model.condition.is_base else ("", "this model", "base model", "difference")
     yield _table((*heads, "items"), rows)
     yield f"± is one standard error over items. The models were evaluated in {study.precision}."
-    if FORGETTING in own and FORGETTING in beside:
-        lost = beside[FORGETTING]["value"] - own[FORGETTING]["value"]
-        side = "below" if lost > 0 else "above"
-        yield f"What was forgotten: the forgetting average is {abs(lost):.3f} {side} the base model's."
+    kept, called = (parts[0], f"the {shown[parts[0]].label}") if falls else (FORGETTING, "the forgetting average")
+    if kept in own and kept in beside:
+        gained = own[kept]["value"] - beside[kept]["value"]
+        side = "above" if gained > 0 else "below"
+        yield f"What was forgotten: {called} is {abs(gained):.3f} {side} the base model's."
 
 
 def _results(launch: Launch, evaluations: Mapping[str, Key]) -> dict[str, dict[str, Any]]:
