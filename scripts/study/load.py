@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from scripts.common.errors import UserError
 from scripts.common.files import project, read_yaml
+from scripts.components.part import FILE_IS_READ
 from scripts.study.schema import Study
 
 STUDIES = project("config/studies")
@@ -30,7 +31,7 @@ def load_study(name: str, directory: Path = STUDIES) -> Study:
     """
     data = _study_data(name, directory, ())
     try:
-        return Study.model_validate(data)
+        return Study.model_validate(data, context={FILE_IS_READ: True})
     except ValidationError as error:
         raise UserError(f"{_study_path(name, directory)}: {_sentence(error)}") from error
 
