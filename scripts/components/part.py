@@ -20,6 +20,10 @@ Count = Annotated[int, Field(gt=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
+FILE_IS_READ = "file_is_read"
+"""Of pydantic's context, where a study's file is read: what is installed is looked for then, not again in every job,
+whose environment may be that of another stage."""
+
 
 def field(meaning: str, *, unit: str | None = None, paper: str | None = None, **arguments: Any) -> Any:
     """A key of a study, as ``config/README.md`` and editors explain it (see `scripts.study.describe`).

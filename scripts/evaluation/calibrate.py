@@ -7,8 +7,10 @@ python -m scripts.evaluation.calibrate --study paper
 
 import argparse
 import csv
+import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +23,16 @@ from scripts.components.asking.answers import PER_TOKEN
 from scripts.components.asking.items import read
 from scripts.components.measures import FORGETTING
 from scripts.components.tasks import AVERAGE
+from scripts.evaluation.evaluate import JOURNAL
 from scripts.evaluation.scores import mean_and_stderr, plain_average
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.plan import specs
 from scripts.plan.evaluation import BASE
+from scripts.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
+    from scripts.evaluation.journal import Journal
     from scripts.evaluation.results import Result
 
 LM_EVAL = "lm-eval"
@@ -164,7 +169,9 @@ def _compared(one: Calibrated, average: float) -> dict[str, str]:
 
 
 def main(launch: Launch) -> None:
-    """Asks a study's base model in every way that its data allow, prints what it came to, and writes it.
+    """Asks a study's base model in every way that its data allow, and prints and writes what each came to, one by one.
+
+    Answers are kept as they come, for a second start.
 
     Raises:
         UserError: the study does not ask the tasks of the average; model or records are not made.
@@ -172,7 +179,7 @@ def main(launch: Launch) -> None:
     from scripts.evaluation.harness import Harness
     from scripts.training import devices
 
-    asked, base, precision, seed = _asked(launch)
+    asked, base, spec = _asked(launch)
     ways = []
     refused: dict[str, None] = {}  # a way that lacks something does so whatever its metric
     for candidate in candidates({task: one.settings["shots"] for task, one in asked.items()}):
@@ -191,26 +198,58 @@ def main(launch: Launch) -> None:
             records[label] = one.items
             if count and one.shots and not form:
                 shots[label] = one.shots
-    with devices.claimed(launch.store.root):
-        harness = Harness(tasks, records, base, seed=seed, shots=shots, precision=precision, say=_say)
-        results: dict[str, Result] = {}
-        for label in tasks:
-            results |= harness.score(None, None, [label])
-            _say(f"{label}: {results[label]['metric']} {results[label]['value']:.4f}")
-    found = [Calibrated.of(candidate, results) for candidate in ways]
     model = launch.grid.study.model.label
-    rows = table(found, model)
     out = Path(launch.results) / "calibration.csv"
+    line = _spaced(ways)
+    found: list[Calibrated] = []
+    results: dict[str, Result] = {}
+    with _kept(launch, spec) as journal, devices.claimed(launch.store.root):
+        harness = Harness(tasks, records, base, seed=spec.seed, shots=shots, precision=spec.precision, say=_say)
+        print(line(dict(zip(COLUMNS, COLUMNS, strict=True))), flush=True)
+        for candidate in ways:
+            for label in map(candidate.label, AVERAGE):
+                if label not in results:
+                    results |= harness.score(None, None, [label], journal=journal)
+                    _say(f"{label}: {results[label]['metric']} {results[label]['value']:.4f}")
+            found.append(Calibrated.of(candidate, results))
+            rows = table(found, model)
+            _write(rows, out)
+            print(line(rows[-1]), flush=True)
+    print("\n".join([*refused, verdict(found, model), f"{out}: written"]))
+
+
+@contextmanager
+def _kept(launch: Launch, spec: specs.Asked) -> Iterator["Journal"]:
+    """The journal of answers, where a second start finds those of one that was interrupted; deleted when all are there.
+
+    Another model, precision or version of the code has another. Its place is that of an unfinished product, so that
+    `make prune` finds what nobody goes on with.
+    """
+    from scripts.evaluation.journal import Journal
+
+    said = {"subject": spec.subject, "precision": spec.precision, "versions": spec.versions}
+    key = f"calibrations/{BASE}-{fingerprint(said)}"
+    launch.store.require_writable()
+    with launch.store.lock(key):
+        scratch = launch.store.scratch(key)
+        with closing(Journal(scratch / JOURNAL)) as journal:
+            yield journal
+        shutil.rmtree(scratch)
+
+
+def _write(rows: Sequence[Mapping[str, str]], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print("\n".join([*_aligned(rows), *refused, verdict(found, model), f"{out}: written"]))
 
 
-def _asked(launch: Launch) -> tuple[dict[str, Asked], Path, Any, int]:
-    """What is asked in each task of the average, the base model's directory, its precision, and the seed."""
+def _asked(launch: Launch) -> tuple[dict[str, Asked], Path, specs.Asked]:
+    """What is asked in each task of the average, the base model's directory, and the spec of one of the tasks.
+
+    They have the same subject, precision, seed and versions of the code.
+    """
     from scripts.data.products import data_bytes
     from scripts.data.records import FILE
 
@@ -229,15 +268,17 @@ def _asked(launch: Launch) -> tuple[dict[str, Asked], Path, Any, int]:
         items, *examples = (data_bytes(launch, key) / FILE for key in product.inputs_of("records"))
         settings = {key: value for key, value in spec.settings.items() if key != "form"}
         asked[task] = Asked({"task": task, **settings}, items, examples[0] if examples else None)
-    return asked, launch.store.bytes_of(grid.model.key), spec.precision, spec.seed
+    return asked, launch.store.bytes_of(grid.model.key), spec
 
 
-def _aligned(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """A table for people."""
-    shown = [COLUMNS, *(tuple(row.get(column, "") for column in COLUMNS) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for line in shown:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+def _spaced(ways: Sequence[Candidate]) -> Callable[[Mapping[str, str]], str]:
+    """Makes the lines of a table for people, whose rows come one by one."""
+    shown = [{"form": one.form, "metric": one.metric, "shots": one.shots_text} for one in ways]
+    widths = {
+        column: max(len(text) for text in (column, "+0.0000", *(row.get(column, "") for row in shown)))
+        for column in COLUMNS
+    }
+    return lambda row: "  ".join(row.get(column, "").ljust(width) for column, width in widths.items()).rstrip()
 
 
 def _say(sentence: str) -> None:

@@ -27,6 +27,7 @@ from scripts.training.parallel import ALONE, Group
 
 if TYPE_CHECKING:
     from scripts.evaluation.placement import Place
+    from scripts.evaluation.resident import Resident
 
 
 class Harness:
@@ -80,7 +81,6 @@ class Harness:
         self._asked = {label: task_of(settings) for label, settings in tasks.items()}
         self._check(records, shots or {})
         self._judges = partial(Judging, tasks, records, runner=runner, workers=workers)
-        self._loaded: tuple[Path | None, str | None, Any] | None = None
         self._tasks = load_tasks(self._settings, records, shots or {})
         for label, path in (shots or {}).items():
             if label in self._tasks:
@@ -119,7 +119,7 @@ class Harness:
         for label in labels:
             if self._asked[label].writes:
                 self._judging.require_ready(label)
-        model = self._load(run, method_kind)
+        model = self._models.model(run, method_kind)
         found = {}
         for label in labels:
             result = self._score_label(self._language_model(model, label, journal, what), label)
@@ -141,22 +141,19 @@ class Harness:
         Args:
             known: the first samples of each item, which are not written again.
         """
-        lm = self._language_model(self._load(run, method_kind), label, journal, what)
+        lm = self._language_model(self._models.model(run, method_kind), label, journal, what)
         return self._written(lm, label, known), self._provenance
 
     def score_lm(self, lm: Any, labels: Sequence[str]) -> dict[str, Result]:
         """Scores any `lm_eval.api.model.LM`."""
         return {label: self._score_label(lm, label) for label in labels}
 
-    def _load(self, run: Path | None, method_kind: str | None) -> Any:
+    @cached_property
+    def _models(self) -> "Resident":
         """The last model is kept: whoever asks for one task at a time should not load it for each."""
-        from scripts.loading.models import load_model
+        from scripts.evaluation.resident import Resident
 
-        if self._loaded is None or self._loaded[:2] != (run, method_kind):
-            self._loaded = None
-            place = self._place
-            self._loaded = (run, method_kind, place.put(load_model(self.base, run, method_kind)))
-        return self._loaded[2]
+        return Resident(self.base, self._place.put)
 
     @cached_property
     def _judging(self) -> Judging:

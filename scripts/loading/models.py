@@ -35,22 +35,36 @@ def pretrained(directory: Path, quantized: Any = None) -> Any:
 
     Its makers' own dropout is off, in training too, as in the paper: OPT, GPT-2 and others have some in their configs.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for every file loaded or saved would bury the run's own progress
-    config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    for name, value in config.to_dict().items():
-        if "drop" in name and isinstance(value, int | float):
-            setattr(config, name, 0.0)
     return AutoModelForCausalLM.from_pretrained(
         directory,
-        config=config,
+        config=_config(directory),
         dtype=torch.float32,
         attn_implementation="sdpa",
         local_files_only=True,
         **({"quantization_config": quantized} if quantized else {}),
     )
+
+
+def skeleton(directory: Path) -> Any:
+    """The transformers model in a directory, its weights without data."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(_config(directory))  # type: ignore[no-untyped-call]
+
+
+def _config(directory: Path) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, int | float):
+            setattr(config, name, 0.0)
+    return config
 
 
 def nf4(precision: str) -> Any:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from scripts.common.errors import UserError
 from scripts.common.files import project, read_yaml
+from scripts.components.part import FILE_IS_READ
 from scripts.study import datalock
 from scripts.study.schema import Study
 
@@ -35,7 +36,8 @@ def load_study(name: str, directory: Path = STUDIES, lock: Mapping[str, Any] | N
     """
     data = _study_data(name, directory, ())
     try:
-        return Study.model_validate(data, context=datalock.read() if lock is None else lock)
+        entries = datalock.read() if lock is None else lock
+        return Study.model_validate(data, context={FILE_IS_READ: True, **entries})
     except ValidationError as error:
         raise UserError(f"{_study_path(name, directory)}: {_sentence(error)}") from error
 

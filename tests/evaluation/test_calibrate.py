@@ -1,17 +1,25 @@
 """Which form of the forgetting tasks gives the published average."""
 
 import csv
+import dataclasses
+import os
+import shutil
+import signal
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from scripts.common.errors import UserError
 from scripts.evaluation import calibrate
 from scripts.evaluation.calibrate import COLUMNS, Asked, Calibrated, Candidate, candidates, table, verdict
-from scripts.launch.launch import launch_by_hand
+from scripts.evaluation.journal import Journal
+from scripts.launch.launch import Launch, launch_by_hand
 from tests.conftest import House
 from tests.evaluation.conftest import write_records
+from tests.forks import forked
 
 PAPER = {"hellaswag": 10, "arc_challenge": 25, "winogrande": 5}
 OTHER = {"hellaswag": 0, "arc_challenge": 3, "winogrande": 5}
@@ -88,6 +96,55 @@ def test_what_a_study_cannot_ask(tmp_path: Path) -> None:
 def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not made; `.*snakemake .*/models/llama-.*hellaswag-.* makes them"):
         calibrate.main(launch_by_hand("smoke", str(tmp_path / "store")))
+
+
+def work(launch: Launch, place: Path, kills: bool) -> None:
+    """Calibrates with two candidates; is killed at the first answers, and again when a row and more answers are there.
+
+    What is kept goes to `kept`, what is printed to `printed`.
+    """
+    torch.set_num_threads(1)
+    ways = [Candidate("lm-eval", "acc_norm", dict.fromkeys(PAPER, 0)), Candidate("gauntlet", "acc_token", OTHER)]
+    calibrate.candidates = lambda _: ways  # type: ignore[assignment]
+    keep = Journal.keep
+
+    def noted(journal: Journal, entries: dict[str, Any]) -> None:
+        is_first = not (place / "kept").exists()
+        keep(journal, entries)
+        with (place / "kept").open("a") as file:
+            file.writelines(f"{key}\n" for key in entries)
+        if kills and (is_first or (Path(launch.results) / "calibration.csv").exists()):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal.keep = noted  # type: ignore[method-assign]
+    with (place / "printed").open("w") as printed, redirect_stdout(printed):
+        calibrate.main(launch)
+
+
+def test_a_second_start_goes_on_where_the_first_was_killed(prepared: House, tmp_path: Path) -> None:
+    tables, kept = [], []
+    for name, attempts in (("undisturbed", [0]), ("killed", [-signal.SIGKILL, -signal.SIGKILL, 0])):
+        place = tmp_path / name
+        for data in ("data", "models"):
+            shutil.copytree(prepared.store / data, place / data)
+        launch = dataclasses.replace(launch_by_hand("smoke", str(place)), results=str(place / "results"))
+        for number, status in enumerate(attempts):
+            with forked(work, launch, place, bool(status)) as process:
+                process.join()
+            assert process.exitcode == status
+            shown = (place / "printed").read_text().splitlines()
+            rows = [line.split()[:3] for line in shown[1:3]]
+            if status:
+                assert rows == [["lm-eval", "acc_norm", "0/0/0"]] * number, "a row is there when its answers are"
+                assert len((place / "results/calibration.csv").read_text().splitlines()) == 2 if number else True
+                assert list(place.glob("calibrations/base-*.unfinished"))
+        assert rows == [["lm-eval", "acc_norm", "0/0/0"], ["gauntlet", "acc_token", "0/3/5"]]
+        assert not list(place.glob("calibrations/*"))
+        tables.append((place / "results/calibration.csv").read_text())
+        kept.append((place / "kept").read_text().splitlines())
+    assert tables[0] == tables[1]
+    assert len(kept[1]) == len(set(kept[1])), "an answer was asked for twice"
+    assert sorted(kept[0]) == sorted(kept[1])
 
 
 @pytest.mark.thorough

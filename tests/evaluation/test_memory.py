@@ -87,7 +87,8 @@ class Peak(TorchDispatchMode):
 
 
 def _storages(values: Any) -> list[Any]:
-    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+    tensors = [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+    return [value.untyped_storage() for value in tensors if value.device.type != "meta"]
 
 
 def fake(shape: PretrainedConfig) -> Any:

@@ -75,7 +75,7 @@ def test_a_gpu_has_the_model_and_all_that_it_reads(
     assert harness.score(None, None, ["gsm8k"])["gsm8k"] == result
     assert said == [f"models are evaluated on {GPU} in {asked}"]
     assert result["provenance"] == {"evaluation": {"device": GPU, "precision": asked}}
-    model = harness._load(None, None)
+    model = harness._models.model(None, None)
     parameters = [(tuple(value.shape), value.dtype) for value in model.parameters()]
     assert {kind for _, kind in parameters} == {dtype}
     assert set(parameters) <= set(cuda.moved), "a weight was left behind"
@@ -100,7 +100,7 @@ def test_a_cpu_computes_in_what_is_asked_too(asked: Any, dtype: torch.dtype, bas
     harness = Harness(SETTINGS, gsm8k(tmp_path), base, precision=asked)
     result = harness.score(None, None, ["gsm8k"])["gsm8k"]
     assert result["provenance"] == {"evaluation": {"device": processor(), "precision": asked}}
-    assert {value.dtype for value in harness._load(None, None).parameters()} == {dtype}
+    assert {value.dtype for value in harness._models.model(None, None).parameters()} == {dtype}
 
 
 def test_free_memory(cuda: StandIn) -> None:

@@ -94,7 +94,7 @@ def test_answers_of_more_processes_are_taken_over(prepared: House, tmp_path: Pat
 
     asking = evaluate._Asking(again, [part], lambda: None)
     harness = asking()
-    harness._load(None, None).get_decoder().forward = Nobody()
+    harness._models.model(None, None).get_decoder().forward = Nobody()
     with evaluate._journal(again, part) as journal:
         found = evaluate._answers(again, part, asking, journal)
     assert [list(sample["loglikelihoods"]) for sample in found["samples"]] == [list(x) for x in frame["loglikelihoods"]]

@@ -1,9 +1,11 @@
 """Mistakes that people make in a study file: one sentence each, with file, key and what is allowed; nothing starts."""
 
 import copy
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 from scripts.common.errors import UserError
 from scripts.launch.launch import new_launch
 from scripts.study import load
+from scripts.study.schema import Study
 
 SMOKE = yaml.safe_load(Path("config/studies/smoke.yaml").read_text())
 
@@ -615,6 +618,38 @@ def test_the_advice_for_a_whole_number_is_taken(number: str, studies: Path) -> N
     advised = str(raised.value).rpartition("such as ")[2]
     (studies / "mine.yaml").write_text(yaml.safe_dump({**study, "seeds": None}).replace("null", f"[{advised}]"))
     assert new_launch("mine", str(studies / "store")).grid.study.seeds == [int(float(number))]
+
+
+def with_packages(studies: Path, *names: str) -> Study:
+    study = copy.deepcopy(SMOKE)
+    study["evaluation"]["tasks"]["humaneval"]["packages"] = [*names]
+    (studies / "mine.yaml").write_text(yaml.safe_dump(study))
+    return load.load_study("mine", studies)
+
+
+def test_packages_that_are_not_installed_are_refused_with_the_command_that_lists_those_that_are(studies: Path) -> None:
+    commands = set()
+    for name in ("no-such", "nowhere", "a b", "numpy.linalg", "PyYAML", "json", ""):
+        with pytest.raises(UserError) as raised:
+            with_packages(studies, "numpy", name)
+        sentence, command, rest = str(raised.value).split("`")
+        where = f"{studies / 'mine.yaml'}: evaluation.tasks.humaneval.packages: "
+        assert sentence == f"{where}{name!r} is not a name by which Python imports what is installed here; "
+        assert rest == " lists those that are allowed"
+        commands.add(command)
+    (command,) = commands
+    allowed = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True).stdout.split()
+    assert {"numpy", "yaml"} <= {*allowed}
+    assert with_packages(studies, "numpy", "yaml")
+
+
+def test_a_job_whose_environment_lacks_a_package_reads_its_study(studies: Path) -> None:
+    """It may be another stage's, and the study was checked where it was started."""
+    data = with_packages(studies, "numpy").model_dump(mode="json")
+    for name, allowed in (("nowhere", True), ("a b", False)):
+        data["evaluation"]["tasks"]["humaneval"]["packages"] = [name]
+        with nullcontext() if allowed else pytest.raises(ValueError, match="'a b' is not a name"):
+            Study.model_validate(data)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,11 @@ class Method(Part, ABC):
             merge: put an adapter into the base weights, so that none is left.
         """
 
+    @classmethod
+    def merges(cls, run: Path) -> bool:
+        """Whether `load` merges a peft adapter, which is all that `run` is, into the base model as it is."""
+        return False
+
 
 METHODS = classes(__name__, __path__, Method, "kind")  # type: ignore[type-abstract]
 if TYPE_CHECKING:

@@ -272,6 +272,10 @@ class Lora(Method):
         model = PeftModel.from_pretrained(rounded(base) if (run / _QUANTIZATION).exists() else pretrained(base), run)
         return model.merge_and_unload() if merge else model
 
+    @classmethod
+    def merges(cls, run: Path) -> bool:
+        return not (run / _QUANTIZATION).exists()
+
 
 def _adapter(model: Any) -> dict[str, "Tensor"]:
     """The adapter's weights under the names that peft has in files."""

@@ -1,19 +1,38 @@
 """HumanEval: programs that pass their tests."""
 
 import ast
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from scripts.common.errors import UserError
 from scripts.components.asking.answers import Programs
 from scripts.components.asking.items import Item, read
 from scripts.components.asking.shown import accuracy
 from scripts.components.forms import Filled, Form
-from scripts.components.part import Count, Name, field
+from scripts.components.part import FILE_IS_READ, Count, Name, field
 from scripts.components.tasks import Given, Settings, Task
+
+
+def _can_be_imported(names: list[str], info: ValidationInfo) -> list[str]:
+    """The names, each of which could be one that programs import, and is one where a study's file is read."""
+    is_read = names and info.context and info.context.get(FILE_IS_READ)
+    installed = metadata.packages_distributions() if is_read else None
+    for name in names:
+        if not name.isidentifier() or (installed is not None and name not in installed):
+            command = "from importlib.metadata import packages_distributions as names; print(*sorted(names()))"
+            raise ValueError(
+                f"{name!r} is not a name by which Python imports what is installed here; "
+                f'`{sys.executable} -c "{command}"` lists those that are allowed'
+            )
+    return names
+
+
+_Imported = Annotated[str, Field(json_schema_extra={"pattern": r"^[A-Za-z_]\w*$"})]
 
 
 class HumanEval(Settings):
@@ -53,7 +72,7 @@ class HumanEval(Settings):
         "how long a program with its tests may run; then it has failed", default=3.0, unit="seconds", paper="not said"
     )
     memory_mb: Count = field("address space of a program's process", default=2048, unit="MiB", paper="not said")
-    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = field(
+    packages: Annotated[list[_Imported], AfterValidator(_can_be_imported)] = field(
         "packages of the evaluation's environment that programs may import, beside the standard library",
         default=[],
         paper="not said",
