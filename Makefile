@@ -6,11 +6,12 @@ PYTHON ?= python3
 bin := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo status test test-all test-arithmetic lint lock
+.PHONY: help setup demo study status test test-all test-arithmetic lint lock
 pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo    set everything up, then build results/figures/fig2.pdf (the demo study)"
+	@echo "make study   write a study of your own model and data from five answers (NAME=mine)"
 	@echo "make status  say what is made, runs, waits, failed, and what the rest costs (STUDY=paper for another study)"
 	@echo "make test    set everything up, then run the tests of minutes: every part, and one figure made for real"
 	@echo "make test-all  all tests but the slow ones (ARGS=\"-m slow\" for those)"
@@ -24,6 +25,9 @@ setup:
 
 demo: setup
 	$(bin)/snakemake results/figures/fig2.pdf --quiet host reason
+
+study: setup
+	@$(bin)/python -m scripts.study.new $(or $(NAME),mine) $(ARGS)
 
 # Not after setup: that makes .venv anew where the lock changed, and what runs elsewhere uses it.
 status:
