@@ -210,7 +210,7 @@ def as_gguf(place: Path) -> None:
         (rewritten("config.json", quantization_config={"quant_method": "gptq"}), "its weights are quantized (gptq"),
         (rewritten("config.json", model_type="t5", is_encoder_decoder=True), "is an encoder with a decoder"),
         (rewritten("config.json", model_type="nobody-has-it"), "no causal language model of its config.json"),
-        (rewritten("config.json", vocab_size=10), "tokens, and its embedding rows for 10 alone"),
+        (rewritten("config.json", vocab_size=10), "tokens, and its embedding 10 rows (vocab_size)"),
         (rewritten("config.json", num_hidden_layers=3), "they are not whole, or of another model"),
         (halved, "they are not whole, or of another model"),
         (lambda place: (place / "model.safetensors").write_bytes(b"version https://git-lfs"), "cannot be read as safe"),
