@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
 from scripts.components.models import MODELS, BaseModel, Model, maker
+from scripts.components.models.hub import still_true
 from scripts.components.models.pretrained import SHIPPED
 
 COMMIT = "01234567" * 5
@@ -161,3 +162,10 @@ def test_what_is_typed_must_be_what_is_locked() -> None:
         TypeAdapter(Model).validate_python(
             {"source": "hub", "label": "Net", "repository": "owner/Net-Hf"}, context=dict([LOCKED["hub"]])
         )
+
+
+def test_an_architecture_is_locked_with_its_commit() -> None:
+    """Where another study locks the repository anew for its tokenizer alone."""
+    before = {"revision": COMMIT, "branches": {"1B": COMMIT}, "architecture": ARCHITECTURE}
+    assert still_true(before, COMMIT) == before
+    assert still_true(before, "f" * 40) == {"revision": COMMIT, "branches": {"1B": COMMIT}}

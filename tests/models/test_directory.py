@@ -114,8 +114,9 @@ def test_the_architecture_is_read_and_never_typed(tmp_path: Path, kind: str, dty
     assert lora.trained_parameters(known) == adapted.get_nb_trainable_parameters()[0]
 
 
-def test_what_was_locked_is_taken_and_nothing_else(tmp_path: Path) -> None:
+def test_what_was_locked_is_taken_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several files with weights; as a snapshot of the hub's cache, whose files are links."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     place = make(tmp_path / "blobs", max_shard_size="100KB")
     assert (place / "model.safetensors.index.json").is_file()
     for name in ("README.md", "training_args.bin", "stray.safetensors"):
@@ -124,6 +125,7 @@ def test_what_was_locked_is_taken_and_nothing_else(tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     for path in place.iterdir():
         (snapshot / path.name).symlink_to(path)
+    snapshot = Path("~/models--owner--net/snapshots/0123")
     entry = model(snapshot).lock({})
     assert entry == model(place).lock({})
     left_out = {"README.md", "training_args.bin", "stray.safetensors", "generation_config.json"}
@@ -240,8 +242,11 @@ def test_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def of_ones_own(study: dict[str, Any]) -> None:
         study["model"] = {"label": "mine", "source": "path", "path": "models/mine"}
+        study["datasets"]["math-instructions"] = {"source": "path", "path": "mine.jsonl"}
 
     house.edit(of_ones_own)
+    examples = [{"instruction": "Say it.", "response": word * 60} for word in ("a", "7 ")]
+    (house.root / "mine.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
     lock = house.root / "config/data.lock"
     before = lock.read_text()
     (planned,) = house.planned("models/path")
@@ -255,10 +260,12 @@ def test_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text(config.read_text().replace('"max_position_embeddings": 512', '"max_position_embeddings": 80'))
     said = house.python("-m", "scripts.data.lock", "--study", "smoke", ok=False)
     assert "math-ift.sequence_length: must not exceed the model's context (80)" in said
-    assert yaml.safe_load(lock.read_text()) == yaml.safe_load(before)
+    assert yaml.safe_load(lock.read_text()).keys() == {*yaml.safe_load(before), "path:mine.jsonl"}
 
     config.write_text(config.read_text().replace('"max_position_embeddings": 80', '"max_position_embeddings": 512'))
-    house.python("-m", "scripts.data.lock", "--study", "smoke")
+    said = house.python("-m", "scripts.data.lock", "--study", "smoke")
+    # two tokens for each "7 " alone, by the model's own tokenizer
+    assert "settings.math-ift.dataset: 1 of 2 examples are longer than a row of 96 tokens" in said
     monkeypatch.chdir(house.root)
     launch = launch_by_hand("smoke", None)
     assert (
