@@ -160,6 +160,18 @@ def test_files_that_changed_are_refused_with_the_command(place: Path, tmp_path: 
     assert "scripts.data.lock --study mine`" in str(refused.value)
 
 
+def test_a_model_is_taken_from_wherever_it_lies_here(place: Path, tmp_path: Path) -> None:
+    """People who share a lock have it in directories of their own; it is one product."""
+    entry = model(place).lock({})
+    lock = {"directory:/home/another/mine": entry, f"directory:{place}": entry}
+    spec = {"kind": "model", **model(place).spec(entry)}
+    out = tmp_path / "out"
+    out.mkdir()
+    builder(spec)(spec, BuildContext("models/path/directory-0123456789ab", "mine", out, lock, lambda: []), out)
+    assert {path.name for path in out.iterdir()} == entry["files"].keys()
+    assert model(Path("/home/another/mine")).spec(entry) == model(place).spec(entry)
+
+
 def rewritten(name: str, **changes: Any) -> Callable[[Path], None]:
     def change(place: Path) -> None:
         found = json.loads((place / name).read_text()) | changes
