@@ -291,8 +291,8 @@ def require_tokenizer(
     size = encoding.Encoding(_tokenizer_paths(repository, revision, files, scratch), repository).size
     if embeddings is not None and size > embeddings:
         raise UserError(
-            f"{repository}: its tokenizer has {size} tokens, but the model of the study has embeddings "
-            f"(model.architecture.vocabulary) of {embeddings}"
+            f"{repository}: its tokenizer has {size} tokens, but the model of the study has embeddings of {embeddings} "
+            "(vocab_size)"
         )
 
 

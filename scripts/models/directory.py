@@ -14,7 +14,7 @@ from scripts.components.making import DATA_LOCK, lock_command
 from scripts.data.encoding import FILES, TOKENIZER, Encoding
 from scripts.data.hub import TOKENIZER_FILES
 from scripts.models.architecture import measured, skeleton
-from scripts.models.fetch import CONFIG, INDEX, WEIGHTS, require_safetensors, shards
+from scripts.models.fetch import CONFIG, INDEX, WEIGHTS, require_rows, require_safetensors, shards
 from scripts.store.fingerprint import file_sha256
 
 ADAPTER = "adapter_config.json"
@@ -38,11 +38,7 @@ def locked(directory: Path) -> dict[str, Any]:
             f"{directory}: its safetensors hold {architecture['parameters']:,} weights, and a model of its {CONFIG} "
             f"has {whole:,}: they are not whole, or of another model"
         )
-    if (size := tokenizer(directory).size) > architecture["vocabulary"]:
-        raise UserError(
-            f"{directory}: its tokenizer has {size} tokens, and its embedding rows for {architecture['vocabulary']} "
-            f"alone (vocab_size in its {CONFIG})"
-        )
+    require_rows(tokenizer(directory).size, architecture["vocabulary"], directory)
     files = {}
     for name in [*tokenizer_files(directory), *weights]:
         print(f"{directory / name}: reading", file=sys.stderr, flush=True)

@@ -69,6 +69,12 @@ def require_safetensors(files: Collection[str], where: object) -> None:
         raise UserError(f"{where}: has {has}; safetensors are needed ({WEIGHTS} or {INDEX})")
 
 
+def require_rows(tokens: int, rows: int, where: object) -> None:
+    """Raises UserError where a tokenizer has more tokens than the model that it comes with has rows of embedding."""
+    if tokens > rows:
+        raise UserError(f"{where}: its tokenizer has {tokens} tokens, and its embedding {rows} rows (vocab_size)")
+
+
 def shards(index: Path, files: Collection[str], where: object) -> list[str]:
     """The names of the files that an index says weights lie in.
 

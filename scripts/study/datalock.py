@@ -5,6 +5,7 @@
     dataset:meta-math/MetaMathQA: {revision: ...}                 a commit of the hub
     model:OWNER/NAME: {revision: ..., branches: {BRANCH: ...}}    branches: of published checkpoints alone
     directory:models/mine: {files: {NAME: ...}}                   a base model of one's own
+    gguf:NAME==VERSION/FILE: {file: ..., sha256: ...}             a base model in a package
 
 That of a base model has its architecture too, by which a study is planned. What an entry looks like, its source says:
 see `scripts.components.making.LockEntry`.

@@ -10,12 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
 from scripts.components.models import MODELS, BaseModel, Model, maker
+from scripts.components.models.hub import still_true
 from scripts.components.models.pretrained import SHIPPED
 
 COMMIT = "01234567" * 5
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "context": 512}
 SAID: dict[str, dict[str, Any]] = {
     "hub": {"repository": "owner/Net-Hf", "architecture": {**SHAPE, "vocabulary": 400}},
+    "package": {"package": "some-model", "version": "1.0", "member": "some_model/Net-1B.Q8_0.gguf"},
     "path": {"path": "models/mine"},
     "pretrained": {
         "architecture": SHAPE,
@@ -33,12 +35,16 @@ SAID: dict[str, dict[str, Any]] = {
     },
 }
 """What a study must say of each, beside its label."""
-PLACES = {"hub": "hub/net-hf", "path": "path/directory", "pretrained": "llama"}
+PLACES = {"hub": "hub/net-hf", "package": "package/net-1b.q8_0", "path": "path/directory", "pretrained": "llama"}
 ARCHITECTURE = {
     **SHAPE, "kv_heads": 1, "head_dim": 16, "vocabulary": 400, "tied": True, "parameters": 20_000, "dtype": "bfloat16",
 }  # fmt: skip
 LOCKED: dict[str, tuple[str, dict[str, Any]]] = {
     "hub": ("model:owner/Net-Hf", {"revision": COMMIT}),
+    "package": (
+        "gguf:some-model==1.0/some_model/Net-1B.Q8_0.gguf",
+        {"file": "some_model-1.0-py3-none-any.whl", "sha256": "89abcdef" * 8, "architecture": ARCHITECTURE},
+    ),
     "path": ("directory:models/mine", {"files": {"config.json": "89abcdef" * 8}, "architecture": ARCHITECTURE}),
 }
 """What the lock has of those that come from outside."""
@@ -65,7 +71,7 @@ def test_what_comes_from_outside_has_an_entry_and_a_directory_of_its_own(name: s
     assert chosen.entry is not None
     assert chosen.entry.has_form(entry)
     assert not chosen.entry.has_form({})
-    assert not chosen.entry.has_form({**entry, "sha256": COMMIT})
+    assert not chosen.entry.has_form({**entry, "sha256": "", "more": ""})
 
 
 @pytest.mark.parametrize("name", SAID)
@@ -156,3 +162,10 @@ def test_what_is_typed_must_be_what_is_locked() -> None:
         TypeAdapter(Model).validate_python(
             {"source": "hub", "label": "Net", "repository": "owner/Net-Hf"}, context=dict([LOCKED["hub"]])
         )
+
+
+def test_an_architecture_is_locked_with_its_commit() -> None:
+    """Where another study locks the repository anew for its tokenizer alone."""
+    before = {"revision": COMMIT, "branches": {"1B": COMMIT}, "architecture": ARCHITECTURE}
+    assert still_true(before, COMMIT) == before
+    assert still_true(before, "f" * 40) == {"revision": COMMIT, "branches": {"1B": COMMIT}}

@@ -9,8 +9,9 @@ import pytest
 
 from scripts.common.errors import UserError
 from scripts.components.methods import method_of
+from scripts.components.models import LockedArchitecture
 from scripts.components.models.hub import HubModel
-from scripts.models.architecture import linear_modules, skeleton
+from scripts.models.architecture import linear_modules, measured, skeleton
 from scripts.spectra.singular_values import spectra
 from scripts.study import datalock
 from tests.conftest import House, copy_checkout
@@ -50,6 +51,18 @@ def test_linear_modules_are_those_of_attention_and_those_of_the_mlp(name: str) -
     attention, mlp = MODULES[name]
     expected = {f"{at}.{layer}.{module}": "attention" for layer in range(2) for module in attention}
     assert found == expected | {f"{at}.{layer}.{module}": "mlp" for layer in range(2) for module in mlp}
+
+
+@pytest.mark.parametrize("name", ["Gemma3", "Phi-3", "GPT-NeoX", "OPT", "Falcon", "GPT-2", "Mixtral", "Qwen3"])
+def test_what_a_study_is_planned_by_is_read_of_any_architecture(name: str) -> None:
+    """Whatever their configs call it; GPT-2 does not say the width of its MLP, which is four times its own."""
+    network = skeleton(config(name), name)
+    found = measured(network, name)
+    LockedArchitecture.model_validate(found)
+    assert (found["hidden_size"], found["layers"], found["heads"]) == (32, 2, 4)
+    assert (found["vocabulary"], found["context"]) == (64, 512)
+    assert found["intermediate_size"] == (128 if name == "GPT-2" else 48)
+    assert found["parameters"] == sum(value.numel() for value in network.parameters())
 
 
 @pytest.fixture

@@ -114,8 +114,9 @@ def test_the_architecture_is_read_and_never_typed(tmp_path: Path, kind: str, dty
     assert lora.trained_parameters(known) == adapted.get_nb_trainable_parameters()[0]
 
 
-def test_what_was_locked_is_taken_and_nothing_else(tmp_path: Path) -> None:
+def test_what_was_locked_is_taken_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several files with weights; as a snapshot of the hub's cache, whose files are links."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     place = make(tmp_path / "blobs", max_shard_size="100KB")
     assert (place / "model.safetensors.index.json").is_file()
     for name in ("README.md", "training_args.bin", "stray.safetensors"):
@@ -124,6 +125,7 @@ def test_what_was_locked_is_taken_and_nothing_else(tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     for path in place.iterdir():
         (snapshot / path.name).symlink_to(path)
+    snapshot = Path("~/models--owner--net/snapshots/0123")
     entry = model(snapshot).lock({})
     assert entry == model(place).lock({})
     left_out = {"README.md", "training_args.bin", "stray.safetensors", "generation_config.json"}
@@ -156,6 +158,18 @@ def test_files_that_changed_are_refused_with_the_command(place: Path, tmp_path: 
     assert str(refused.value).startswith(f"{place}: its {name} is {'gone' if gone else 'not the one'}")
     assert "or lock what is there now with `" in str(refused.value)
     assert "scripts.data.lock --study mine`" in str(refused.value)
+
+
+def test_a_model_is_taken_from_wherever_it_lies_here(place: Path, tmp_path: Path) -> None:
+    """People who share a lock have it in directories of their own; it is one product."""
+    entry = model(place).lock({})
+    lock = {"directory:/home/another/mine": entry, f"directory:{place}": entry}
+    spec = {"kind": "model", **model(place).spec(entry)}
+    out = tmp_path / "out"
+    out.mkdir()
+    builder(spec)(spec, BuildContext("models/path/directory-0123456789ab", "mine", out, lock, lambda: []), out)
+    assert {path.name for path in out.iterdir()} == entry["files"].keys()
+    assert model(Path("/home/another/mine")).spec(entry) == model(place).spec(entry)
 
 
 def rewritten(name: str, **changes: Any) -> Callable[[Path], None]:
@@ -210,7 +224,7 @@ def as_gguf(place: Path) -> None:
         (rewritten("config.json", quantization_config={"quant_method": "gptq"}), "its weights are quantized (gptq"),
         (rewritten("config.json", model_type="t5", is_encoder_decoder=True), "is an encoder with a decoder"),
         (rewritten("config.json", model_type="nobody-has-it"), "no causal language model of its config.json"),
-        (rewritten("config.json", vocab_size=10), "tokens, and its embedding rows for 10 alone"),
+        (rewritten("config.json", vocab_size=10), "tokens, and its embedding 10 rows (vocab_size)"),
         (rewritten("config.json", num_hidden_layers=3), "they are not whole, or of another model"),
         (halved, "they are not whole, or of another model"),
         (lambda place: (place / "model.safetensors").write_bytes(b"version https://git-lfs"), "cannot be read as safe"),
@@ -240,8 +254,11 @@ def test_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def of_ones_own(study: dict[str, Any]) -> None:
         study["model"] = {"label": "mine", "source": "path", "path": "models/mine"}
+        study["datasets"]["math-instructions"] = {"source": "path", "path": "mine.jsonl"}
 
     house.edit(of_ones_own)
+    examples = [{"instruction": "Say it.", "response": word * 60} for word in ("a", "7 ")]
+    (house.root / "mine.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
     lock = house.root / "config/data.lock"
     before = lock.read_text()
     (planned,) = house.planned("models/path")
@@ -255,10 +272,12 @@ def test_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text(config.read_text().replace('"max_position_embeddings": 512', '"max_position_embeddings": 80'))
     said = house.python("-m", "scripts.data.lock", "--study", "smoke", ok=False)
     assert "math-ift.sequence_length: must not exceed the model's context (80)" in said
-    assert yaml.safe_load(lock.read_text()) == yaml.safe_load(before)
+    assert yaml.safe_load(lock.read_text()).keys() == {*yaml.safe_load(before), "path:mine.jsonl"}
 
     config.write_text(config.read_text().replace('"max_position_embeddings": 80', '"max_position_embeddings": 512'))
-    house.python("-m", "scripts.data.lock", "--study", "smoke")
+    said = house.python("-m", "scripts.data.lock", "--study", "smoke")
+    # two tokens for each "7 " alone, by the model's own tokenizer
+    assert "settings.math-ift.dataset: 1 of 2 examples are longer than a row of 96 tokens" in said
     monkeypatch.chdir(house.root)
     launch = launch_by_hand("smoke", None)
     assert (

@@ -99,9 +99,16 @@ def _place(path: str) -> Path:
 
 
 def _directory_of(files: Mapping[str, str], context: BuildContext) -> Path:
-    """The directory that the lock has with these files; a spec has no path, as a model is the same wherever it lay."""
+    """The directory that the lock has with these files; a spec has no path, as a model is the same wherever it lay.
+
+    Of several the first that is there: people have theirs in different places.
+    """
     prefix = DirectoryEntry.key("")
-    for key, entry in context.data_lock.items():
-        if key.startswith(prefix) and files.items() <= entry["files"].items():
-            return _place(key.removeprefix(prefix))
-    raise UserError(f"{context.key}: no directory of {DATA_LOCK} has the files of this model")
+    places = [
+        _place(key.removeprefix(prefix))
+        for key, entry in context.data_lock.items()
+        if key.startswith(prefix) and files.items() <= entry["files"].items()
+    ]
+    if not places:
+        raise UserError(f"{context.key}: no directory of {DATA_LOCK} has the files of this model")
+    return next(filter(Path.is_dir, places), places[0])

