@@ -33,8 +33,11 @@ rule tokenizer:
         f"{RESULTS}/logs/data/tokenizers/{{key}}.log",
     conda:
         "../envs/data.yaml"
+    params:
+        # those from outside lie below the name of their source
+        does=lambda wildcards: "Take" if "/" in wildcards.key else "Train",
     message:
-        "Train the tokenizer {wildcards.key}"
+        "{params.does} the tokenizer {wildcards.key}"
     shell:
         "python -m scripts.data.products data/tokenizers/{wildcards.key} > {log} 2>&1"
 

@@ -62,6 +62,9 @@ def main(launch: Launch, table: Path, text: Path) -> None:
     models = read_models(launch)
     source = source_of(launch, models)
     judged = judge(models, source.forgetting)
+    if source.scale == "own":
+        # the paper's settings are no plan that a study of one's own would have to follow
+        judged = [one for one in judged if any(comparison.found for comparison in one.comparisons)]
     with atomic_path(table) as new_table, atomic_path(text) as new_text:
         with new_table.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -84,12 +87,13 @@ def read_models(launch: Launch) -> list[Model]:
     plan.require(launch.grid, recipes.CLAIMED, GRID)
     models = []
     for condition in launch.grid.conditions(GRID):
-        kind, rank, learning, duration = BASE, 0, "", ""
+        kind, rank, learning, duration, role = BASE, 0, "", "", ""
         if condition.method != BASE:
             setting, method = study.settings[condition.setting], study.methods[condition.method]
             kind, rank = method.kind, method.cells().get("rank", 0)
             unit = "tokens" if isinstance(setting, ContinuedPretraining) else "epoch" + "s" * (condition.amount > 1)
             learning, duration = setting.learning, f"{condition.duration} {unit}"
+            role = f"{setting.domain}-{setting.regime}"
         tasks = plan.tasks(launch.grid, condition, recipes.CLAIMED)
         results = [launch.store.require(condition.evaluations[task])["results"] for task in tasks]
         diverged = any("diverged" in result for result in results)
@@ -106,6 +110,7 @@ def read_models(launch: Launch) -> list[Model]:
                 fingerprint=condition.product.fingerprint,
                 scores={} if diverged else {task: _item_scores(launch, condition.evaluations[task]) for task in tasks},
                 diverged=diverged,
+                role=role,
             )
         )
     return models

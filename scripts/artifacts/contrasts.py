@@ -61,6 +61,8 @@ class Model:
     scores: Mapping[str, FloatArray]
     """Task to the scores of its items, in the same order for every model."""
     diverged: bool = False
+    role: str = ""
+    """Domain and regime of its setting, as `code-cpt`; empty where the setting is called so."""
 
 
 def _arm(model: Model) -> Arm:

@@ -6,7 +6,7 @@ that a study of other durations and ranks is asked the same. `PAPER` has the pap
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +53,16 @@ class Design:
         self.scores = scores
         self._trained = list(scores.trained.values())
         self.settings = tuple(dict.fromkeys(model.setting for model in self._trained))
+        self.roles = {model.setting: model.role or model.setting for model in self._trained}
+        """Setting to its domain and regime, by which claims ask for it, whatever the study calls it."""
+
+    def setting(self, role: str) -> str:
+        """The setting of a domain and regime, as `code-cpt`."""
+        found = [setting for setting, own in self.roles.items() if own == role]
+        if len(found) != 1:
+            several = f"{len(found)} settings that are {role} ({', '.join(found)}), one is needed"
+            raise LackingError(f"the study has {several if found else f'no setting {role}'}")
+        return found[0]
 
     def durations(self, setting: str, low: float = 0.0, high: float = 1.0) -> list[float]:
         """The durations from `low` to `high` times the longest, in order."""
@@ -94,8 +104,6 @@ class Design:
         return f"at {ends[0]}" if len(ends) == 1 else f"mean of {ends[0].split()[0]} to {ends[-1]}"
 
     def _of(self, setting: str) -> list[Model]:
-        if setting not in self.settings:
-            raise LackingError(f"the study has no setting {setting}")
         return [model for model in self._trained if model.setting == setting]
 
     def _arms(self, setting: str, kind: str, rank: int | None, durations: Collection[float] | None) -> list[Arm]:
@@ -142,15 +150,19 @@ class Claim:
     questions: Callable[[Design], list[Question]]
 
 
-def _each(keys: Iterable[str], make: Callable[[str], tuple[str, Statistic]]) -> list[Question]:
-    """A directional comparison for each key; where the study lacks what one of them needs, the others still count."""
+def _each(names: Mapping[str, str], make: Callable[[str], tuple[str, Statistic]]) -> list[Question]:
+    """A directional comparison for each name; where the study lacks what one of them needs, the others still count.
+
+    Args:
+        names: to the keys of the paper's numbers.
+    """
     questions = []
-    for key in keys:
+    for name, key in names.items():
         try:
-            text, statistic = make(key)
-            questions.append(Question(key, key, text, "more", statistic))
+            text, statistic = make(name)
+            questions.append(Question(key, name, text, "more", statistic))
         except LackingError as lacking:
-            questions.append(Question(key, key, str(lacking), "more", None))
+            questions.append(Question(key, name, str(lacking), "more", None))
     return questions
 
 
@@ -170,7 +182,7 @@ def _learns_less(design: Design) -> list[Question]:
         text = f"full finetuning minus LoRA of all ranks, {design.said(setting, design.durations(setting))}"
         return text, mean_of("learning", design.full(setting)) - mean_of("learning", design.lora(setting))
 
-    return _each(design.settings, make)
+    return _each(design.roles, make)
 
 
 def _forgets_less(design: Design) -> list[Question]:
@@ -178,7 +190,7 @@ def _forgets_less(design: Design) -> list[Question]:
         text = f"LoRA of all ranks minus full finetuning, {design.said(setting, design.durations(setting))}"
         return text, mean_of("forgetting", design.lora(setting)) - mean_of("forgetting", design.full(setting))
 
-    return _each(design.settings, make)
+    return _each(design.roles, make)
 
 
 def _forgets_less_at_equal_learning(design: Design) -> list[Question]:
@@ -195,26 +207,30 @@ def _forgets_less_at_equal_learning(design: Design) -> list[Question]:
         count = f"{len(statistic.compared)} of {len(arms)} LoRA models"
         return f"{count} minus full finetuning when it had learned as much", statistic
 
-    return _each(design.settings, make)
+    return _each(design.roles, make)
 
 
 def _code_cpt_order(design: Design) -> list[Question]:
-    durations = design.durations("code-cpt", low=1 / 10)
-    sides = [("full", design.full("code-cpt", durations)), *_by_rank(design, "code-cpt", durations)]
-    return _order("learning", sides, design.said("code-cpt", durations))
+    setting = design.setting("code-cpt")
+    durations = design.durations(setting, low=1 / 10)
+    sides = [("full", design.full(setting, durations)), *_by_rank(design, setting, durations)]
+    return _order("learning", sides, design.said(setting, durations))
 
 
 def _code_cpt_lag(design: Design) -> list[Question]:
-    return [_about(design, "code-cpt", design.nearest("code-cpt", 1), design.nearest("code-cpt", 1 / 5))]
+    setting = design.setting("code-cpt")
+    return [_about(design, setting, design.nearest(setting, 1), design.nearest(setting, 1 / 5))]
 
 
 def _code_ift_order(design: Design) -> list[Question]:
-    shortest = design.durations("code-ift")[:1]
-    return _order("learning", _by_rank(design, "code-ift", shortest), design.said("code-ift", shortest))
+    setting = design.setting("code-ift")
+    shortest = design.durations(setting)[:1]
+    return _order("learning", _by_rank(design, setting, shortest), design.said(setting, shortest))
 
 
 def _code_ift_match(design: Design) -> list[Question]:
-    return [_about(design, "code-ift", design.nearest("code-ift", 1 / 4), design.nearest("code-ift", 1 / 2))]
+    setting = design.setting("code-ift")
+    return [_about(design, setting, design.nearest(setting, 1 / 4), design.nearest(setting, 1 / 2))]
 
 
 def _by_rank(design: Design, setting: str, durations: Collection[float]) -> list[tuple[str, list[Arm]]]:
@@ -232,18 +248,19 @@ def _about(design: Design, setting: str, lora: float, full: float) -> Question:
 
 
 def _math_cpt_gap(design: Design) -> list[Question]:
-    late = design.durations("math-cpt", low=1 / 5)
-    early = [duration for duration in design.durations("math-cpt") if duration not in late]
+    setting = design.setting("math-cpt")
+    late = design.durations(setting, low=1 / 5)
+    early = [duration for duration in design.durations(setting) if duration not in late]
     if not early:
-        raise LackingError("math-cpt has no duration below a fifth of its longest")
-    rank = design.ranks("math-cpt")[0]
+        raise LackingError(f"{setting} has no duration below a fifth of its longest")
+    rank = design.ranks(setting)[0]
 
     def gap(durations: Collection[float]) -> Contrast:
-        full, lora = design.full("math-cpt", durations), design.lora("math-cpt", rank, durations)
+        full, lora = design.full(setting, durations), design.lora(setting, rank, durations)
         return mean_of("learning", full) - mean_of("learning", lora)
 
-    later = f"full finetuning minus r={rank}, {design.said('math-cpt', late)}"
-    text = f"{later}, minus the same {design.said('math-cpt', early)}"
+    later = f"full finetuning minus r={rank}, {design.said(setting, late)}"
+    text = f"{later}, minus the same {design.said(setting, early)}"
     return [
         Question("gap", "gap", later, "more", gap(late)),
         Question("opening", "opening", text, "more", gap(late) - gap(early)),
@@ -251,31 +268,32 @@ def _math_cpt_gap(design: Design) -> list[Question]:
 
 
 def _math_ift_match(design: Design) -> list[Question]:
-    durations = design.durations("math-ift", low=1 / 4, high=1 / 2)
-    full = mean_of("learning", design.full("math-ift", durations))
+    setting = design.setting("math-ift")
+    durations = design.durations(setting, low=1 / 4, high=1 / 2)
+    full = mean_of("learning", design.full(setting, durations))
     questions = []
-    for place, (name, arms) in enumerate(_by_rank(design, "math-ift", durations)[:2]):
-        text = f"{name} minus full finetuning, {design.said('math-ift', durations)}"
+    for place, (name, arms) in enumerate(_by_rank(design, setting, durations)[:2]):
+        text = f"{name} minus full finetuning, {design.said(setting, durations)}"
         questions.append(Question(str(place), name, text, "equal", mean_of("learning", arms) - full))
     return questions
 
 
 def _ift_forgets_more(design: Design) -> list[Question]:
     def make(domain: str) -> tuple[str, Statistic]:
-        cpt, ift = f"{domain}-cpt", f"{domain}-ift"
+        cpt, ift = (design.setting(f"{domain}-{regime}") for regime in ("cpt", "ift"))
         text = f"{cpt} minus {ift}, mean of all methods and durations"
         return text, mean_of("forgetting", design.all(cpt)) - mean_of("forgetting", design.all(ift))
 
-    return _each(("code", "math"), make)
+    return _each({"code": "code", "math": "math"}, make)
 
 
 def _code_forgets_more(design: Design) -> list[Question]:
     def make(regime: str) -> tuple[str, Statistic]:
-        sums, code = f"math-{regime}", f"code-{regime}"
+        sums, code = (design.setting(f"{domain}-{regime.lower()}") for domain in ("math", "code"))
         text = f"{sums} minus {code}, mean of all methods and durations"
         return text, mean_of("forgetting", design.all(sums)) - mean_of("forgetting", design.all(code))
 
-    return _each(("CPT", "IFT"), lambda regime: make(regime.lower()))
+    return _each({"CPT": "CPT", "IFT": "IFT"}, make)
 
 
 def _forgetting_grows(design: Design) -> list[Question]:
@@ -287,7 +305,7 @@ def _forgetting_grows(design: Design) -> list[Question]:
         short, long = design.all(setting, [first]), design.all(setting, [last])
         return text, mean_of("forgetting", short) - mean_of("forgetting", long)
 
-    return _each(design.settings, make)
+    return _each(design.roles, make)
 
 
 def _forgetting_order(design: Design) -> list[Question]:

@@ -96,7 +96,8 @@ class Data:
             place, source = f"hub/{slug(repository)}", repository_tokenizer(repository, entry)
         else:
             place, source = model.place, model.tokenizer_spec(entry)
-        spec = {"kind": "tokenizer", **source, "versions": self._versions("tokenizer")}
+        converted = {} if repository else self._converted()
+        spec = {"kind": "tokenizer", **source, "versions": {**self._versions("tokenizer"), **converted}}
         return self._add(f"data/tokenizers/{place}", spec, identity)
 
     def _rows(self, setting_name: str, seed: int) -> Product:
@@ -174,6 +175,7 @@ class Data:
         model: Model = self._study.model
         spec = {"kind": "model", **model.spec(self._catalogue.entry(model.identity))}
         if model.made_from is None:
+            spec |= {"versions": converted} if (converted := self._converted()) else {}
             return self._add(f"models/{model.place}", spec, model.identity)
         tokenizer, pretraining = self.tokenizer(), model.made_from[1]
         rows = self._add_rows(
@@ -197,6 +199,11 @@ class Data:
         if identity is None:
             return self._catalogue.add(name, spec)
         return self._catalogue.add_outside(name, spec, identity, locked=bool(self._catalogue.entry(identity)))
+
+    def _converted(self) -> dict[str, int]:
+        """The code version behind what is made of the base model's files."""
+        name = self._study.model.converted_by
+        return {name: self._catalogue.versions[name]} if name else {}
 
     def _versions(self, kind: str) -> dict[str, int]:
         return specs.versions(kind, self._catalogue.versions)

@@ -148,8 +148,12 @@ def write(answers: Answers, directory: Path = STUDIES) -> Path:
         raise UserError(f"{path}: is there already; take another name, or delete it")
     text = _text(answers)
     with temporary_directory() as scratch:
-        (scratch / path.name).write_text(text, encoding="utf-8")
-        load_study(answers.name, scratch)
+        tried = scratch / path.name
+        tried.write_text(text, encoding="utf-8")
+        try:
+            load_study(answers.name, scratch)
+        except UserError as error:
+            raise UserError(f"{str(error).replace(str(tried), path.name)}; nothing was written") from error
     with atomic_path(path) as new:
         new.write_text(text, encoding="utf-8")
     return path

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,24 @@ def test_seeds_that_differ_take_back_what_items_alone_would_say() -> None:
 
 
 # -- the same, named otherwise --------------------------------------------------------------------
+
+
+def test_settings_are_known_by_domain_and_regime_whatever_they_are_called() -> None:
+    made = models(PRINTED)
+    called = [replace(model, setting=f"my-{model.setting}", role=model.setting) for model in made if model.setting]
+    ours = judge([*(model for model in made if not model.setting), *called], FORGETTING)
+    assert verdicts(ours) == verdicts(judge(made, FORGETTING))
+    assert {one.claim.name: [c.paper for c in one.comparisons] for one in ours} == {
+        one.claim.name: [c.paper for c in one.comparisons] for one in judge(made, FORGETTING)
+    }
+
+
+def test_of_two_settings_with_one_domain_and_regime_neither_is_taken() -> None:
+    made = models({name: PRINTED[name] for name in ("code-cpt", "code-ift")})
+    one = claim("code-cpt-order", [replace(model, role="code-cpt") if model.setting else model for model in made])
+    assert one.verdict is OPEN
+    assert "2 settings that are code-cpt (code-cpt, code-ift), one is needed" in one.sentence
+
 
 Labels = dict[tuple[str, str], tuple[str, str]]
 
@@ -583,6 +602,17 @@ def test_from_the_store_to_both_files(tmp_path: Path) -> None:
     assert "smoke: Smoke study" in page
     assert "| trained models | 8, and the base model |" in page
     assert "winogrande 12" in page
+
+
+def test_a_study_of_ones_own_is_silent_on_what_it_has_not(tmp_path: Path) -> None:
+    launch, _ = filled(tmp_path / "store")
+    own = replace(launch, study={**launch.study, "scale": "own"})
+    claims.main(own, tmp_path / "claims.csv", tmp_path / "claims.md")
+    page = (tmp_path / "claims.md").read_text(encoding="utf-8")
+    assert "LoRA learns less" in page
+    assert "has no setting" not in page
+    assert "not measured" not in page
+    assert "demo" not in page.lower().replace("smoke study: the demo's path", "")
 
 
 def test_a_missing_evaluation_is_named_and_nothing_is_written(tmp_path: Path) -> None:

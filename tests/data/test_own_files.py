@@ -236,3 +236,13 @@ def test_the_lock_says_what_is_wrong_and_the_job_says_it_too(tmp_path: Path) -> 
         "error: test.csv, line 3",
     ]
     assert not house.manifests("data/records")
+
+
+def test_a_shared_lock_may_have_a_file_in_places_of_several_people(tmp_path: Path) -> None:
+    (tmp_path / "here.jsonl").write_bytes(lines(PROBLEMS))
+    chosen = source(f"{tmp_path}/here.jsonl")
+    entry = chosen.lock({})
+    lock = {f"path:{tmp_path}/another-machine/theirs.jsonl": entry, str(chosen.identity): entry}
+    context = BuildContext("data/records/file-0123456789ab", "mine", tmp_path / "scratch", lock, lambda: [], ())
+    (tmp_path / "out").mkdir()
+    assert chosen.build(chosen.spec(entry, 0), context, tmp_path / "out")["records"] == len(PROBLEMS)

@@ -442,3 +442,15 @@ def test_a_study_may_have_no_benchmark_at_all() -> None:
     made = grid(alone)
     assert {product.spec["task"] for product in made if product.kind == "evaluation"} == {"target_loss", "source_loss"}
     assert not [product for product in made if product.kind == "samples"]
+
+
+def test_a_model_that_is_converted_says_by_what() -> None:
+    def from_package(study: dict[str, Any]) -> None:
+        found = {"source": "package", "package": "some-model", "version": "1.0", "member": "some/model.gguf"}
+        study["model"] = {**found, "label": "some"}
+
+    before, after = (grid(from_package, {**VERSIONS, "converter": number}) for number in (1, 2))
+    assert before.model.key != after.model.key
+    moved = {product.kind for product in before if product.key not in after.products}
+    assert {"model", "tokenizer", "rows", "leg", "run", "samples", "evaluation"} <= moved
+    assert "records" not in moved

@@ -12,6 +12,7 @@ from scripts.launch.launch import launch_by_hand
 from scripts.plan.conditions import Condition
 from scripts.plan.grid import Grid
 from scripts.store.fingerprint import canonical
+from scripts.study import datalock
 from scripts.study.load import ACCEPTED, STUDIES, load_study
 from scripts.study.schema import ContinuedPretraining, InstructionFinetuning, Study
 
@@ -458,4 +459,4 @@ def test_a_frozen_launch_fits_into_one_environment_variable() -> None:
         study = load_study(name)
         frozen = replace(launch, name=name, study=study.model_dump(mode="json"))
         assert len(canonical(asdict(frozen)).encode()) < 64 * 1024, name
-        assert Study.model_validate(frozen.study) == study
+        assert Study.model_validate(frozen.study, context=datalock.read()) == study

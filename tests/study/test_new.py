@@ -156,6 +156,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
             ["--learn", "documents", "instructions with responses", "one kind"],
         ),
         "an unknown task to keep": ({"keep": "hellaswag,piqa"}, ["--keep hellaswag,piqa", "'piqa' is neither"]),
+        "a task twice": ({"keep": "hellaswag,hellaswag"}, ["mine.yaml: evaluation.forgetting", "nothing was written"]),
         "kept is trained on": ({"keep": str(tmp_path / "train.jsonl")}, ["--keep", "is what --train names"]),
         "no device": ({"device": "tpu"}, ["--device tpu", "`cpu`, `gpu`, or a number"]),
         "no GPUs": ({"device": "0"}, ["--device 0"]),

@@ -126,6 +126,8 @@ class BaseModel(Made):
 
     bytes_of_weight: ClassVar[int]
     """How many a weight takes in the files of the model, as far as nothing better is known."""
+    converted_by: ClassVar[str | None] = None
+    """The code version behind what is made of its files; None where they are taken as they are, or made here."""
     said_at: ClassVar[str] = "model"
     """The key of a study that sentences about what it names begin with."""
 

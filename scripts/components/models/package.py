@@ -42,6 +42,7 @@ class PackageModel(InWheel, OutsideModel):
     entry: ClassVar[type[LockEntry]] = GgufEntry
     needs_network: ClassVar[bool] = True
     bytes_of_weight: ClassVar[int] = 4
+    converted_by: ClassVar[str | None] = "converter"
     said_at: ClassVar[str] = "model.member"
 
     @property

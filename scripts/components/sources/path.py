@@ -162,7 +162,9 @@ def _file_of(sha256: str, form: str, context: BuildContext) -> Path:
     paths = [path for path in paths if _format(path).get("format", "json") == form]
     if not paths:
         raise UserError(f"{context.key}: no file of {DATA_LOCK} has the SHA-256 {sha256[:12]}...")
-    path = project(paths[0])
+    # people who share a lock may have the same file in different places
+    places = [project(path) for path in paths]
+    path = next((place for place in places if place.exists()), places[0])
     if not path.exists():
         raise UserError(f"{path}: is not there, where {DATA_LOCK} says that it is")
     if (found := _folder_sha256(path) if form == FOLDER else file_sha256(path)) != sha256:
