@@ -174,8 +174,8 @@ class Chat:
         _, said, behind = whole[len(prompt) :].rpartition(_SAID)
         if not said:
             raise UserError(f"{where}: its chat template leaves out what the assistant says")
-        end = re.search(f"{MARK}(?:{self._special.pattern})", behind)
-        end = end or re.search(_any_of(text for text in added if text.strip()), behind)
+        whole_words = _any_of(text for text in added if text.strip())
+        end = re.search(f"{MARK}(?:{self._special.pattern})|{whole_words}", behind)
         if end is None:
             raise UserError(
                 f"{where}: its chat template writes no token behind what the assistant says, so that no model would "

@@ -163,15 +163,15 @@ class Encoding:
                 f"{self._where}: its tokenizer has no chat template, neither as `chat_template` in "
                 f"tokenizer_config.json nor as {_CHAT_TEMPLATE}"
             )
-        names: dict[str, str] = {}
+        both = [configured.get(file, {}) for file in _NAMES]
+        # of two files the first that names a token counts, as for `eos`
+        said = {key: next((file[key] for file in both if file.get(key)), None) for file in both for key in file}
+        contents = {key: named.get("content") if isinstance(named, dict) else named for key, named in said.items()}
+        names = {key: name for key, name in contents.items() if key.endswith("_token") and isinstance(name, str)}
         for kind, number in (("eos", self.eos), ("bos", self._special("bos", configured))):
-            if number is not None:
+            # where it says null, the template has none, whatever number a model's configuration gives (Qwen's)
+            if number is not None and f"{kind}_token" not in said:
                 names[f"{kind}_token"] = self.token(number)
-        for file in _NAMES:
-            for key, named in configured.get(file, {}).items():
-                name = named.get("content") if isinstance(named, dict) else named
-                if key.endswith("_token") and isinstance(name, str):
-                    names.setdefault(key, name)
         tokens = self._tokenizer.get_added_tokens_decoder().values()
         special = [token.content for token in tokens if token.special]
         added = [token.content for token in tokens if not token.special]

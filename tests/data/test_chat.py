@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from scripts.common.errors import UserError
@@ -211,11 +212,44 @@ def test_a_length_counts_what_ends_a_response(
     assert f"has {len(whole)}" in str(lengths.said(records, encodings["gemma"], "foundry", len(whole) - 1))
 
 
-def broken(directory: Path, template: Any) -> Path:
+def with_template(directory: Path, template: Any, **more: Any) -> Path:
     smollm2(directory)
     path = directory / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template, **more}))
     return directory
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_template_has_the_names_that_the_tokenizer_gives(tmp_path: Path, named: bool) -> None:
+    """Qwen's says that there is no bos token, though its model's configuration has a number; GPT-2's names none."""
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    directory = with_template(tmp_path, template, **({"bos_token": None} if named else {}))
+    path = directory / "tokenizer_config.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(said if named else {"chat_template": template}))
+    (directory / "config.json").write_text(json.dumps({"bos_token_id": 0, "eos_token_id": 2}))
+    prompt, learned = example(Encoding.read(directory, template="chat"), {"instruction": "a", "response": "b"})
+    assert (prompt[0] == 0) is not named
+    names = {} if named else {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, **names)
+    assert [*prompt, *learned] == applied(tokenizer, user("a") + assistant("b"))
+
+
+def test_a_turn_may_end_with_a_token_that_is_not_special(tmp_path: Path) -> None:
+    """Command-R's <|END_OF_TURN_TOKEN|> is none; the eos token may stand behind it."""
+    each = "{% for m in messages %}{{ m.content + '<|turn|>' }}{% endfor %}"
+    template = each + "{{ '' if add_generation_prompt else eos_token }}"
+    directory = with_template(tmp_path, template)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.add_tokens([AddedToken("<|turn|>", special=False), AddedToken("\n\n", special=False)])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    encoding = Encoding.read(directory, template="chat")
+    turn = tokenizer.token_to_id("<|turn|>")
+    assert (encoding.ending, encoding.ends) == ([turn, encoding.eos], {turn, encoding.eos})
+    prompt, learned = example(encoding, {"instruction": "a", "response": "b\n\nc"})
+    assert [*prompt, *learned] == applied(
+        PreTrainedTokenizerFast.from_pretrained(directory), user("a") + assistant("b\n\nc")
+    )
 
 
 _EACH = "{% for m in messages %}"
@@ -244,7 +278,7 @@ _EACH = "{% for m in messages %}"
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, template: Any, said: str) -> None:
-    Encoding.read(broken(tmp_path, template))  # whoever does not ask for it needs none
+    Encoding.read(with_template(tmp_path, template))  # whoever does not ask for it needs none
     with pytest.raises(UserError) as caught:
         Encoding.read(tmp_path, template="chat")
     assert str(caught.value).startswith(f"{tmp_path}: ")
