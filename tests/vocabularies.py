@@ -231,3 +231,89 @@ def directories(root: Path) -> Iterator[tuple[str, Path]]:
     for name, make in FAMILIES.items():
         (root / name).mkdir()
         yield name, make(root / name)
+
+
+_CHATML = (
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_LLAMA_2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
+    "{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if loop.index0 == 0 and system_message != false %}"
+    "{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n\n' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+_LLAMA_3 = (
+    "{{- bos_token }}{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    '{%- set date_string = strftime_now("%d %b %Y") %}{%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}'
+    "{%- endif %}{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content']|trim %}"
+    '{%- set messages = messages[1:] %}{%- else %}{%- set system_message = "" %}{%- endif %}'
+    '{{- "<|start_header_id|>system<|end_header_id|>\n\n" }}{{- "Today Date: " + date_string + "\n\n" }}'
+    '{{- system_message }}{{- "<|eot_id|>" }}{%- for message in messages %}'
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
+)
+_GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}"
+    "{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+_PHI_3 = (
+    "{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+_ZEPHYR = (
+    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n"
+    "{{ '<|user|>\n' + message['content'] + eos_token }}\n{% elif message['role'] == 'system' %}\n"
+    "{{ '<|system|>\n' + message['content'] + eos_token }}\n{% elif message['role'] == 'assistant' %}\n"
+    "{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
+    "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
+)
+
+
+def _smollm2_system(text: str) -> str:
+    return (
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+        f"{{{{ '<|im_start|>system\n{text}<|im_end|>\n' }}}}{{% endif %}}{_CHATML}"
+    )
+
+
+CHATS: dict[str, tuple[str, str, list[str], str]] = {
+    "smollm2": ("smollm2", _smollm2_system("You are a helpful AI assistant named SmolLM"), [], "<|im_end|>"),
+    "qwen2.5": ("qwen2", _smollm2_system("You are Qwen, created by Alibaba Cloud."), [], "<|im_end|>"),
+    "chatml": ("llama-2-chatml", "{% for message in messages %}" + _CHATML, [], "<|im_end|>"),
+    "llama-2": ("llama-2", _LLAMA_2, [], "</s>"),
+    "llama-3": ("llama-3", _LLAMA_3, ["<|start_header_id|>", "<|end_header_id|>"], "<|eot_id|>"),
+    "gemma": ("gemma", _GEMMA, [], "<end_of_turn>"),
+    "phi-3": ("llama-2", _PHI_3, ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"], "<|end|>"),
+    "zephyr": ("llama-2", _ZEPHYR, [], "</s>"),
+}
+"""Published chat templates: the family of the tokenizer, the template (without tools), special tokens beside those of
+the family, and the token that ends a turn. Those of Llama and Gemma trim messages."""
+
+
+def chat(out: Path, name: str) -> Path:
+    """The tokenizer of a chat model; half of them have the template in a file of its own, as newer ones do."""
+    family, template, more, _ = CHATS[name]
+    FAMILIES[family](out)
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    # Phi-3's take the spaces behind them
+    strips = {"rstrip": True} if name == "phi-3" else {}
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False, **strips) for text in more])
+    tokenizer.save(str(out / "tokenizer.json"))
+    if list(CHATS).index(name) % 2:
+        (out / "chat_template.jinja").write_text(template)
+    else:
+        path = out / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    return out

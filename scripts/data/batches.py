@@ -3,7 +3,7 @@
 A directory of rows has a meta.json and, by regime,
 
     cpt   rows.npy           [rows, sequence_length] ids of shuffled documents, eos after each, cut into rows
-    ift   tokens.npy         the ids of all examples, one after the other: prompt, response, eos
+    ift   tokens.npy         the ids of all examples, one after the other: prompt, response, what ends it
           offsets.npy        [examples + 1] where each example starts
           prompt_lengths.npy [examples] how many of its tokens are prompt
           row_examples.npy   the example ids of all rows of all epochs, one row after the other
@@ -16,7 +16,7 @@ Token ids are uint16 when the vocabulary has fewer than 65536 entries, else uint
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,15 @@ def write_ift_rows(
     seed: int,
     packing: str = FOUNDRY,
     packing_ratio: float = 1,
+    ending: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Write tokenized (prompt, response) pairs, and who shares a row with whom in each epoch, to `out`.
 
+    Behind each response stands `ending`, `eos` alone where it is not given.
     `packing` is one of `scripts.data.packing`; `packing_ratio` belongs to foundry alone.
     Epoch e is the same whatever `max_epochs` is: a shorter run reads the first epochs of a longer one.
     Examples are read once and never held in memory together. Returns the counts that meta.json keeps; in
-    every item of "per_epoch", in examples as in tokens (with eos),
+    every item of "per_epoch", in examples as in tokens (with what ends them),
     all = trained + dropped_too_long + dropped_incomplete_step + dropped_left_over + dropped_without_loss.
     The last is there only where it is not 0. The ends that foundry cuts off are tokens of dropped_too_long, and their
     examples are trained, or dropped for another reason.
@@ -118,17 +120,18 @@ def write_ift_rows(
         raise UserError(f"the packing {packing!r} is unknown; allowed are {', '.join(PACKINGS)}")
     layout = Layout(sequence_length, batch_rows, group_rows, packing_ratio)
     prompt_lengths = array("q")
+    behind = list(ending) or [eos]
 
     def sequences() -> Iterator[list[int]]:
         for prompt, response in examples:
             prompt_lengths.append(len(prompt))
-            yield [*prompt, *response, eos]
+            yield [*prompt, *response, *behind]
 
     spill = out / "examples.tmp"
     offsets = _append_all(sequences(), spill, vocab_size)
     lengths = np.diff(offsets)
     prompts = np.array(prompt_lengths, dtype=np.int64)
-    lossless = without_loss(lengths, prompts, sequence_length)
+    lossless = without_loss(lengths, prompts, sequence_length, len(behind))
     row_examples, row_sizes, row_cuts = array("q"), array("q"), array("q")
     per_epoch = []
     for number in range(max_epochs):

@@ -4,10 +4,12 @@ It reads ``tokenizer.json`` by the library `tokenizers`, which gives the tokens 
 transformers builds some tokenizers anew by the name of their class, and its Llama then differs from sentencepiece.
 Which tokens end a text, begin one and fill rows stands in the files beside it.
 
-A study decides two things (`Bos`, `Join` in `scripts.components.templates`): whether what the tokenizer puts before a
-text stands before documents, prompts and questions; and whether a response is encoded apart from its prompt.
+A study decides three things (`scripts.components.templates`): whether what the tokenizer puts before a text stands
+before documents, prompts and questions (`Bos`); whether a response is encoded apart from its prompt (`Join`); and the
+text around both (`Form`). A chat template decides the first two by itself: the tokens are those that it writes.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from operator import itemgetter
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError
 from scripts.common.files import read_object
-from scripts.components.templates import BOS, JOIN, Bos, Join
+from scripts.components.templates import BOS, CHAT, JOIN, MARK, PLAIN, Bos, Chat, Fixed, Form, Join, without_marks
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,7 +28,8 @@ _NAMES = ("tokenizer_config.json", "special_tokens_map.json")
 """Files that name special tokens; the first that names one counts."""
 _NUMBERS = ("config.json", "generation_config.json")
 """Files that give their ids, for tokenizers that name none (GPT-2)."""
-FILES = (TOKENIZER, *_NAMES, *_NUMBERS)
+_CHAT_TEMPLATE = "chat_template.jinja"
+FILES = (TOKENIZER, *_NAMES, *_NUMBERS, _CHAT_TEMPLATE)
 """Of a repository what is read here."""
 _ANY_TEXT = "a"
 """What a tokenizer does to a text is seen on it."""
@@ -43,19 +46,33 @@ class Encoding:
         where: what an error names.
         bos: whether what the tokenizer puts before a text by itself stands there.
         join: how prompt and response become tokens; see `examples`.
+        template: the text around both.
 
     Attributes:
-        eos: id of the token that ends a document or a response.
+        form: writes those texts.
+        eos: id of the token that ends a document.
+        ending: ids that end a response in rows: eos; in a chat what ends an assistant's turn.
+        ends: ids of the tokens with which a text that a model writes is done.
         pad: id of the token that fills rows; the tokenizer's own, else eos.
         prefix: ids that stand before a document, a prompt or a question.
         size: the least number of embeddings that has one for every id that can stand in rows.
 
     Raises:
-        UserError: no tokenizer can be read, or none of the files says which token ends a text.
+        UserError: no tokenizer can be read, or none of the files says which token ends a text; or its chat template is
+            asked for and cannot be used.
     """
 
-    def __init__(self, files: Mapping[str, Path], where: object, bos: Bos = BOS, join: Join = JOIN) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        where: object,
+        bos: Bos = BOS,
+        join: Join = JOIN,
+        template: str = PLAIN,
+    ) -> None:
         self._tokenizer = _tokenizer(files, where)
+        self._files = files
+        self._bos = bos
         self._join = join
         self._where = where
         configured = {name: read_object(files[name], where) for name in (*_NAMES, *_NUMBERS) if name in files}
@@ -73,12 +90,23 @@ class Encoding:
         self._tokenizer.post_processor = None
         self._anchor: list[int] = self._tokenizer.encode(_ANY_TEXT, add_special_tokens=False).ids
         self._anchor_text = self._tokenizer.decode(self._anchor)
+        self.form: Form = Fixed(template)
+        self.ending, self.ends = [self.eos], frozenset([self.eos])
+        self._chat: Chat | None = None
+        if template == CHAT:
+            self._chat = self.form = self._chat_form(configured)
+            self._marking, self._unmarked = self._marking_tokenizer()
+            self._try_chat(self._chat)
 
     @classmethod
-    def read(cls, directory: Path, bos: Bos = BOS, join: Join = JOIN) -> "Encoding":
+    def read(cls, directory: Path, bos: Bos = BOS, join: Join = JOIN, template: str = PLAIN) -> "Encoding":
         """The tokenizer in a directory."""
         files = {name: directory / name for name in FILES if (directory / name).is_file()}
-        return cls(files, directory, bos, join)
+        return cls(files, directory, bos, join, template)
+
+    def in_template(self, template: str) -> "Encoding":
+        """The same with another text around instructions and responses."""
+        return Encoding(self._files, self._where, self._bos, self._join, template)
 
     @property
     def before(self) -> int:
@@ -95,18 +123,25 @@ class Encoding:
         Where the prefix is eos itself (OPT's), the one behind the former document is it: else one of the two would be
         a document of its own.
         """
-        return self.texts(texts) if self.prefix == (self.eos,) else self.prompts(texts)
+        return self.texts(texts) if self.prefix == (self.eos,) else self._behind_prefix(texts)
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each prompt, with the prefix before them."""
-        return [[*self.prefix, *ids] for ids in self.texts(texts)]
+        """The ids of each prompt, with the prefix before them; in a chat those that its template writes."""
+        return self._chat_ids(texts) if self._chat else self._behind_prefix(texts)
 
     def examples(self, prompts: Sequence[str], responses: Sequence[str]) -> Iterator[tuple[list[int], list[int]]]:
-        """The ids of each prompt, with the prefix before them, and of the response behind it.
+        """The ids of each prompt, as `prompts` has them, and of the response behind it, without what ends it.
 
         `separate` encodes them apart. `together` encodes them as one text; the first token with a character of the
-        response is the response's first.
+        response is the response's first. A chat is one text too, and what stands behind the prompt's tokens is the
+        response.
+
+        Raises:
+            UserError: in a chat, a response that joins the prompt's last token.
         """
+        if self._chat:
+            yield from self._chat_examples(prompts, responses, self._chat.tail)
+            return
         if self._join == "separate":
             yield from zip(self.prompts(prompts), self.texts(responses), strict=True)
             return
@@ -115,6 +150,79 @@ class Encoding:
         for prompt, encoding in zip(prompts, encodings, strict=True):
             cut = sum(end <= len(prompt) for _, end in encoding.offsets)
             yield [*self.prefix, *encoding.ids[:cut]], encoding.ids[cut:]
+
+    def _behind_prefix(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[*self.prefix, *ids] for ids in self.texts(texts)]
+
+    def _chat_form(self, configured: Mapping[str, Mapping[str, Any]]) -> Chat:
+        source: Any = configured.get("tokenizer_config.json", {}).get("chat_template")
+        if _CHAT_TEMPLATE in self._files:
+            source = self._files[_CHAT_TEMPLATE].read_text(encoding="utf-8")
+        if not source:
+            raise UserError(
+                f"{self._where}: its tokenizer has no chat template, neither as `chat_template` in "
+                f"tokenizer_config.json nor as {_CHAT_TEMPLATE}"
+            )
+        both = [configured.get(file, {}) for file in _NAMES]
+        # of two files the first that names a token counts, as for `eos`
+        said = {key: next((file[key] for file in both if file.get(key)), None) for file in both for key in file}
+        contents = {key: named.get("content") if isinstance(named, dict) else named for key, named in said.items()}
+        names = {key: name for key, name in contents.items() if key.endswith("_token") and isinstance(name, str)}
+        for kind, number in (("eos", self.eos), ("bos", self._special("bos", configured))):
+            # where it says null, the template has none, whatever number a model's configuration gives (Qwen's)
+            if number is not None and f"{kind}_token" not in said:
+                names[f"{kind}_token"] = self.token(number)
+        tokens = self._tokenizer.get_added_tokens_decoder().values()
+        special = [token.content for token in tokens if token.special]
+        added = [token.content for token in tokens if not token.special]
+        return Chat(source, names, special, added, self._where)
+
+    def _marking_tokenizer(self) -> "tuple[Tokenizer, dict[int, int]]":
+        """The tokenizer that reads a special token behind a mark; and its ids of those to the real ones.
+
+        Others than special tokens are found in texts that split special ones, and whatever else decides a text's tokens
+        (spaces around a token, what is first in a text) stays as it is.
+        """
+        from tokenizers import AddedToken
+
+        tokenizer = copy.deepcopy(self._tokenizer)
+        tokenizer.encode_special_tokens = True
+        special = {n: token for n, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        for token in special.values():
+            flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
+            tokenizer.add_tokens([AddedToken(MARK + token.content, special=False, **flags)])
+        numbers = tokenizer.get_vocab()
+        return tokenizer, {numbers[MARK + token.content]: number for number, token in special.items()}
+
+    def _try_chat(self, chat: Chat) -> None:
+        """Finds what ends a response, and which tokens the template writes."""
+        (self.ending,) = self._chat_ids([chat.tail])
+        self.ends = frozenset([self.ending[0], self.eos])
+        prompt, response = chat.example({"instruction": _ANY_TEXT, "response": _ANY_TEXT})
+        next(self._chat_examples([prompt], [response], chat.tail))
+        written = self._chat_ids([prompt + response + chat.tail])
+        self.size = max(self.size, 1 + max(written[0]))
+
+    def _chat_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts that a chat template wrote."""
+        encodings = self._marking.encode_batch(list(texts), add_special_tokens=False)
+        return [[self._unmarked.get(number, number) for number in encoding.ids] for encoding in encodings]
+
+    def _chat_examples(
+        self, prompts: Sequence[str], responses: Sequence[str], tail: str
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        pairs = zip(prompts, responses, strict=True)
+        wholes = self._chat_ids([prompt + response + tail for prompt, response in pairs])
+        end = len(self.ending)
+        for prompt, response, first, whole in zip(prompts, responses, self._chat_ids(prompts), wholes, strict=True):
+            begin = len(first)
+            if whole[:begin] != first or whole[-end:] != self.ending or len(whole) < begin + end:
+                raise UserError(
+                    f"{self._where}: in its chat template the response {without_marks(response)[:60]!r} has a token in "
+                    f"common with what stands around it, {without_marks(prompt)[-60:]!r} and "
+                    f"{without_marks(tail)!r}, as one that begins with spaces or a line break may; take those away"
+                )
+            yield first, whole[begin:-end]
 
     def continuations(self, written: Sequence[Sequence[int]]) -> list[str]:
         """What each list of ids adds to a text that they stand behind, special tokens left out.

@@ -19,7 +19,7 @@ from scripts.components.templates import Bos, Join
 from scripts.data import encoding
 from scripts.store.fingerprint import file_sha256
 
-TOKENIZER_FILES = (*encoding.FILES, "tokenizer.model", "added_tokens.json", "chat_template.jinja")
+TOKENIZER_FILES = (*encoding.FILES, "tokenizer.model", "added_tokens.json")
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,13 @@ from itertools import islice
 from typing import Any
 
 from scripts.common.errors import UserError
-from scripts.components.templates import record_prompt, response_text
 from scripts.data.encoding import Encoding
 from scripts.data.packing import FOUNDRY
 
 _AT_ONCE = 1000
 
 
-def said(
-    records: Iterable[tuple[str, Mapping[str, Any]]], encoding: Encoding, template: str, packing: str, row: int
-) -> str | None:
+def said(records: Iterable[tuple[str, Mapping[str, Any]]], encoding: Encoding, packing: str, row: int) -> str | None:
     """What a sentence says of examples that are longer than a row of `row` tokens; None where there is none.
 
     Args:
@@ -27,11 +24,10 @@ def said(
     first = ""
     left = iter(records)
     while some := list(islice(left, _AT_ONCE)):
-        prompts = [record_prompt(record, template) for _, record in some]
-        responses = [response_text(record["response"], template) for _, record in some]
+        prompts, responses = zip(*(encoding.form.example(record) for _, record in some), strict=True)
         for (place, _), (prompt, response) in zip(some, encoding.examples(prompts, responses), strict=True):
             total += 1
-            tokens = len(prompt) + len(response) + 1  # with eos
+            tokens = len(prompt) + len(response) + len(encoding.ending)
             if tokens > row:
                 first = first or f"{place}, has {tokens:,}"
                 longer += 1

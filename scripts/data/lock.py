@@ -20,9 +20,11 @@ from scripts.components.making import DATA_LOCK, BuildContext
 from scripts.components.models.hub import ModelEntry, lock_repository, still_true
 from scripts.components.sources import Source
 from scripts.components.sources.path import PathDataset
+from scripts.components.templates import CHAT
 from scripts.data import lengths
 from scripts.data.encoding import Encoding
 from scripts.data.hub import Repository, read_encoding
+from scripts.plan.data import records_spec
 from scripts.plan.grid import Grid
 from scripts.store.codelock import read_code_lock
 from scripts.store.temporary import temporary_directory
@@ -84,7 +86,9 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"{key}: {'as it was' if entry == before else 'locked' if before is None else 'changed'}")
         lock[key] = entry
     if not problems:
-        for key, problem in [*_no_room(arguments.study, study, lock), *_too_long(study, arguments.study, lock)]:
+        found_wrong = [*_no_room(arguments.study, study, lock), *(chats := [*_no_chat(study, lock)])]
+        # examples have no length in a template that cannot be used
+        for key, problem in found_wrong + ([] if chats else [*_too_long(study, arguments.study, lock)]):
             problems.append(problem)
             lock.pop(key, None)
             lock |= {key: found[key]} if key in found else {}
@@ -174,6 +178,35 @@ def _no_room(name: str, study: Study, lock: Mapping[str, Entry]) -> Iterator[tup
         yield study.model.identity or "", str(error)
 
 
+def _no_chat(study: Study, lock: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
+    """What is wrong with chat templates that settings are to use: what the lock calls the tokenizer, and a sentence.
+
+    Only where the tokenizer can be read.
+    """
+    for name, setting in study.settings.items():
+        if not isinstance(setting, InstructionFinetuning) or setting.template != CHAT:
+            continue
+        key = ModelEntry.key(setting.tokenizer) if setting.tokenizer else study.model.identity or ""
+        vocabulary = lock.get(study.model.identity or "", {}).get("architecture", {}).get("vocabulary")
+        try:
+            encoding = _encoding(study, setting, lock)
+            size = encoding.in_template(CHAT).size if encoding else 0
+        except UserError as error:
+            yield key, f"settings.{name}.template: {error}"
+            continue
+        if vocabulary and size > vocabulary:
+            said = f"the chat template of {key} writes the token {size - 1}, and the base model reads {vocabulary}"
+            yield key, f"settings.{name}.template: {said}"
+
+
+def _encoding(study: Study, setting: InstructionFinetuning, lock: Mapping[str, Entry]) -> Encoding | None:
+    """The tokenizer that a setting is trained with; None where it cannot be read when it is locked."""
+    if not setting.tokenizer:
+        return study.model.read_encoding(lock.get(study.model.identity or "", {}), study.bos, study.join)
+    revision = lock[ModelEntry.key(setting.tokenizer)]["revision"]
+    return read_encoding(Repository("model", setting.tokenizer), revision, study.bos, study.join)
+
+
 def _too_long(study: Study, name: str, lock: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
     """Says how many examples of files of one's own are longer than a row.
 
@@ -186,18 +219,14 @@ def _too_long(study: Study, name: str, lock: Mapping[str, Entry]) -> Iterator[tu
         if not isinstance(setting, InstructionFinetuning) or not isinstance(dataset, PathDataset):
             continue
         entry, where = lock[dataset.identity], f"datasets.{setting.dataset}"
-        encoding: Encoding | None
-        if setting.tokenizer:
-            revision = lock[ModelEntry.key(setting.tokenizer)]["revision"]
-            encoding = read_encoding(Repository("model", setting.tokenizer), revision, study.bos, study.join)
-        else:
-            encoding = study.model.read_encoding(lock.get(study.model.identity or "", {}), study.bos, study.join)
+        encoding = _encoding(study, setting, lock)
         if encoding is None:
             continue
         with _context(study, name, where, entry) as context:
-            records = dataset.placed(dataset.spec(entry, study.data_seed), context)
+            records = dataset.placed(records_spec(study, setting.dataset, entry), context)
             try:
-                said = lengths.said(records, encoding, setting.template, setting.packing, setting.sequence_length)
+                encoding = encoding.in_template(setting.template)
+                said = lengths.said(records, encoding, setting.packing, setting.sequence_length)
             except UserError as error:
                 yield dataset.identity, f"settings.{setting_name}.dataset: {error}"
                 continue

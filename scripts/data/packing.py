@@ -189,15 +189,16 @@ def compose_epoch(
 
 
 def without_loss(
-    lengths: NDArray[np.int64], prompt_lengths: NDArray[np.int64], sequence_length: int
+    lengths: NDArray[np.int64], prompt_lengths: NDArray[np.int64], sequence_length: int, ending: int = 1
 ) -> NDArray[np.bool_]:
     """Which examples llm-foundry leaves out: without a prompt, without a response, or with a prompt that fills a row.
 
     Args:
-        lengths: in tokens, with the eos behind the response, int [examples].
+        lengths: in tokens, with what ends the response, int [examples].
         prompt_lengths: how many of them are prompt, int [examples].
+        ending: how many of them end the response.
     """
-    empty = (prompt_lengths == 0) | (lengths - prompt_lengths <= 1)
+    empty = (prompt_lengths == 0) | (lengths - prompt_lengths <= ending)
     found: NDArray[np.bool_] = empty | (prompt_lengths >= sequence_length)
     return found
 

@@ -15,6 +15,7 @@ import numpy as np
 from scripts.common.errors import UserError
 from scripts.common.quantities import parse_tokens
 from scripts.components.forms import Checks, Use
+from scripts.components.templates import TURNS_BEFORE
 from scripts.data.tables import rows_of
 
 FILE = "records.jsonl"
@@ -54,6 +55,7 @@ class Records:
         files: the names of the tables, see `rows_of`, and where they lie.
         spec: what of them is taken: `columns`, `keep`, `conversation`, `sample_tokens` and `limit` as the sources have
             them, and `format` where it does not follow from names. A sample stops at the first record that reaches it.
+            With `turns`, a record of a conversation has the messages before its response too (`TURNS_BEFORE`).
         where: how lines and errors call the records.
         uses: what the records are for, and so what they have to be.
         own: whether the files are a person's own: what is no text is refused there, and elsewhere replaced.
@@ -159,7 +161,8 @@ class Records:
                 continue
             record = {field: row.values[column] for field, column in columns.items()}
             if conversation:
-                example = example_of(row.values[conversation], f"{place}: {conversation}")
+                turns = "turns" in self._spec
+                example = example_of(row.values[conversation], f"{place}: {conversation}", turns=turns)
                 if example is None:
                     self._left_out += 1
                     continue
@@ -200,7 +203,7 @@ def duplicates(digests: "array[int]") -> int:
     return len(digests) - len(np.unique(np.array(digests, dtype=np.uint64)))
 
 
-def example_of(messages: object, where: str) -> dict[str, str] | None:
+def example_of(messages: object, where: str, *, turns: bool = False) -> dict[str, Any] | None:
     """What a conversation teaches: its last reply is the `response`, all that stands before it the `instruction`.
 
     One user message is an instruction as it is. Anything else, with more turns or a system message, is written out in a
@@ -225,6 +228,7 @@ def example_of(messages: object, where: str) -> dict[str, str] | None:
         messages: a list of mappings with `role` (system, user or assistant) and `content`, in their order; or, as
             ShareGPT has them, with `from` (system, human or gpt) and `value`. None is an empty one.
         where: how an error calls it.
+        turns: whether the messages before the response are returned as they are, too.
 
     Returns:
         None where no assistant replies, where the last reply is empty, and where nothing stands before it.
@@ -250,9 +254,11 @@ def example_of(messages: object, where: str) -> dict[str, str] | None:
     before, response = said[:last], said[last][1] if said else ""
     if not before or not response.strip():
         return None
+    more = {TURNS_BEFORE: [{"role": role, "content": text} for role, text in before]} if turns else {}
     if [role for role, _ in before] == ["user"]:
-        return {"instruction": before[0][1], "response": response}
-    return {"instruction": "\n\n".join(f"{ROLES[role]}\n{text}" for role, text in before), "response": response}
+        return {"instruction": before[0][1], "response": response, **more}
+    told = "\n\n".join(f"{ROLES[role]}\n{text}" for role, text in before)
+    return {"instruction": told, "response": response, **more}
 
 
 def _said(message: Mapping[str, Any]) -> tuple[object, object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
-from scripts.components.templates import JOIN, PLAIN, record_prompt, response_text
+from scripts.components.templates import JOIN, PLAIN
 from scripts.data import overlaps
 from scripts.data.packing import FOUNDRY
 from scripts.data.records import read_records
@@ -26,7 +26,8 @@ def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str
     records, tokenizer_directory, *asked = context.inputs()
     left_out = overlaps.left_out(records, asked, spec["contamination"]["action"], out) if asked else frozenset()
     # a spec that does not say it is of a tokenizer that puts nothing before a text
-    encoding = Encoding.read(tokenizer_directory, spec.get("bos", "none"), spec.get("join", JOIN))
+    reading = spec.get("bos", "none"), spec.get("join", JOIN), spec.get("template", PLAIN)
+    encoding = Encoding.read(tokenizer_directory, *reading)
     layout = {
         **{key: spec[key] for key in ("sequence_length", "batch_rows", "group_rows", "seed")},
         "eos": encoding.eos,
@@ -37,8 +38,8 @@ def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str
     if spec["regime"] == "cpt":
         return batches.write_cpt_rows(_documents(records, encoding, left_out), out, **layout) | counts
     ift = {key: spec[key] for key in ("packing", "packing_ratio", "max_epochs") if key in spec}
-    examples = _examples(records, encoding, spec.get("template", PLAIN), spec.get("packing", FOUNDRY), left_out)
-    return batches.write_ift_rows(examples, out, **layout, **ift) | counts
+    examples = _examples(records, encoding, spec.get("packing", FOUNDRY), left_out)
+    return batches.write_ift_rows(examples, out, ending=encoding.ending, **layout, **ift) | counts
 
 
 def _documents(directory: Path, encoding: "Encoding", left_out: Container[int]) -> Iterator[list[int]]:
@@ -47,15 +48,14 @@ def _documents(directory: Path, encoding: "Encoding", left_out: Container[int]) 
 
 
 def _examples(
-    directory: Path, encoding: "Encoding", template: str, packing: str, left_out: Container[int]
+    directory: Path, encoding: "Encoding", packing: str, left_out: Container[int]
 ) -> Iterator[tuple[list[int], list[int]]]:
-    def response(text: str) -> str:
-        # llm-foundry leaves out what has no response; the text around one is none
-        return "" if packing == FOUNDRY and not text else response_text(text, template)
-
     for some in _records(directory, left_out, "instruction", "response"):
-        prompts = [record_prompt(record, template) for record in some]
-        yield from encoding.examples(prompts, [response(record["response"]) for record in some])
+        prompts, responses = zip(*map(encoding.form.example, some), strict=True)
+        if packing == FOUNDRY:
+            # llm-foundry leaves out what has no response; the text around one is none
+            responses = tuple(text if record["response"] else "" for text, record in zip(responses, some, strict=True))
+        yield from encoding.examples(prompts, responses)
 
 
 def _records(directory: Path, left_out: Container[int], *fields: str) -> Iterator[list[dict[str, Any]]]:

@@ -17,7 +17,7 @@ from scripts.components.asking.answers import PER_TOKEN, TURNS, Conversations, S
 from scripts.components.asking.items import read
 from scripts.components.foreign import OWN, task_of
 from scripts.components.tasks import Given
-from scripts.components.templates import JOIN, PLAIN, conversation_text, stop_text
+from scripts.components.templates import JOIN, PLAIN, without_marks
 from scripts.data.encoding import Encoding
 from scripts.evaluation.journal import Journal
 from scripts.evaluation.judging import Judging, ProgramRunner, Samples
@@ -81,7 +81,7 @@ class Harness:
         self._asked = {label: task_of(settings) for label, settings in tasks.items()}
         self._check(records, shots or {})
         self._judges = partial(Judging, tasks, records, runner=runner, workers=workers)
-        self._tasks = load_tasks(self._settings, records, shots or {})
+        self._tasks = load_tasks(self._settings, records, shots or {}, self._tokenizers)
         for label, path in (shots or {}).items():
             if label in self._tasks:
                 self._check_drawn(label, path)
@@ -190,7 +190,8 @@ class Harness:
     def _encoding_of(self, label: str) -> Encoding:
         settings = self._settings[label]
         # a spec that does not say it is of a tokenizer that puts nothing before a text
-        return self._encoding(self._tokenizers[label], settings.get("bos", "none"), settings.get("join", JOIN))
+        reading = settings.get("bos", "none"), settings.get("join", JOIN), settings.get("template", PLAIN)
+        return self._encoding(self._tokenizers[label], *reading)
 
     def _score_label(self, lm: Any, label: str) -> Result:
         from lm_eval import evaluate
@@ -240,21 +241,21 @@ class Harness:
         from lm_eval.api.instance import Instance
 
         settings, items = self._settings[label], read(self._records[label])
-        template = settings.get("template", PLAIN)
-        arguments = {"until": [stop_text(template)], "do_sample": False, "max_gen_toks": settings["max_new_tokens"]}
+        form = self._encoding_of(label).form
+        arguments = {"until": form.stop, "do_sample": False, "max_gen_toks": settings["max_new_tokens"]}
         conversations: list[list[tuple[str, str]]] = [[] for _ in items]
         samples: list[dict[str, Any]] = [
             {"item": number, "prompts": [], "completions": []} for number, _ in enumerate(items)
         ]
         for turn in range(TURNS):
             prompts = [
-                conversation_text(earlier, item["turns"][turn], template)
+                form.conversation(earlier, item["turns"][turn])
                 for earlier, item in zip(conversations, items, strict=True)
             ]
             answers = lm.generate_until([Instance("generate_until", {}, (text, {**arguments}), 0) for text in prompts])
             for number, (text, answer) in enumerate(zip(prompts, answers, strict=True)):
                 conversations[number].append((items[number]["turns"][turn], answer.strip()))
-                samples[number]["prompts"].append(text)
+                samples[number]["prompts"].append(without_marks(text))
                 samples[number]["completions"].append(answer)
         return samples
 
@@ -287,6 +288,7 @@ class Harness:
                         settings=settings,
                         records=records[label],
                         shots=shots.get(label),
+                        tokenizer=self._tokenizers[label],
                         positions=positions,
                         longest=partial(_longest, self._encoding_of(label)),
                         lengths=partial(_lengths, self._encoding_of(label)),

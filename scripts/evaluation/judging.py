@@ -118,7 +118,7 @@ class Judging:
     def _tasks(self) -> dict[str, Any]:
         # what stands in front of an item has done its work
         settings = {label: {**chosen, "shots": 0} for label, chosen in self._settings.items()}
-        return load_tasks(settings, self._records, {})
+        return load_tasks(settings, self._records, {}, {})
 
     def _logged(self, label: str, samples: Samples) -> list[dict[str, Any]]:
         """What lm-eval's `evaluate` logs of each item, by the task's filters and metrics, had it asked the model.

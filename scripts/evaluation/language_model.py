@@ -212,16 +212,14 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         return [*self._encoding.prefix, *first], second
 
     def tok_decode(self, tokens: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
-        """What tokens that the model wrote add to their prompt, up to the eos token.
+        """What tokens that the model wrote add to their prompt, up to one that ends a text.
 
         lm-eval asks for the text of the eos token to stop at it. It has none: what looks like it is text.
         """
         if isinstance(tokens, int):
             return ""
-        ids = list(tokens)
-        (text,) = self._encoding.continuations(
-            [ids[: ids.index(self.eot_token_id)] if self.eot_token_id in ids else ids]
-        )
+        ids = list(takewhile(lambda number: number not in self._encoding.ends, tokens))
+        (text,) = self._encoding.continuations([ids])
         return text
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
@@ -415,7 +413,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         Args:
             rows: of which the answers are not there yet; those with the longest prompts first.
             places: how many are written at a time.
-            until: a text is done when one of these is in it, or the eos token.
+            until: a text is done when one of these is in it, or a token that ends one.
             do_sample, temperature, top_p: whether tokens are sampled, and how; else the likeliest are taken.
 
         Returns:
@@ -447,7 +445,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             tails = self._encoding.continuations([text.ids[-lookback:] for text in suspects]) if suspects else []
             ended = {
                 id(text) for text, tail in zip(suspects, tails, strict=True) if any(word in tail for word in stop)
-            } | {id(text) for text in last if text.ids[-1] == self.eot_token_id or len(text.ids) == text.row.new}
+            } | {id(text) for text in last if text.ids[-1] in self._encoding.ends or len(text.ids) == text.row.new}
             if not ended:
                 return
             for text in last:

@@ -20,7 +20,10 @@ TASK_FILES = ROOT / "config" / "evaluations"
 
 
 def load_tasks(
-    settings: Mapping[str, Mapping[str, Any]], records: Mapping[str, Path], shots: Mapping[str, Path]
+    settings: Mapping[str, Mapping[str, Any]],
+    records: Mapping[str, Path],
+    shots: Mapping[str, Path],
+    tokenizers: Mapping[str, Path],
 ) -> dict[str, Any]:
     """The lm-eval task of each label, with the study's settings put over those of the task file.
 
@@ -50,7 +53,7 @@ def load_tasks(
             if label in shots:
                 given["train"] = str(shots[label])
             if "template" in chosen:
-                given["template"] = chosen["template"]
+                given |= {"template": chosen["template"], "tokenizer": str(tokenizers[label])}
             # The members of a group take overrides, a task by itself does not.
             member = {"task": file, "dataset_kwargs": given}
             (task,) = manager.load([{"group": "study", "task": [member]}])["tasks"].values()

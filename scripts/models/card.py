@@ -11,7 +11,7 @@ from typing import Any
 from scripts.common.files import ROOT
 from scripts.components.measures import FORGETTING, SHOWN, SPECTRA, TARGET_LOSS, averaged, forgetting_of
 from scripts.components.methods import Method
-from scripts.components.templates import WITH_INPUT, prompt_text
+from scripts.components.templates import CHAT, DAY, PLAIN, WITH_INPUT, prompt_text
 from scripts.data.encoding import TOKENIZER, Encoding
 from scripts.launch.launch import Launch
 from scripts.plan.conditions import VALIDATION, Condition
@@ -24,6 +24,7 @@ PAPER = "[LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673)"
 _REGIMES = {"cpt": "continued pretraining", "ift": "instruction finetuning"}
 _TEXT = "Once upon a time"
 """What a model that knows no instructions is asked to continue."""
+_QUESTION = "What is 2 + 3?"
 
 
 @dataclass(frozen=True)
@@ -193,12 +194,25 @@ def _needs(launch: Launch, model: Finished) -> Iterator[str]:
         yield "The base model was in 4 bits in training; its weights here are what those 4 bits say."
 
 
+def template_of(study: Study, condition: Condition) -> str:
+    """The text around what a model was asked in training."""
+    setting = None if condition.is_base else study.settings[condition.setting]
+    return setting.template if isinstance(setting, InstructionFinetuning) else PLAIN
+
+
 def _asking(study: Study, model: Finished, out: Path, encoding: Encoding) -> Iterator[str]:
     """How a prompt has to look, so that the model reads what it read in training."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
     setting = None if model.condition.is_base else study.settings[model.condition.setting]
+    if template_of(study, model.condition) == CHAT:
+        yield (
+            "It was trained on instructions in the chat template of its tokenizer; the response ends with "
+            f"`{encoding.token(encoding.ending[0])}`. So:"
+        )
+        yield _code([*_chatting(tokenizer, encoding), *_WRITING])
+        return
     if isinstance(setting, InstructionFinetuning):
         yield "It was trained on instructions in this form; the response follows directly, and ends with " + (
             f"`{encoding.token(encoding.eos)}`:"
@@ -208,7 +222,7 @@ def _asking(study: Study, model: Finished, out: Path, encoding: Encoding) -> Ite
             yield "and where the instruction has an input:"
             yield _code([WITH_INPUT[setting.template].format("{instruction}", "{input}")], "text")
         yield "So:"
-        prompt = prompt_text("What is 2 + 3?", setting.template)
+        prompt = prompt_text(_QUESTION, setting.template)
     else:
         yield "It continues a text:" if model.condition.is_base else "It was trained on text, and continues one:"
         prompt = _TEXT
@@ -216,12 +230,30 @@ def _asking(study: Study, model: Finished, out: Path, encoding: Encoding) -> Ite
         [
             f"prompt = {json.dumps(prompt, ensure_ascii=False)}",
             *_reading(tokenizer, encoding, prompt),
-            "written = model.generate(ids, max_new_tokens=64)[0, ids.shape[1] :]",
-            "print(tokenizer.decode(written, skip_special_tokens=True))",
+            *_WRITING,
         ]
     )
     if setting and tokenizer.chat_template:
         yield "The tokenizer's chat template is the base model's: this model was not trained on it."
+
+
+def _chatting(tokenizer: Any, encoding: Encoding) -> list[str]:
+    """As `_reading`, for a message in a chat."""
+    messages = [{"role": "user", "content": _QUESTION}]
+    named: dict[str, Any] = {"add_generation_prompt": True}
+    if "date_string" in tokenizer.get_chat_template():
+        named["date_string"] = DAY
+    said = "".join(f", {name}={value!r}" for name, value in named.items())
+    lines = [f"messages = {json.dumps(messages)}"]
+    (wanted,) = encoding.prompts([encoding.form.conversation([], _QUESTION)])
+    if tokenizer.apply_chat_template(messages, return_dict=True, **named)["input_ids"] == wanted:
+        more = ', return_dict=True, return_tensors="pt"'
+        return [*lines, f"ids = tokenizer.apply_chat_template(messages{said}{more}).input_ids"]
+    return [
+        *lines,
+        f"prompt = tokenizer.apply_chat_template(messages{said}, tokenize=False)",
+        *_read_by_hand([]),
+    ]
 
 
 def _reading(tokenizer: Any, encoding: Encoding, prompt: str) -> list[str]:
@@ -231,13 +263,23 @@ def _reading(tokenizer: Any, encoding: Encoding, prompt: str) -> list[str]:
     for adds, words in ((True, ""), (False, ", add_special_tokens=False")):
         if tokenizer(probe, add_special_tokens=adds).input_ids == wanted:
             return [f'ids = tokenizer(prompt, return_tensors="pt"{words}).input_ids']
+    return _read_by_hand(encoding.prefix)
+
+
+def _read_by_hand(prefix: Sequence[int]) -> list[str]:
     return [
         "# transformers reads this tokenizer otherwise than it was read in training",
         "import tokenizers, torch",
         f'reader = tokenizers.Tokenizer.from_file("{TOKENIZER}")',
         "reader.no_truncation(), reader.no_padding()",
-        f"ids = torch.tensor([{list(encoding.prefix)} + reader.encode(prompt, add_special_tokens=False).ids])",
+        f"ids = torch.tensor([{list(prefix)} + reader.encode(prompt, add_special_tokens=False).ids])",
     ]
+
+
+_WRITING = (
+    "written = model.generate(ids, max_new_tokens=64)[0, ids.shape[1] :]",
+    "print(tokenizer.decode(written, skip_special_tokens=True))",
+)
 
 
 def _training(launch: Launch, model: Finished) -> Iterator[str]:

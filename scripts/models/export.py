@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -27,7 +27,7 @@ from scripts.data.encoding import Encoding
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.launch.missing import Missing
-from scripts.models.card import Base, Finished, load_lines, model_card
+from scripts.models.card import Base, Finished, load_lines, model_card, template_of
 from scripts.models.fetch import CONFIG
 from scripts.models.published import ADAPTER, ADAPTER_CONFIG
 from scripts.plan.conditions import Condition
@@ -99,8 +99,10 @@ def main(launch: Launch, name: str, directory: Path, options: Options) -> None:
             shutil.copyfile(path, out / name)
         if weights is not None:
             _save(weights, out)
-        encoding = Encoding.read(files.tokenizer, launch.grid.study.bos, launch.grid.study.join)
-        _write_generation_config(files, out, encoding.eos)
+        study = launch.grid.study
+        template = template_of(study, model.condition)
+        encoding = Encoding.read(files.tokenizer, study.bos, study.join, template)
+        _write_generation_config(files, out, encoding.ends)
         if model.is_adapter:
             _write_adapter_config(model, out)
         dtypes = " and ".join(sorted(_header(out)[1]))
@@ -306,7 +308,7 @@ def _save(weights: Any, out: Path) -> None:
     weights.save_pretrained(out)
 
 
-def _write_generation_config(files: _Files, out: Path, eos: int) -> None:
+def _write_generation_config(files: _Files, out: Path, trained: Collection[int]) -> None:
     """The model's own, or what transformers makes of its config.json; its texts end where those in training ended."""
     from transformers import AutoConfig, GenerationConfig
 
@@ -316,8 +318,8 @@ def _write_generation_config(files: _Files, out: Path, eos: int) -> None:
         config = AutoConfig.from_pretrained(files.beside[CONFIG].parent)
         entries = GenerationConfig.from_model_config(config).to_diff_dict()
     ends = entries.get("eos_token_id")
-    if eos not in (ends if isinstance(ends, list) else [ends]):
-        entries["eos_token_id"] = eos
+    if not {*trained} <= {*(ends if isinstance(ends, list) else [ends])}:
+        entries["eos_token_id"] = sorted(trained) if len(trained) > 1 else min(trained)
     _write_json(out / _GENERATION, entries)
 
 

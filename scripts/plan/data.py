@@ -1,6 +1,6 @@
 """Records, tokenizers, rows and the base model of a study."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -9,9 +9,23 @@ from scripts.components.making import DATA_LOCK
 from scripts.components.models import Model
 from scripts.components.models.hub import ModelEntry, repository_tokenizer
 from scripts.components.part import slug, unusual
+from scripts.components.templates import CHAT
 from scripts.plan import specs
 from scripts.plan.product import Catalogue, Product
 from scripts.study.schema import InstructionFinetuning, Study
+
+
+def records_spec(study: Study, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the records of a dataset, by the lock's entry of it.
+
+    Where a chat template is to write its conversations, records keep their turns, which others have as one text alone.
+    """
+    dataset = study.datasets[name]
+    spec: dict[str, Any] = dataset.spec(entry, study.data_seed)
+    chats = (s for s in study.settings.values() if isinstance(s, InstructionFinetuning) and s.template == CHAT)
+    if getattr(dataset, "conversation", None) and any(name in (chat.dataset, chat.held_out) for chat in chats):
+        spec["turns"] = "kept"
+    return spec
 
 
 class Data:
@@ -59,7 +73,7 @@ class Data:
         entry = self._catalogue.entry(dataset.identity)
         spec = {
             "kind": "records",
-            **dataset.spec(entry, self._study.data_seed),
+            **records_spec(self._study, name, entry),
             "versions": self._versions("records"),
         }
         return self._add(f"data/records/{dataset.place}", spec, dataset.identity)

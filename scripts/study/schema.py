@@ -22,7 +22,7 @@ from scripts.components.optimizers import AnyOptimizer
 from scripts.components.part import LONGEST_NAME, Count, Name, Part, Rate, Repository, Seed, Tokens, field
 from scripts.components.sources import Dataset
 from scripts.components.tasks import BENCHMARKS, COMPOSITE, TASKS, Task
-from scripts.components.templates import BOS, JOIN, PLAIN, Bos, Join, Template
+from scripts.components.templates import BOS, CHAT, JOIN, PLAIN, Bos, Join, Template
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$", max_length=LONGEST_NAME)]
 """A key of `evaluation.tasks`."""
@@ -203,7 +203,12 @@ class InstructionFinetuning(_Setting):
         unit="epochs",
         paper="figure 1, tables S5 to S8",
     )
-    template: Template = field("the text around an instruction and its response", default=PLAIN, paper="not said")
+    template: Template = field(
+        "the text around an instruction and its response. `chat`: what the tokenizer's own chat template writes, and "
+        "no other token, whatever `bos` and `join` are",
+        default=PLAIN,
+        paper="not said",
+    )
     packing: Literal["foundry", "bfd", "concat", "none"] = field(
         "how examples fill rows. `foundry`: llm-foundry's bins; `bfd`: best fit decreasing; `concat`: one text, cut "
         "into rows; `none`: an example a row",
@@ -830,6 +835,13 @@ class Study(Part):
         made = self.model.made_from
         if made and (own := [name for name, setting in self.settings.items() if setting.tokenizer]):
             raise ValueError(f"settings.{own[0]}.tokenizer: the base model is made here with a tokenizer of its own")
+        chats = [
+            name for name, s in self.settings.items() if isinstance(s, InstructionFinetuning) and s.template == CHAT
+        ]
+        if made and chats:
+            raise ValueError(
+                f"settings.{chats[0]}.template: the base model is made here with a tokenizer that has no chat template"
+            )
         for name, use in self._uses():
             if name not in self.datasets:
                 raise ValueError(f"{use.key}: unknown dataset {name!r}; declared are {_listed(self.datasets)}")

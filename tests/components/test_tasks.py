@@ -130,6 +130,7 @@ def test_generated_records_pass_its_check(task: Task, records: Path) -> None:
                 settings=settings(task),
                 records=records,
                 shots=None,
+                tokenizer=records.parent,
                 positions=100,
                 longest=lambda pairs: max(len(response.split()) for _, response in pairs),
                 lengths=lambda prompts: [len(prompt.split()) for prompt in prompts],

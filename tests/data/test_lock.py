@@ -211,6 +211,38 @@ def test_examples_of_ones_own_are_measured_against_a_row(hub: Hub, tmp_path: Pat
         assert sentence in told
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_chat_template_is_tried_when_its_tokenizer_is_locked(hub: Hub, tmp_path: Path, own: bool) -> None:
+    """Of the base model, or of the setting's tokenizer: without one that can be used neither stands in the lock."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "context": 512, "vocabulary": 5}
+    llama = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    llama |= {"num_attention_heads": 2, "max_position_embeddings": 512, "vocab_size": 5}
+    files = {"config.json": json.dumps(llama).encode(), "model.safetensors": b"w", **small_files()}
+    name = "owner/chat" if own else "owner/net"
+    for repository in ("owner/net", "owner/chat"):
+        hub.commit("model", repository, files)
+    house = House(copy_checkout(ROOT, tmp_path / "house"))
+    (house.root / "own.jsonl").write_text(json.dumps({"instruction": "b" * 90, "response": "a" * 9}) + "\n")
+
+    def chats(study: dict[str, Any]) -> None:
+        study["model"] = {"label": "N", "source": "hub", "repository": "owner/net", "architecture": shape}
+        study["datasets"]["math-instructions"] = {"source": "path", "path": "own.jsonl"}
+        study["settings"]["math-ift"] |= {"template": "chat", **({"tokenizer": name} if own else {})}
+
+    house.edit(chats)
+    locking = ("-m", "scripts.data.lock", "--study", "smoke")
+    told = house.python(*locking, ok=False)
+    assert f"not locked: settings.math-ift.template: model {name}: its tokenizer has no chat template" in told
+    assert f"model:{name}" not in datalock.read(house.root / "config/data.lock")
+    template = b"{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}"
+    hub.commit("model", name, {**files, "chat_template.jinja": template})
+    told = house.python(*locking)
+    # with the three tokens that the template writes around them, and without any other
+    assert "1 of 1 examples are longer than a row of 96 tokens" in told
+    assert told.count("line 1, has 101") == 1
+    assert f"model:{name}" in datalock.read(house.root / "config/data.lock")
+
+
 @pytest.mark.parametrize(
     "entries",
     [

@@ -242,6 +242,30 @@ def test_the_last_reply_of_a_conversation_is_learned(hub: Hub, house: House, tmp
         assert (results["records"], results["left_out"]) == (3, 4)
 
 
+def test_a_chat_template_is_given_the_turns(hub: Hub, house: House, tmp_path: Path) -> None:
+    """As they are, beside the text that other templates take; of held-out records as well, and of no other dataset."""
+
+    def chats(study: dict[str, Any]) -> None:
+        repository = {"source": "hub", "files": ["*"], "conversation": "messages"}
+        for name in ("math-instructions", "math-instructions-held-out", "code-documents"):
+            study["datasets"][name] = {**repository, "repository": f"owner/{name}"}
+        study["model"] = {"source": "path", "path": "nowhere", "label": "N"}
+        study["settings"]["math-ift"] |= {"held_out": "math-instructions-held-out", "template": "chat"}
+
+    house.edit(chats)
+    grid = launch_of(house).grid
+    kept = [grid.records(f"math-instructions{which}").spec.get("turns") for which in ("", "-held-out")]
+    assert (kept, "turns" in grid.records("code-documents").spec) == (["kept"] * 2, False)
+    rows = [{"messages": messages} for messages, _ in CONVERSATIONS]
+    commit = hub.commit("dataset", "owner/math-instructions", {"a.jsonl": lines(rows)})
+    found, _ = built(tmp_path, {**grid.records("math-instructions").spec, "revision": commit})
+    whole = [both for _, both in CONVERSATIONS if both]
+    assert [(record["instruction"], record["response"]) for record in found] == whole
+    several = next(record for record in found if len(record["turns_before"]) > 2)
+    (messages,) = [m for m, both in CONVERSATIONS if both == (several["instruction"], several["response"])]
+    assert several["turns_before"] == messages[: len(several["turns_before"])]
+
+
 def test_sharegpts_form_says_the_same() -> None:
     """Its `from` and `value` give what `role` and `content` do."""
     names = {"user": "human", "assistant": "gpt", "system": "system"}

@@ -16,7 +16,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from scripts.common.errors import UserError
-from scripts.components.templates import conversation_text
+from scripts.components.templates import Fixed
 from scripts.evaluation.evaluate import judge_variables
 from scripts.evaluation.harness import Harness
 from scripts.evaluation.mt_bench import ATTEMPTS, Grader
@@ -244,8 +244,8 @@ def test_a_conversation_reads_as_the_text_of_instruction_finetuning(base: Path) 
     from scripts.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(base)
-    first = conversation_text([], "the old tree?")
-    second = conversation_text([("the old tree?", "a small box")], "one cat?")
+    first = Fixed().conversation([], "the old tree?")
+    second = Fixed().conversation([("the old tree?", "a small box")], "one cat?")
     answer = tokenizer.encode(" a small box")
     assert tokenizer.encode(second)[: len(tokenizer.encode(first)) + len(answer)] == tokenizer.encode(first) + answer
 

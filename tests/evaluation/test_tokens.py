@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scripts.components.templates import TEMPLATES
+from scripts.common.errors import UserError
+from scripts.components.templates import DAY, TEMPLATES
 from scripts.data import rows
 from scripts.data.batches import Batches
 from scripts.data.encoding import Encoding
@@ -30,7 +31,7 @@ from scripts.evaluation.language_model import LanguageModel
 from scripts.training.objective import Objective, backward
 from tests.evaluation.conftest import random_llama
 from tests.standins.judge import JudgeServer
-from tests.vocabularies import BEGIN_AND_END, FAMILIES, llama_2
+from tests.vocabularies import BEGIN_AND_END, CHATS, FAMILIES, chat, llama_2
 
 Choices = dict[str, str]
 FIRST = [{"instruction": "Who sings?", "response": "She sings."}]
@@ -349,3 +350,103 @@ def test_a_conversation_is_in_the_setting_s_template(
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     texts = [prompt.format("Who?", "How?", a="She.") for prompt in prompts]
     assert seen == [tokenizer.encode(text).ids for text in texts for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def chat_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random models with the tokenizer of each chat model."""
+    root = tmp_path_factory.mktemp("chats")
+    for name in CHATS:
+        (root / name).mkdir()
+        random_model(seed=3).save_pretrained(root / name)
+        chat(root / name, name)
+    return {name: root / name for name in CHATS}
+
+
+def applied(directory: Path, *texts: str, **more: Any) -> list[int]:
+    """What transformers makes of a conversation whose turns are a user's and an assistant's."""
+    roles = cycle(("user", "assistant"))
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    return list(tokenizer.apply_chat_template(messages, return_dict=True, date_string=DAY, **more)["input_ids"])
+
+
+CHATTED = [
+    {"instruction": "Who sings?", "response": "She sings."},
+    {"instruction": "Add  two\n\tand 1234.", "response": "The sum is 1236.\n\n    #### 1236"},
+    {"instruction": "Say é", "response": "😀 é 日本"},
+]
+CHAT_CHOICES = {"template": "chat", "bos": "tokenizer", "join": "separate"}
+each_chat = pytest.mark.parametrize("name", CHATS)
+
+
+@each_chat
+def test_the_target_loss_of_a_chat_is_that_of_its_template(
+    name: str, chat_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """By hand in float64, of the tokens that transformers gives, without the token that ends the turn; and in rows."""
+    base, end = chat_bases[name], CHATS[name][3]
+    number = PreTrainedTokenizerFast.from_pretrained(base).convert_tokens_to_ids(end)
+    model = AutoModelForCausalLM.from_pretrained(base).double().eval()
+    nats, size = [], 0
+    for example in CHATTED:
+        prompt = applied(base, example["instruction"], add_generation_prompt=True)
+        whole = applied(base, example["instruction"], example["response"])
+        stop = whole.index(number, len(prompt))
+        with torch.no_grad():
+            logs = torch.log_softmax(model(torch.tensor([whole])).logits[0], -1)
+        nats.append(sum(float(logs[place - 1, whole[place]]) for place in range(len(prompt), stop)))
+        # Llama-2's writes a space on both sides
+        size += len(example["response"].encode()) + (2 if name == "llama-2" else 0)
+    records = lines(tmp_path, CHATTED)
+    asked = {"target_loss": {"task": "target_loss", **CHAT_CHOICES}}
+    result = Harness(asked, {"target_loss": records}, base).score(None, None, ["target_loss"])["target_loss"]
+    assert [sample["loglikelihood"] for sample in result["samples"]] == pytest.approx(nats, rel=1e-4)
+    assert sum(sample["bytes"] for sample in result["samples"]) == size
+    assert result["value"] == pytest.approx(-sum(nats) / math.log(2) / size, rel=1e-4)
+    for example, sample in zip(CHATTED, result["samples"], strict=True):
+        (text,) = sample["completions"]
+        assert text.strip() == example["response"]
+        assert "\ufdd0" not in sample["prompts"][0]
+    trained = examples_of(made_rows(base, CHATTED, tmp_path / "rows", regime="ift", **CHAT_CHOICES))
+    wholes = [applied(base, example["instruction"], example["response"]) for example in CHATTED]
+    assert [[*prompt, *learned] for prompt, learned in trained] == wholes
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "llama-2", "llama-3", "gemma"])
+def test_a_conversation_in_a_chat_template_ends_where_turns_do(
+    name: str, chat_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that was trained on the template: no text stops it, and the answer is all that it writes."""
+    base = chat_bases[name]
+    directory = made_rows(base, CHATTED, tmp_path / "rows", regime="ift", **CHAT_CHOICES)
+    overfitted(base, directory, tmp_path / "run", loss_on=lambda labels: labels)
+    judge = {"model": "judge", "temperature": 0.0, "url_variable": "SOME_JUDGE", "key_variable": "SOME_KEY"}
+    questions = [{"question_id": n, "category": "c", "turns": ["Who sings?", "Say é"]} for n in range(2)]
+    settings = {"task": "mt_bench", "max_new_tokens": 40, "judge": judge, **CHAT_CHOICES}
+    seen: list[list[int]] = []
+    write = LanguageModel._write
+
+    def noting(self: LanguageModel, rows: Any, *rest: Any, **named: Any) -> int:
+        seen.extend(list(row.prompt) for row in rows)
+        return write(self, rows, *rest, **named)
+
+    monkeypatch.setattr(LanguageModel, "_write", noting)
+    with JudgeServer() as server:
+        monkeypatch.setenv("SOME_JUDGE", server.url)
+        harness = Harness({"mt_bench": settings}, {"mt_bench": lines(tmp_path, questions)}, base)
+        result = harness.score(tmp_path / "run", "full", ["mt_bench"])["mt_bench"]
+    answers = [sample["completions"] for sample in result["samples"]]
+    assert [first.strip() for first, _ in answers] == ["She sings."] * 2
+    turns = ["Who sings?", "She sings.", "Say é"]
+    assert seen == [applied(base, *turns[:count], add_generation_prompt=True) for count in (1, 3) for _ in range(2)]
+    assert not any("\ufdd0" in prompt for sample in result["samples"] for prompt in sample["prompts"])
+
+
+def test_a_response_of_which_a_template_leaves_nothing_cannot_be_scored(
+    chat_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    records = lines(tmp_path, [*CHATTED, {"instruction": "Who?", "response": " \n"}])
+    asked = {"target_loss": {"task": "target_loss", **CHAT_CHOICES}}
+    with pytest.raises(UserError, match=r"records\.jsonl, line 4: the response is empty; target_loss needs something"):
+        Harness(asked, {"target_loss": records}, chat_bases["gemma"])

@@ -20,10 +20,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scripts.common.errors import UserError
 from scripts.components.methods import method_of
+from scripts.components.templates import DAY
 from scripts.data.tokenizer import train_tokenizer
 from scripts.launch.launch import Launch, launch_by_hand
 from scripts.loading.models import load_model
@@ -32,7 +33,7 @@ from scripts.models.export import Options
 from scripts.plan.product import Key
 from tests.standins.hub import Hub
 from tests.training.architectures import ARCHITECTURES, make
-from tests.vocabularies import llama_2, smollm2
+from tests.vocabularies import CHATS, chat, llama_2, smollm2
 
 NAME, OTHER = "me/tiny", "me/other"
 IDS = list(range(3, 19))
@@ -468,6 +469,34 @@ def test_the_tokenizer_is_that_of_the_setting(
     tokenizer = Tokenizer.from_file("tokenizer.json")
     ids = tokenizer.encode(there["prompt"], add_special_tokens=False).ids
     assert there["ids"][0].tolist() == [*map(tokenizer.token_to_id, prefix), *ids]
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "llama-2", "llama-3"])
+def test_a_card_asks_in_the_chat_template_that_was_trained_on(
+    name: str, base: Path, from_hub: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines give the prompt that rows have, and its generation ends where the assistant's turn does."""
+    lock = {**from_hub.launch.data_lock, f"model:{OTHER}": {"revision": "0" * 40}}
+    change = {"tokenizer": OTHER, "template": "chat"}
+    house = studied(tmp_path / "store", from_hub.launch.study["model"], lock, setting=change)
+    house.make(house.launch.grid.model.key, lambda out: shutil.copytree(base, out, dirs_exist_ok=True))
+    house.make(house.launch.grid.rows("math-ift", 0).inputs_of("tokenizer")[0], lambda out: chat(out, name))
+    house.train("lora-r2")
+    directory = house.take("math-ift/lora-r2/1-seed0", tmp_path / "out")
+    text = (directory / "README.md").read_text()
+    assert f"the response ends with `{CHATS[name][3]}`" in text
+    assert "not trained on it" not in text
+    *lines, _, _ = re.findall("```python\n(.*?)```", text, re.DOTALL)[-1].splitlines()
+    there: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(directory)}
+    monkeypatch.chdir(directory)
+    exec("\n".join(lines), there)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    messages = [{"role": "user", "content": "What is 2 + 3?"}]
+    asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, date_string=DAY)
+    assert there["ids"][0].tolist() == asked["input_ids"]
+    ends = json.loads((directory / "generation_config.json").read_text())["eos_token_id"]
+    ends = set(ends if isinstance(ends, list) else [ends])
+    assert ends == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(CHATS[name][3])}
 
 
 def test_a_base_model_in_4_bits_is_loaded_in_4_bits(pretrained: House, base: Path, tmp_path: Path) -> None:

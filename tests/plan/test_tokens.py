@@ -98,6 +98,21 @@ def test_the_target_loss_is_in_the_setting_s_template(model: list[Change]) -> No
     assert not {name for name in found if "code-cpt" in name}
 
 
+def test_a_chat_template_is_in_what_an_alpaca_template_is_in() -> None:
+    """Rows and the target loss: the tokenizer, which has the template, is a part of both already."""
+
+    def in_chat(study: dict[str, Any]) -> None:
+        study["settings"]["math-ift"]["template"] = "chat"
+
+    found = renamed(grid(of_the_hub), made := grid(of_the_hub, in_chat))
+    assert kinds(found) == {"math-ift-seed0", "target_loss"}
+    (rows,) = (product for product in made if product.kind == "rows" and "math-ift" in product.name)
+    (tokenizer,) = (product for product in made if product.kind == "tokenizer")
+    assert rows.spec["template"] == "chat"
+    assert rows.spec["tokenizer"] == tokenizer.fingerprint
+    assert tokenizer.spec["repository"] == "owner/net"
+
+
 def test_a_setting_s_tokenizer_is_that_of_all_that_its_models_are_asked() -> None:
     made = grid(of_the_hub, chat)
     (own,) = (p for p in made if p.kind == "tokenizer" and p.spec["repository"] == "owner/chat")

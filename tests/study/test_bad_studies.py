@@ -80,6 +80,10 @@ CASES = {
     ),
     "unknown bos": (put("bos", "<s>"), ["bos", "'tokenizer'", "'none'"]),
     "unknown join": (put("join", "apart"), ["join", "'separate'", "'together'"]),
+    "a chat template of a tokenizer without one": (
+        put("settings/math-ift/template", "chat"),
+        ["settings.math-ift.template", "made here with a tokenizer that has no chat template"],
+    ),
     "a tokenizer that would not be used": (
         put("settings/math-ift/tokenizer", "owner/chat"),
         ["settings.math-ift.tokenizer", "made here with a tokenizer of its own"],

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scripts.components.templates import without_marks
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -108,4 +110,5 @@ def loss(logged: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
     """The `loglikelihood` of a text in nats, and its `bytes`."""
     (metric,) = metrics
     loglikelihood, size = logged[metric]
-    return sample(logged, (), loglikelihood=loglikelihood, bytes=size)
+    found = sample(logged, (), loglikelihood=loglikelihood, bytes=size)
+    return found | {key: list(map(without_marks, found[key])) for key in ("prompts", "completions")}

@@ -12,7 +12,7 @@ from scripts.common.errors import UserError
 from scripts.components.asking.items import Item, read
 from scripts.components.asking.shown import Shown
 from scripts.components.forms import Document, Instruction
-from scripts.components.templates import PLAIN, record_prompt, response_text
+from scripts.components.templates import CHAT, PLAIN, Fixed, without_marks
 
 if TYPE_CHECKING:
     from scripts.components.tasks import Given
@@ -42,11 +42,17 @@ def check(given: "Given") -> None:
     """A prompt can lose its beginning where the model has no room for it, a response cannot.
 
     Raises:
-        UserError: a response is longer than what the model can hold.
+        UserError: a response is empty in its template, or longer than what the model can hold; or the template refuses
+            a record.
     """
     if file(given.settings, given.records) != RESPONSES:
         return
-    items = read_responses(str(given.records), given.settings.get("template", PLAIN))["test"]
+    template = given.settings.get("template", PLAIN)
+    items = read_responses(str(given.records), template, str(given.tokenizer))["test"]
+    if empty := next((number for number, item in enumerate(items, start=1) if not item["response"]), None):
+        raise UserError(
+            f"{given.records}, line {empty}: the response is empty; {given.settings['task']} needs something to score"
+        )
     longest = given.longest([(item["prompt"], item["response"]) for item in items])
     if longest > given.positions:
         raise UserError(
@@ -73,14 +79,20 @@ def document_text(item: Item) -> str:
     return str(item["text"])
 
 
-def read_responses(test: str, template: str = PLAIN, **_rest: Any) -> dict[str, Any]:
-    """The split of a task whose items are what stands before a response (`prompt`), and the `response`."""
+def read_responses(test: str, template: str = PLAIN, tokenizer: str = "", **_rest: Any) -> dict[str, Any]:
+    """The split of a task whose items are what stands before a response (`prompt`), and the `response`.
+
+    Args:
+        test: the file of the records.
+        template: the text around both.
+        tokenizer: the directory of the tokenizer, whose own template `chat` is.
+    """
     from datasets import Dataset
 
-    texts = [
-        {"prompt": record_prompt(item, template), "response": response_text(item["response"], template)}
-        for item in read(test)
-    ]
+    from scripts.data.encoding import Encoding
+
+    form = Encoding.read(Path(tokenizer), template=template).form if template == CHAT else Fixed(template)
+    texts = [dict(zip(("prompt", "response"), form.example(item), strict=True)) for item in read(test)]
     return {"test": Dataset.from_list(texts)}
 
 
@@ -95,4 +107,4 @@ def response_continuation(item: Item) -> str:
 def response_score(item: Item, results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:
     """Log-likelihood in nats and bytes of a response: what lm-eval by itself records of a document."""
     ((loglikelihood, _),) = results
-    return {"bits_per_byte": (loglikelihood, len(response_continuation(item).encode()))}
+    return {"bits_per_byte": (loglikelihood, len(without_marks(response_continuation(item)).encode()))}

@@ -108,6 +108,7 @@ class Given:
         settings: as in a spec, with the name of the task as `task`.
         records: the items, JSON lines.
         shots: the records that shots are taken from, if there are any.
+        tokenizer: the directory of the tokenizer that it is asked with.
         positions: tokens that the model can hold.
         longest: tokens of the longest second text of several pairs, behind the first.
         lengths: tokens of each of several prompts, with what stands before it.
@@ -116,6 +117,7 @@ class Given:
     settings: Mapping[str, Any]
     records: Path
     shots: Path | None
+    tokenizer: Path
     positions: int
     longest: Callable[[list[tuple[str, str]]], int]
     lengths: Callable[[list[str]], list[int]]
