@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from scripts.common.errors import UserError
 from scripts.components.asking.answers import Conversations, Programs, Scored, by_item
-from scripts.components.asking.shown import Shown
 from scripts.components.measures import MEASURES, SHOWN
 from scripts.components.tasks import AVERAGE, BENCHMARKS, COMPOSITE, TASKS, Given, Task
 from scripts.components.tasks.humaneval import HumanEval
@@ -160,17 +159,8 @@ def test_records_without_a_loss_are_no_documents(tmp_path: Path) -> None:
         TASKS["source_loss"].file_of({"task": "source_loss"}, path)
 
 
-def test_what_may_count_as_learning_rises() -> None:
-    falling = TASKS["source_loss"].shown
-    assert isinstance(falling, Shown)
-    assert falling.lower_is_better
-    with pytest.raises(TypeError, match="must rise"):
-        Task(**vars(TASKS["gsm8k"]) | {"shown": falling})
-
-
 @pytest.mark.parametrize(("task", "key"), [("gsm8k", "settings.math-"), ("arc_challenge", "evaluation.forgetting.1")])
 def test_what_counts_must_be_asked(task: str, key: str) -> None:
-    """Of today's tasks that count every study has all; one that joins may be left out of others."""
     study = load_study("paper")
     without = study.evaluation.tasks.model_copy(update={task: None})
     parts = vars(study) | {"evaluation": study.evaluation.model_copy(update={"tasks": without})}
