@@ -4,13 +4,15 @@ import os
 import re
 import sys
 
+from snakemake.scheduling.job_scheduler import JobScheduler
+
 sys.path.insert(0, workflow.basedir)
 
 from scripts.plan import artifacts as plan
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
-from scripts.planning import cluster, engine
+from scripts.planning import cluster, engine, resilience
 from scripts.planning.failures import Failures
 from scripts.planning.progress import ProgressLines
 from scripts.common.errors import UserError
@@ -22,6 +24,8 @@ from scripts.artifacts.published import load_published, values_of
 from scripts.artifacts.wanted import PUBLISHED, Request, Wanted
 
 IS_HEAD = workflow.exec_mode.name == "DEFAULT"
+if IS_HEAD:
+    resilience.take_lock_elsewhere(JobScheduler)
 try:
     LAUNCH = begin(config, workflow.basedir, sys.argv[1:], is_head=IS_HEAD)
     ARTIFACTS = load_registry(REGISTRY)

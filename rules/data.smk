@@ -34,8 +34,7 @@ rule tokenizer:
     conda:
         "../envs/data.yaml"
     params:
-        # those from outside lie below the name of their source
-        does=lambda wildcards: "Take" if "/" in wildcards.key else "Train",
+        does=lambda wildcards: "Train" if wildcards.key.startswith("bpe-") else "Take",
     message:
         "{params.does} the tokenizer {wildcards.key}"
     shell:

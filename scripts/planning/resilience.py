@@ -11,8 +11,11 @@ Three habits of the executor plugin (2.8.0) that end a launch otherwise:
 And one of `srun`, which starts what a job does: where the controller went away since the job began, it gives up after
 ten seconds, and the job has failed.
 
-`make_resilient` and `adapt_jobstep` change the executors in place: a workflow cannot name one that whoever starts
-Snakemake has not installed.
+And one of Snakemake's own scheduler: told to end (SIGTERM), it takes its lock in the signal's handler. That runs in the
+main thread, which may hold the lock just then, and waits for it for ever.
+
+`make_resilient`, `adapt_jobstep` and `take_lock_elsewhere` change executors and scheduler in place: a workflow cannot
+name one that whoever starts Snakemake has not installed.
 """
 
 import logging
@@ -55,6 +58,20 @@ _TEMPORARY = (
 _LIMITS = ("job submit limit", "MaxSubmitJob", "MaxJobCount", "maximum job count")
 """What `sbatch` says where a limit on the jobs in the queue is reached. The sentence of a job that is too large for its
 account has the same words; that one is refused with an empty queue as well."""
+
+
+def take_lock_elsewhere(scheduler: type) -> None:
+    """Has a thread of its own take the scheduler's lock where a signal tells it to end; the handler returns at once.
+
+    Args:
+        scheduler: Snakemake's `JobScheduler` (9.27.1), before there is one.
+    """
+    end = scheduler.exit_gracefully  # type: ignore[attr-defined]
+
+    def exit_gracefully(self: Any, *_signal: Any) -> None:
+        threading.Thread(target=end, args=(self,), daemon=True).start()
+
+    scheduler.exit_gracefully = exit_gracefully  # type: ignore[attr-defined]
 
 
 class _RefusedError(BaseException):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import snakemake_executor_plugin_slurm as plugin
 import snakemake_executor_plugin_slurm_jobstep as jobstep
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from scripts.planning import resilience
@@ -323,3 +325,19 @@ def _never() -> bool:
 )
 def test_what_passes(said: str, has_jobs: Callable[[], bool], passes: bool) -> None:
     assert may_pass(said, has_jobs) is passes
+
+
+def test_a_signal_that_comes_while_the_scheduler_holds_its_lock_ends_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake's own handler would wait for ever; here in a thread, so that the test would end all the same."""
+    monkeypatch.setattr(JobScheduler, "exit_gracefully", JobScheduler.exit_gracefully)
+    resilience.take_lock_elsewhere(JobScheduler)
+    scheduler = object.__new__(JobScheduler)
+    scheduler._lock, scheduler._open_jobs, scheduler._user_kill = threading.Lock(), threading.Semaphore(0), None
+    told = threading.Thread(target=scheduler.exit_gracefully, args=(signal.SIGTERM, None), daemon=True)
+    with scheduler._lock:
+        told.start()
+        told.join(60)
+        assert not told.is_alive()
+        assert scheduler._user_kill is None
+    assert scheduler._open_jobs.acquire(timeout=60), "its loop is woken up"
+    assert scheduler._user_kill == "graceful"
