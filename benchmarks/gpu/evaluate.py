@@ -38,7 +38,7 @@ def main(bench: Bench) -> None:
         encoding = made_tokenizer(Path(where))
         with bench.attempt("the harness's device"):
             network(replace(TINY, vocab_size=WORDS), torch.device("cpu"), torch.float32).save_pretrained(where)
-            made = Harness({}, {}, Path(where), precision=bench.precision)._load(None, None)
+            made = Harness({}, {}, Path(where), precision=bench.precision)._models.model(None, None)
             bench.figure("the harness's device", {"device": made.device.type})
             if bench.is_cuda and (made.device.type, made.dtype) != ("cuda", bench.dtype):
                 bench.fail(f"a study's evaluation computes on {made.device} in {made.dtype}")
