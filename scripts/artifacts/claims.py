@@ -16,7 +16,8 @@ from scripts.artifacts import recipes
 from scripts.artifacts.contrasts import EQUAL, MARGIN, FloatArray, Model, Verdict
 from scripts.artifacts.paper_claims import PLUS_MINUS, Comparison, Judged, hundredths, interval, judge, signed, unsigned
 from scripts.artifacts.points import artifact_fingerprint
-from scripts.artifacts.provenance import commit, write_record
+from scripts.artifacts.provenance import write_record
+from scripts.common.checkout import commit
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
 from scripts.evaluation.results import read_samples

@@ -34,8 +34,9 @@ from scripts.artifacts.counterparts import (
 )
 from scripts.artifacts.points import ShownMethod, artifact_fingerprint
 from scripts.artifacts.printed import FORGETTING_ITEMS, ITEMS
-from scripts.artifacts.provenance import commit, write_record
+from scripts.artifacts.provenance import write_record
 from scripts.artifacts.published import SCORES, load_published
+from scripts.common.checkout import commit
 from scripts.common.errors import run
 from scripts.common.files import atomic_path
 from scripts.components.measures import FORGETTING, SHOWN

@@ -13,7 +13,8 @@ from typing import Any
 
 from scripts.artifacts import recipes, style, words
 from scripts.artifacts.points import Origin, Points, read_points
-from scripts.artifacts.provenance import commit, write_record
+from scripts.artifacts.provenance import write_record
+from scripts.common.checkout import commit
 from scripts.common.commands import snakemake_command
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path

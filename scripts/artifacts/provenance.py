@@ -8,15 +8,13 @@ recorded or written by hand has no record.
 """
 
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.common.checkout import commit
 from scripts.common.errors import UserError
-from scripts.common.files import ROOT, write_json
+from scripts.common.files import write_json
 from scripts.store.fingerprint import file_sha256
-
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -33,22 +31,6 @@ class Collected:
     def words(self) -> str:
         """For a footer: `values 0123456789ab, collected at commit abc1234`."""
         return f"values {self.values}" + (f", collected at commit {self.commit}" if self.commit else "")
-
-
-def commit(root: Path = ROOT) -> str:
-    """The commit that is checked out at `root`, with `-dirty` where tracked files differ, or `unknown`."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        # A copy of this project without its own history may lie inside somebody's other repository.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
-            return UNKNOWN
-        return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return UNKNOWN
 
 
 def record_path(path: Path) -> Path:

@@ -22,11 +22,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from scripts.artifacts.points import Duration, Estimate, Origin, Panel, Point, Points, ShownMethod
-from scripts.artifacts.words import REGIMES
 from scripts.components.asking.shown import Shown
 from scripts.components.measures import FORGETTING, LEARNING, SHOWN, averaged
 from scripts.components.modules import SETS
 from scripts.plan.registry import Artifact
+from scripts.study.schema import REGIMES
 
 RANKS = ("plum", "slateblue", "darkblue")
 FULL = BASE = "black"

@@ -11,7 +11,8 @@ import importlib
 from pathlib import Path
 
 from scripts.artifacts import recipes, tables
-from scripts.artifacts.provenance import commit, write_record
+from scripts.artifacts.provenance import write_record
+from scripts.common.checkout import commit
 from scripts.common.commands import snakemake_command
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path

@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING
 
 from scripts.components.asking.shown import Shown
 from scripts.plan.registry import Artifact
-from scripts.study.schema import Study
+from scripts.study.schema import REGIMES, Study
 
 if TYPE_CHECKING:
     from scripts.artifacts.points import Points
-
-REGIMES = {"cpt": "continued pretraining", "ift": "instruction finetuning"}
 
 
 def of_points(artifact: Artifact, points: "Points") -> Artifact:

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scripts.components.methods import METHODS
+from scripts.components.methods.lora import ADAPTER
 from scripts.loading.models import load_model, skeleton
-
-_ADAPTER = "adapter_model.safetensors"
 
 
 class Resident:
@@ -116,7 +115,7 @@ class Adapter:
                 if not isinstance(part, lora.Linear | lora.Embedding):
                     return None
                 layers[names[id(part.get_base_layer().weight)]].append(part)  # tied weights have several
-        with safe_open(run / _ADAPTER, framework="pt") as file:
+        with safe_open(run / ADAPTER, framework="pt") as file:
             saved = set(file.keys())
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
         if saved != expected.keys() or not all(".lora_" in name for name in saved):
@@ -130,7 +129,7 @@ class Adapter:
             for layer in layers:
                 layer.get_base_layer().weight = weight
         # copies, as torch aligns them: how a product is rounded may depend on where in a file its factors lie
-        adapter = {name: value.to(torch.float32, copy=True) for name, value in load_file(self._run / _ADAPTER).items()}
+        adapter = {name: value.to(torch.float32, copy=True) for name, value in load_file(self._run / ADAPTER).items()}
         set_peft_model_state_dict(self._model, adapter, low_cpu_mem_usage=True)
         for name, layers in self._layers.items():
             weight = layers[0].get_base_layer().weight

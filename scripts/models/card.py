@@ -2,13 +2,12 @@
 
 import json
 import math
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.common.files import ROOT
+from scripts.common.checkout import commit
 from scripts.components.measures import FORGETTING, SHOWN, SPECTRA, TARGET_LOSS, averaged, forgetting_of
 from scripts.components.methods import Method
 from scripts.components.templates import CHAT, DAY, PLAIN, WITH_INPUT, prompt_text
@@ -18,10 +17,9 @@ from scripts.plan.conditions import VALIDATION, Condition
 from scripts.plan.evaluation import BASE
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
-from scripts.study.schema import InstructionFinetuning, Study
+from scripts.study.schema import REGIMES, InstructionFinetuning, Study
 
 PAPER = "[LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673)"
-_REGIMES = {"cpt": "continued pretraining", "ift": "instruction finetuning"}
 _TEXT = "Once upon a time"
 """What a model that knows no instructions is asked to continue."""
 _QUESTION = "What is 2 + 3?"
@@ -173,7 +171,7 @@ def _origin(study: Study, model: Finished) -> str:
     base = f"[{model.base.repository}](https://huggingface.co/{model.base.repository})"
     return (
         f"{made}, study *{study.title}*: {base if model.base.repository else study.model.label}, after "
-        f"{_REGIMES[setting.regime]} on {setting.domain} ({setting.label}) by {model.method.label}"
+        f"{REGIMES[setting.regime]} on {setting.domain} ({setting.label}) by {model.method.label}"
         f"{', the adapter merged into the weights' if model.is_merged else ''}."
     )
 
@@ -299,7 +297,7 @@ def _recipe(launch: Launch, model: Finished) -> Iterator[tuple[str, str]]:
         yield "data", f"{link} at the commit `{dataset['revision']}`"
     else:
         yield "data", f"`{setting.dataset}` of the study ({dataset['source']})"
-    yield "regime", _REGIMES[setting.regime]
+    yield "regime", REGIMES[setting.regime]
     yield "duration", _duration(study, condition)
     cells = ", ".join(f"{name} {value}" for name, value in {**method.cells(), **method.variant}.items())
     yield "method", f"{method.label}{f': {cells}' if cells else ''}"
@@ -407,24 +405,13 @@ def _provenance(launch: Launch, model: Finished, dtypes: str) -> Iterator[tuple[
     yield "fingerprint of its recipe", f"`{model.key.fingerprint}`"
     yield "base model", f"`{launch.grid.model.key}`"
     yield "weights", dtypes
-    yield "taken out at commit", _commit()
+    yield "taken out at commit", commit()
     if code := made["code"]:
         yield (
             "made by",
             ", ".join(f"{name} {entry['version']} (`{entry['hash'][:12]}`)" for name, entry in code.items()),
         )
     yield "made with", ", ".join(f"{name} {version}" for name, version in sorted(made["packages"].items()))
-
-
-def _commit() -> str:
-    """The commit that is checked out, with `-dirty` where tracked files differ, or `unknown`."""
-    if not (ROOT / ".git").exists():  # a copy without a history may lie inside of somebody's other repository
-        return "unknown"
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _table(heads: Sequence[str], rows: Iterator[tuple[str, str]] | Sequence[Sequence[str]]) -> str:

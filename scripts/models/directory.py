@@ -4,7 +4,6 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from scripts.data.encoding import FILES, TOKENIZER, Encoding
 from scripts.data.hub import TOKENIZER_FILES
 from scripts.models.architecture import measured, skeleton
 from scripts.models.fetch import CONFIG, INDEX, WEIGHTS, require_rows, require_safetensors, shards
+from scripts.models.published import ADAPTER_CONFIG
+from scripts.models.weights import NAMES, counted
 from scripts.store.fingerprint import file_sha256
 
-ADAPTER = "adapter_config.json"
 _TOKENIZER_FILES = tuple(name for name in TOKENIZER_FILES if name != "generation_config.json")
 """How a model samples by default decides nothing here."""
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""What safetensors call the numbers that weights can be in."""
 
 
 def locked(directory: Path) -> dict[str, Any]:
@@ -59,9 +57,9 @@ def weight_files(directory: Path) -> list[str]:
                 what = "is a GGUF file" if file.read(4) == b"GGUF" else "is a file"
         raise UserError(f"{directory}: {what}; a directory that transformers' save_pretrained wrote is needed")
     names = sorted(path.name for path in directory.iterdir() if path.is_file())
-    if ADAPTER in names:
+    if ADAPTER_CONFIG in names:
         raise UserError(
-            f"{directory}: holds an adapter ({ADAPTER}); name the directory of a whole model, such as peft's "
+            f"{directory}: holds an adapter ({ADAPTER_CONFIG}); name the directory of a whole model, such as peft's "
             "merge_and_unload makes it"
         )
     if CONFIG not in names:
@@ -115,20 +113,17 @@ def take(files: Mapping[str, str], directory: Path, out: Path, study: str) -> No
 
 def _numbers(directory: Path, weights: list[str]) -> dict[str, Any]:
     """How many weights there are, and what most of them are in: told by the heads of the safetensors."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     counts: Counter[str] = Counter()
     for name in weights:
         if name == INDEX:
             continue
         try:
-            with safe_open(directory / name, framework="numpy") as file:
-                for key in file.keys():  # noqa: SIM118
-                    tensor = file.get_slice(key)
-                    counts[tensor.get_dtype()] += prod(tensor.get_shape())
+            counts += counted(directory / name)
         except SafetensorError as error:
             raise UserError(f"{directory}: its {name} cannot be read as safetensors ({error})") from error
     stored = max(counts, key=lambda dtype: counts[dtype], default="nothing")
-    if stored not in _DTYPES:
-        raise UserError(f"{directory}: its weights are in {stored}; allowed are {', '.join(_DTYPES)}")
-    return {"parameters": sum(counts.values()), "dtype": _DTYPES[stored]}
+    if stored not in NAMES:
+        raise UserError(f"{directory}: its weights are in {stored}; allowed are {', '.join(NAMES)}")
+    return {"parameters": counts.total(), "dtype": NAMES[stored]}

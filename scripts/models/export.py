@@ -12,10 +12,10 @@ import json
 import os
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,16 @@ from scripts.common.commands import python_command, snakemake_command
 from scripts.common.errors import UserError, run
 from scripts.common.files import read_object
 from scripts.components.methods import METHODS, Method, method_of
+from scripts.components.methods.lora import ADAPTER
+from scripts.components.models import DTYPES
 from scripts.data.encoding import Encoding
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.launch.missing import Missing
 from scripts.models.card import Base, Finished, load_lines, model_card, template_of
 from scripts.models.fetch import CONFIG
-from scripts.models.published import ADAPTER, ADAPTER_CONFIG
+from scripts.models.published import ADAPTER_CONFIG
+from scripts.models.weights import NAMES, counted
 from scripts.plan.conditions import Condition
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
@@ -38,8 +41,8 @@ from scripts.store.fingerprint import file_sha256
 if TYPE_CHECKING:
     from torch import Tensor
 
-DTYPES = {"float32": ("F32", 4), "bfloat16": ("BF16", 2), "float16": ("F16", 2)}
-"""What weights can be rounded to: what safetensors calls it, and bytes of a weight."""
+ROUNDED_TO = ("float32", "bfloat16", "float16")
+"""What weights can be rounded to."""
 _GENERATION = "generation_config.json"
 _KINDS = ("run", "published", "model")
 """The kinds of products that are finished models."""
@@ -52,7 +55,7 @@ class Options:
     merge: bool = False
     """Whether an adapter is put into the weights of its base model."""
     dtype: str | None = None
-    """One of `DTYPES`; None: as the weights lie, and float32 where an adapter is merged, as evaluation merges it."""
+    """One of `ROUNDED_TO`; None: as the weights lie, or float32 where an adapter is merged, as evaluation merges it."""
     base: str | None = None
     """What an adapter calls its base model: a repository of the hub, or a directory; None: as the study knows it."""
 
@@ -234,17 +237,9 @@ def _is_weights(name: str) -> bool:
 
 def _header(*places: Path) -> tuple[int, set[str]]:
     """How many weights safetensors files, or those of a directory, have; and their types, as torch calls them."""
-    from safetensors import safe_open
-
-    count, found = 0, set()
     files = [file for place in places for file in (place.glob("*.safetensors") if place.is_dir() else [place])]
-    for file in files:
-        with safe_open(file, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                part = tensors.get_slice(name)
-                count += prod(part.get_shape())
-                found.add(part.get_dtype())
-    return count, {next((name for name, (short, _) in DTYPES.items() if short == one), one) for one in found}
+    found = sum(map(counted, files), start=Counter[str]())
+    return found.total(), {NAMES.get(dtype, dtype) for dtype in found}
 
 
 def _tensors(files: _Files) -> list[Path]:
@@ -262,7 +257,7 @@ def _require_room(directory: Path, files: _Files, dtype: str | None) -> None:
     """Raises UserError where the disk has less room than the files will take."""
     size = sum(path.stat().st_size for path in files.beside.values())
     if dtype:
-        size += _header(*_tensors(files))[0] * DTYPES[dtype][1]
+        size += _header(*_tensors(files))[0] * DTYPES[dtype]
     else:
         size += sum(path.stat().st_size for path in files.weights.values())
     place = next(place for place in directory.resolve().parents if place.is_dir())
@@ -353,7 +348,7 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path, help="what is written; must not exist, or be empty")
     parser.add_argument("--merge", action="store_true", help="put an adapter into the weights of its base model")
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="what weights are rounded to (default: as they lie; float32 with --merge)"
+        "--dtype", choices=ROUNDED_TO, help="what weights are rounded to (default: as they lie; float32 with --merge)"
     )
     parser.add_argument(
         "--base",

@@ -12,12 +12,13 @@ from typing import Any
 from scripts.common.errors import UserError
 from scripts.components.making import BuildContext
 from scripts.components.methods import METHODS
+from scripts.components.methods.lora import ADAPTER
 from scripts.components.models.hub import ModelEntry
 from scripts.components.modules import llama
 from scripts.data.hub import Repository
 from scripts.models.fetch import CONFIG, take_model
 
-ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:

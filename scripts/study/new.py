@@ -21,6 +21,7 @@ from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path, project
 from scripts.common.quantities import format_tokens
 from scripts.components.sources.path import PathDataset
+from scripts.store.fingerprint import file_sha256
 from scripts.store.temporary import temporary_directory
 from scripts.study.load import NAME, STUDIES, load_study
 
@@ -311,8 +312,8 @@ def _held_out(option: str, said: str, train: Records) -> Records:
         allowed = ", ".join(TASKS)
         raise UserError(f"--{option} {said}: is no file and no folder, and none of the tasks {allowed}")
     found = _records(option, said)
-    same_bytes = found.path.is_file() and train.path.is_file() and found.path.read_bytes() == train.path.read_bytes()
-    if found.path == train.path or same_bytes:
+    are_files = found.path.is_file() and train.path.is_file()
+    if found.path == train.path or (are_files and file_sha256(found.path) == file_sha256(train.path)):
         raise UserError(f"--{option} {said}: is what --train names; records that are held out must be others")
     return found
 

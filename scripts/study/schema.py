@@ -257,6 +257,8 @@ class InstructionFinetuning(_Setting):
 
 
 Setting = Annotated[ContinuedPretraining | InstructionFinetuning, Field(discriminator="regime")]
+REGIMES = {"cpt": "continued pretraining", "ift": "instruction finetuning"}
+"""Regime to its name in words."""
 
 
 class Asked(Part):

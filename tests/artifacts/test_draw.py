@@ -14,8 +14,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from scripts.artifacts import draw, provenance
+from scripts.artifacts import draw
 from scripts.artifacts.points import read_points
+from scripts.common import checkout
 from scripts.common.errors import UserError
 from scripts.plan.registry import load_registry
 from tests.artifacts.conftest import (
@@ -289,7 +290,7 @@ def test_files_repeat_byte_for_byte_and_carry_their_provenance(tmp_path: Path) -
     keywords = (
         "artifact=fig2 (v2); study=demo; model=tiny Llama; scale=demo; "
         f"fingerprint={points.fingerprint}; values={hashlib.sha256(csv_file.read_bytes()).hexdigest()[:12]}; "
-        f"commit={provenance.commit()}; points=all points trained here"
+        f"commit={checkout.commit()}; points=all points trained here"
     )
     with Image.open(png) as image:
         assert image.text["Keywords"] == keywords
@@ -361,19 +362,19 @@ def test_the_commit_is_known_dirty_or_unknown(tmp_path: Path) -> None:
             ["git", "-C", str(tmp_path), *author, *arguments], check=True, capture_output=True, text=True
         ).stdout.strip()
 
-    assert provenance.commit(tmp_path) == "unknown"
+    assert checkout.commit(tmp_path) == "unknown"
     git("init", "-q")
-    assert provenance.commit(tmp_path) == "unknown", "no commit yet"
+    assert checkout.commit(tmp_path) == "unknown", "no commit yet"
     (tmp_path / "file").write_text("one")
     git("add", "file")
     git("commit", "-q", "-m", "one")
     head = git("rev-parse", "--short", "HEAD")
     (tmp_path / "untracked").write_text("a result")
-    assert provenance.commit(tmp_path) == head
+    assert checkout.commit(tmp_path) == head
     (tmp_path / "file").write_text("two")
-    assert provenance.commit(tmp_path) == f"{head}-dirty"
+    assert checkout.commit(tmp_path) == f"{head}-dirty"
     (tmp_path / "copy").mkdir()
-    assert provenance.commit(tmp_path / "copy") == "unknown", "somebody else's repository around it"
+    assert checkout.commit(tmp_path / "copy") == "unknown", "somebody else's repository around it"
 
 
 def test_the_registry_is_read_without_a_drawing_library() -> None:

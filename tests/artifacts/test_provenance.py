@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.artifacts import collect, draw, printed, provenance, tabulate
+from scripts.artifacts import collect, draw, printed, tabulate
 from scripts.artifacts.points import read_points
 from scripts.artifacts.provenance import is_made, record_path, write_record
+from scripts.common import checkout
 from scripts.common.errors import UserError
 from tests.artifacts import kinds
 from tests.artifacts.conftest import REGISTRY, assert_all_apart, figure, footer, write
@@ -136,7 +137,7 @@ def test_collecting_records_its_commit(tmp_path: Path) -> None:
         said = json.loads((tmp_path / f"{csv.stem}.collected.json").read_text())
         recipe = said.pop("recipe")
         assert said == {
-            "commit": provenance.commit(),
+            "commit": checkout.commit(),
             "files": {csv.name: hashlib.sha256(csv.read_bytes()).hexdigest()},
         }
         assert is_made(recipe, csv)

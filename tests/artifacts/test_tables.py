@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from scripts.artifacts import provenance, score_table, tables, tabulate
+from scripts.artifacts import score_table, tables, tabulate
 from scripts.artifacts.points import artifact_fingerprint
+from scripts.common import checkout
 from scripts.common.errors import UserError
 from scripts.plan.registry import load_registry
 from tests.artifacts.conftest import write
@@ -373,7 +374,7 @@ def test_files_repeat_byte_for_byte(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(file.name for file in md.parent.iterdir()) == ["tableS2.made.json", "tableS2.md", "tableS2.tex"]
     # made again in this process
-    made = score_table.table(REGISTRY["tableS2"], path, provenance.commit())
+    made = score_table.table(REGISTRY["tableS2"], path, checkout.commit())
     assert (md.read_bytes(), tex.read_bytes()) == (tables.markdown(made).encode(), tables.latex(made).encode())
     assert not any(str(tmp_path).encode() in content for content in (md.read_bytes(), tex.read_bytes()))
 

@@ -314,6 +314,28 @@ def _encoding(directory: Path) -> Encoding:
     return _ENCODINGS.setdefault(directory, Encoding.read(directory))
 
 
+def conversations(
+    base: Path, run: Path, turns: list[str], new_tokens: int, choices: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    """Two of MT-bench with these turns of the user: the tokens of each prompt, and the samples."""
+    judge = {"model": "judge", "temperature": 0.0, "url_variable": "SOME_JUDGE", "key_variable": "SOME_KEY"}
+    questions = [{"question_id": n, "category": "c", "turns": turns} for n in range(2)]
+    settings = {"task": "mt_bench", "max_new_tokens": new_tokens, "judge": judge, **choices}
+    seen: list[list[int]] = []
+    write = LanguageModel._write
+
+    def noting(self: LanguageModel, rows: Any, *rest: Any, **named: Any) -> int:
+        seen.extend(list(row.prompt) for row in rows)
+        return write(self, rows, *rest, **named)
+
+    monkeypatch.setattr(LanguageModel, "_write", noting)
+    with JudgeServer() as server:
+        monkeypatch.setenv("SOME_JUDGE", server.url)
+        harness = Harness({"mt_bench": settings}, {"mt_bench": lines(run.parent, questions)}, base)
+        result = harness.score(run, "full", ["mt_bench"])["mt_bench"]
+    return seen, result["samples"]
+
+
 @pytest.mark.parametrize(
     ("template", "prompts", "stop"),
     [
@@ -331,22 +353,8 @@ def test_a_conversation_is_in_the_setting_s_template(
     choices = {"template": template, "join": "together", "bos": "tokenizer"}
     directory = made_rows(tmp_path, records, tmp_path / "rows", regime="ift", **choices)
     overfitted(tmp_path, directory, tmp_path / "run", loss_on=lambda labels: labels)
-    judge = {"model": "judge", "temperature": 0.0, "url_variable": "SOME_JUDGE", "key_variable": "SOME_KEY"}
-    questions = [{"question_id": n, "category": "c", "turns": ["Who?", "How?"]} for n in range(2)]
-    settings = {"task": "mt_bench", "max_new_tokens": 20, "judge": judge, **choices}
-    seen: list[list[int]] = []
-    write = LanguageModel._write
-
-    def noting(self: LanguageModel, rows: Any, *rest: Any, **named: Any) -> int:
-        seen.extend(list(row.prompt) for row in rows)
-        return write(self, rows, *rest, **named)
-
-    monkeypatch.setattr(LanguageModel, "_write", noting)
-    with JudgeServer() as server:
-        monkeypatch.setenv("SOME_JUDGE", server.url)
-        harness = Harness({"mt_bench": settings}, {"mt_bench": lines(tmp_path, questions)}, tmp_path)
-        result = harness.score(tmp_path / "run", "full", ["mt_bench"])["mt_bench"]
-    assert [sample["completions"][0] for sample in result["samples"]] == [" She."] * 2
+    seen, samples = conversations(tmp_path, tmp_path / "run", ["Who?", "How?"], 20, choices, monkeypatch)
+    assert [sample["completions"][0] for sample in samples] == [" She."] * 2
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     texts = [prompt.format("Who?", "How?", a="She.") for prompt in prompts]
     assert seen == [tokenizer.encode(text).ids for text in texts for _ in range(2)]
@@ -421,26 +429,12 @@ def test_a_conversation_in_a_chat_template_ends_where_turns_do(
     base = chat_bases[name]
     directory = made_rows(base, CHATTED, tmp_path / "rows", regime="ift", **CHAT_CHOICES)
     overfitted(base, directory, tmp_path / "run", loss_on=lambda labels: labels)
-    judge = {"model": "judge", "temperature": 0.0, "url_variable": "SOME_JUDGE", "key_variable": "SOME_KEY"}
-    questions = [{"question_id": n, "category": "c", "turns": ["Who sings?", "Say é"]} for n in range(2)]
-    settings = {"task": "mt_bench", "max_new_tokens": 40, "judge": judge, **CHAT_CHOICES}
-    seen: list[list[int]] = []
-    write = LanguageModel._write
-
-    def noting(self: LanguageModel, rows: Any, *rest: Any, **named: Any) -> int:
-        seen.extend(list(row.prompt) for row in rows)
-        return write(self, rows, *rest, **named)
-
-    monkeypatch.setattr(LanguageModel, "_write", noting)
-    with JudgeServer() as server:
-        monkeypatch.setenv("SOME_JUDGE", server.url)
-        harness = Harness({"mt_bench": settings}, {"mt_bench": lines(tmp_path, questions)}, base)
-        result = harness.score(tmp_path / "run", "full", ["mt_bench"])["mt_bench"]
-    answers = [sample["completions"] for sample in result["samples"]]
+    seen, samples = conversations(base, tmp_path / "run", ["Who sings?", "Say é"], 40, CHAT_CHOICES, monkeypatch)
+    answers = [sample["completions"] for sample in samples]
     assert [first.strip() for first, _ in answers] == ["She sings."] * 2
     turns = ["Who sings?", "She sings.", "Say é"]
     assert seen == [applied(base, *turns[:count], add_generation_prompt=True) for count in (1, 3) for _ in range(2)]
-    assert not any("\ufdd0" in prompt for sample in result["samples"] for prompt in sample["prompts"])
+    assert not any("\ufdd0" in prompt for sample in samples for prompt in sample["prompts"])
 
 
 def test_a_response_of_which_a_template_leaves_nothing_cannot_be_scored(

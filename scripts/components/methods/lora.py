@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scripts.components.models import BaseModel
 
-_ADAPTER = "adapter_model.safetensors"
+ADAPTER = "adapter_model.safetensors"
 _QUANTIZATION = "quantization_config.json"
 """Beside an adapter: how its base model was quantized, for transformers' BitsAndBytesConfig."""
 
@@ -190,7 +190,7 @@ class Lora(Method):
         use_lora_dropout(model)
         use_lora_linear(model)
         if start is not None:
-            adapter = load_file(start / _ADAPTER)
+            adapter = load_file(start / ADAPTER)
             if adapter.keys() != _adapter(model).keys():
                 raise UserError(f"The adapter in {start} is not one of this method on this base model.")
             if pissa:
@@ -257,7 +257,7 @@ class Lora(Method):
             alpha = config.lora_alpha * (2**0.5 if config.use_rslora else 2)
             entries |= {"r": 2 * config.r, "lora_alpha": alpha, "init_lora_weights": True}
         tensors = {name: tensor.contiguous() for name, tensor in adapter.items()}
-        save_file(tensors, out / _ADAPTER, metadata={"format": "pt"})
+        save_file(tensors, out / ADAPTER, metadata={"format": "pt"})
         _write_json(out / "adapter_config.json", entries)
         if quantized := getattr(model.config, "quantization_config", None):
             _write_json(out / _QUANTIZATION, quantized.to_dict())
