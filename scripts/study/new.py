@@ -18,7 +18,7 @@ from typing import Any
 
 from scripts.common.commands import python_command, snakemake_command
 from scripts.common.errors import UserError, run
-from scripts.common.files import atomic_path, project
+from scripts.common.files import atomic_path, project, read_object
 from scripts.common.quantities import format_tokens
 from scripts.components.sources.path import PathDataset
 from scripts.store.fingerprint import file_sha256
@@ -166,8 +166,8 @@ def _text(answers: Answers) -> str:
     if train.count < LEAST_RECORDS:
         raise UserError(f"--train {answers.train}: has {train.count} records, and {LEAST_RECORDS} are the least")
     kind, gpus = _device(answers.device)
-    if not answers.hours > 0:
-        raise UserError(f"--hours {answers.hours:g}: must be more than 0")
+    if not 0 < answers.hours < math.inf:
+        raise UserError(f"--hours {answers.hours:g}: must be more than 0, and a number")
     datasets: dict[str, dict[str, Any]] = {"train": train.dataset}
     tasks = [task.strip() for task in answers.keep.split(",")] if not Path(answers.keep).exists() else []
     forgetting, learning = tasks, answers.learn
@@ -251,9 +251,8 @@ def _model(said: str) -> tuple[dict[str, Any], int]:
         if not config.is_file():
             raise UserError(f"--model {said}: is a directory without a config.json, so no model of transformers")
         try:
-            found = json.loads(config.read_text(encoding="utf-8"))
-            context = int(found.get("max_position_embeddings") or LONGEST_ROW)
-        except (ValueError, TypeError, AttributeError) as error:
+            context = int(read_object(config, place).get("max_position_embeddings") or LONGEST_ROW)
+        except (UserError, ValueError, TypeError) as error:
             raise UserError(f"{config}: is not the configuration of a model ({error})") from error
         return {"source": "path", "path": _from_repository(place), "label": place.resolve().name}, context
     if place.exists():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import pty
 import subprocess
@@ -160,6 +161,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
         "kept is trained on": ({"keep": str(tmp_path / "train.jsonl")}, ["--keep", "is what --train names"]),
         "no device": ({"device": "tpu"}, ["--device tpu", "`cpu`, `gpu`, or a number"]),
         "no GPUs": ({"device": "0"}, ["--device 0"]),
+        "all the time there is": ({"hours": math.inf}, ["--hours inf", "more than 0, and a number"]),
         "no time": ({"hours": 0.0}, ["--hours 0", "more than 0"]),
     }
 
