@@ -2,7 +2,7 @@
 
     make test-all ARGS="-m slow -s tests/end_to_end/test_own_smoke.py"
 
-takes about ten minutes on two cores and downloads 180 MB; `-s` shows the table of time and memory.
+takes about seven minutes on two cores and downloads 180 MB; `-s` shows the table of time and memory.
 """
 
 import csv
