@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from scripts.common.progress import Progress
+from scripts.components.shape import Shape
 from scripts.data.encoding import Encoding
 from scripts.evaluation import memory
 from scripts.evaluation.columns import SPARE, Columns
@@ -183,7 +184,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         self._free = free or partial(free_bytes, model.device)
         self._journal = journal
         self._answers = partial(_Answers, journal=journal, progress=progress, group=group)
-        self._shape = memory.Shape.of(model.config, model.dtype.itemsize)
+        self._shape = Shape.of(model.config, model.dtype.itemsize)
         super().__init__(
             pretrained=model,
             # lm-eval wants one, and asks it for nothing but what stands here

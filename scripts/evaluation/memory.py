@@ -4,12 +4,12 @@ What an evaluation finds does not depend on it, but for rounding.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from scripts.common.errors import UserError
+from scripts.components.shape import Shape
 
 T = TypeVar("T")
 
@@ -27,55 +27,6 @@ SCORE_BYTES = 20
 """Of a logit that is scored: itself, what scaling or capping makes of it, and in fp32 itself and its logarithm."""
 SAMPLE_BYTES = 40
 """Of a logit that is sampled from: itself, in fp32 with its probability, and those sorted, with 8 bytes of index."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a decoder-only model's configuration its memory depends on, in the words of transformers.
-
-    `item_bytes` are those of one number. With experts, `intermediate_size` is that of all that a token passes.
-    """
-
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    hidden_size: int
-    intermediate_size: int
-    vocab_size: int
-    item_bytes: int
-
-    @classmethod
-    def of(cls, config: Any, item_bytes: int) -> "Shape":
-        """That of a transformers config. What it does not say is as large as it can be."""
-        heads, width = config.num_attention_heads, config.hidden_size
-        widths = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
-        inner = next((size for name in widths if (size := getattr(config, name, None))), 4 * width)
-        return cls(
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=heads,
-            num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or width // heads,
-            hidden_size=width,
-            intermediate_size=inner * (getattr(config, "num_experts_per_tok", None) or 1),
-            vocab_size=config.vocab_size,
-            item_bytes=item_bytes,
-        )
-
-    @property
-    def cache_bytes(self) -> int:
-        """Of a token whose keys and values are kept in every layer."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * self.item_bytes
-
-    @property
-    def growth_bytes(self) -> int:
-        """Of a kept token, in one layer at a time: its keys and values, copied for every head."""
-        return 2 * self.num_attention_heads * self.head_dim * self.item_bytes
-
-    @property
-    def pass_bytes(self) -> int:
-        """Of a token in the layer that it passes, at most: eight vectors of its width and three of the MLP's."""
-        return (8 * self.hidden_size + 3 * self.intermediate_size) * self.item_bytes
 
 
 def written_bytes(shape: Shape, prompt: int, length: int) -> int:

@@ -158,7 +158,11 @@ class Blank(BaseModel):
 
     @property
     def parameters(self):
-        return parameters(self.architecture, 2 * 259)
+        return parameters(self.architecture, 2 * self.vocabulary)
+
+    @property
+    def vocabulary(self):
+        return 259
 
     @staticmethod
     def build(spec, context, out):

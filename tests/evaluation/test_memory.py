@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, DynamicCache, LlamaConfig, LlamaForCausalLM, PretrainedConfig
 
 from scripts.common.errors import UserError
+from scripts.components.shape import Shape
 from scripts.evaluation import memory
 from scripts.evaluation.columns import SPARE, Columns
-from scripts.evaluation.memory import Shape, in_batches, rows_written, scored_bytes, sequences_scored, written_bytes
+from scripts.evaluation.memory import in_batches, rows_written, scored_bytes, sequences_scored, written_bytes
 from scripts.loading.hidden import last_hidden
 from tests.training.architectures import ARCHITECTURES, config
 

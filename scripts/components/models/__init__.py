@@ -201,6 +201,11 @@ class BaseModel(Made):
         """How many it has, known from its shape before it is there; 0 where nothing is known."""
 
     @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """Rows of its embedding, as far as it is known before it is there; 0 where nothing is known."""
+
+    @property
     def stored_bytes(self) -> int:
         """What its weights take in its files."""
         return self.bytes_of_weight * self.parameters
@@ -239,6 +244,10 @@ class OutsideModel(BaseModel):
     @property
     def parameters(self) -> int:
         return self._locked.parameters if self._locked else 0
+
+    @property
+    def vocabulary(self) -> int:
+        return self._locked.vocabulary if self._locked else 0
 
     @property
     def stored_bytes(self) -> int:

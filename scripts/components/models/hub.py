@@ -149,6 +149,10 @@ class HubModel(OutsideModel):
             return parameters(self.architecture, 2 * self.architecture.vocabulary)
         return super().parameters
 
+    @property
+    def vocabulary(self) -> int:
+        return self.architecture.vocabulary if self.architecture else super().vocabulary
+
     @staticmethod
     def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:
         from scripts.data import hub

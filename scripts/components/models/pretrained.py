@@ -55,7 +55,11 @@ class PretrainedModel(BaseModel):
     @property
     def parameters(self) -> int:
         # the output layer is the embedding
-        return parameters(self.architecture, self.tokenizer.vocabulary)
+        return parameters(self.architecture, self.vocabulary)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.tokenizer.vocabulary
 
     def tokens_to_train(self, key: str) -> int:
         return 0 if (SHIPPED / f"{key}.json").is_file() else self.pretraining.tokens
