@@ -13,6 +13,7 @@ from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
 from scripts.planning import cluster, engine, resilience
+from scripts.planning.estimate import Estimate
 from scripts.planning.failures import Failures
 from scripts.planning.progress import ProgressLines
 from scripts.common.errors import UserError
@@ -72,7 +73,8 @@ PLACES = {
     "spectra_family": "families/decomposed",
     "throughput": "throughput",
 }
-PROGRESS = ProgressLines(GRID, LAUNCH.store, PLACES)
+ESTIMATE = Estimate(GRID, LAUNCH.store)
+PROGRESS = ProgressLines(ESTIMATE, PLACES)
 
 
 def request_of_snakemake():
@@ -196,7 +198,7 @@ onstart:
         launcher.require_ready(LAUNCH, products)
         live, unlock = config.get("on_live_jobs"), workflow.persistence.unlock
         launcher.begin(LAUNCH, products, workflow.workdir_init, live, logger, unlock)
-        hours = cluster.gpu_hours(GRID, products, LAUNCH.store)
+        hours = cluster.gpu_hours(ESTIMATE, products)
         cluster.require_budget(hours, config.get("budget_gpu_hours"))
         if products:
             LAUNCH.store.require_writable()  # the one that makes a directory, so after all that can end the launch
