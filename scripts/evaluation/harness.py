@@ -169,7 +169,8 @@ class Harness:
 
     @property
     def _provenance(self) -> dict[str, Any]:
-        return {"evaluation": {"device": self._place.name, "precision": self._place.precision}}
+        where = {"device": self._place.name, "devices": self._group.world, "precision": self._place.precision}
+        return {"evaluation": where}
 
     def _language_model(self, model: Any, label: str, journal: Journal | None, what: str | None) -> Any:
         """The model as lm-eval sees it, which reads and writes with the label's tokenizer."""

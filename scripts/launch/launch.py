@@ -14,6 +14,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
 from scripts.common.files import atomic_path
@@ -215,7 +217,7 @@ def begin(config: Mapping[str, Any], root: str, command: Sequence[str], *, is_he
     if launch is None or (is_head and launch.head != os.getpid()):
         _check(config)
         name, results = _named(command) or (chosen.study_of(config.get("study")), RESULTS)
-        launch = new_launch(name, chosen.store_in(config), config.get("grain"), results, config.get("devices"))
+        launch = new_launch(name, chosen.store_in(config), config.get("grain"), results, _devices(config))
         chosen.say_if_new(launch.store_root)
         launch.freeze()
         if launch.results != RESULTS:
@@ -257,8 +259,14 @@ def _check(config: Mapping[str, Any]) -> None:
     budget = config.get("budget_gpu_hours", 0)
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 <= budget < math.inf:
         raise UserError(f"--config: budget_gpu_hours must be a number of hours, not {budget!r}")
-    if "devices" in config:
-        require_devices(config["devices"], "--config: devices")
+
+
+def _devices(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `--config devices=` says, in which Snakemake leaves numbers as text; raises UserError where it is wrong."""
+    said = config.get("devices")
+    if isinstance(said, Mapping):
+        said = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in said.items()}
+    return None if said is None else require_devices(said, "--config: devices")
 
 
 def _put_first(variable: str, directory: str) -> None:

@@ -160,6 +160,10 @@ def _checked(name: str, value: Any, where: str) -> Any:
 
 def require_devices(value: Any, where: str) -> dict[str, Any]:
     """What is said of `Resources.devices`, in full; raises UserError, which begins with `where`, where it is wrong."""
+    if not isinstance(value, Mapping):
+        raise UserError(
+            f"{where}: must be keys and values, such as {{kind: h100-80gb, nodes: 1, gpus: 8}}, not {value!r}"
+        )
     try:
         return Devices.model_validate(value).model_dump()
     except ValidationError as error:

@@ -74,7 +74,7 @@ def test_a_gpu_has_the_model_and_all_that_it_reads(
     result = harness.score(None, None, ["gsm8k"])["gsm8k"]
     assert harness.score(None, None, ["gsm8k"])["gsm8k"] == result
     assert said == [f"models are evaluated on {GPU} in {asked}"]
-    assert result["provenance"] == {"evaluation": {"device": GPU, "precision": asked}}
+    assert result["provenance"] == {"evaluation": {"device": GPU, "devices": 1, "precision": asked}}
     model = harness._models.model(None, None)
     parameters = [(tuple(value.shape), value.dtype) for value in model.parameters()]
     assert {kind for _, kind in parameters} == {dtype}
@@ -99,7 +99,7 @@ def test_a_cpu_computes_in_what_is_asked_too(asked: Any, dtype: torch.dtype, bas
     """It is slow in bf16, and the numbers are those that the name of the evaluation says."""
     harness = Harness(SETTINGS, gsm8k(tmp_path), base, precision=asked)
     result = harness.score(None, None, ["gsm8k"])["gsm8k"]
-    assert result["provenance"] == {"evaluation": {"device": processor(), "precision": asked}}
+    assert result["provenance"] == {"evaluation": {"device": processor(), "devices": 1, "precision": asked}}
     assert {value.dtype for value in harness._models.model(None, None).parameters()} == {dtype}
 
 

@@ -95,7 +95,8 @@ def test_a_study_s_evaluation_is_on_the_gpu(base: Path, tmp_path: Path) -> None:
     asked = {"winogrande": {"task": "winogrande", "shots": 0}}
     harness = Harness(asked, {"winogrande": records}, base, precision="bf16")
     result = harness.score(None, None, ["winogrande"])["winogrande"]
-    assert result["provenance"] == {"evaluation": {"device": device_name(torch.device("cuda")), "precision": "bf16"}}
+    where = {"device": device_name(torch.device("cuda")), "devices": 1, "precision": "bf16"}
+    assert result["provenance"] == {"evaluation": where}
     assert torch.cuda.memory_allocated() > 0
 
 

@@ -137,3 +137,28 @@ def test_a_studys_own_name_of_the_store_leads_there(tmp_path: Path, monkeypatch:
     before = link.lstat().st_ino
     launching._link(link, Path("results/store"))
     assert link.lstat().st_ino == before, "another launch may be looking at it"
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ("8", "--config: devices: must be keys and values, such as {kind: h100-80gb, nodes: 1, gpus: 8}, not '8'"),
+        ({"kind": "h100-80gb"}, "--config: devices: gpus: must be above 0 where kind is h100-80gb"),
+        ({"kind": "h100-80gb", "gpus": "many"}, "--config: devices: gpus: must be a number, but 'many' is text"),
+    ],
+)
+def test_devices_of_one_launch(
+    begun: Callable[..., Launch], monkeypatch: pytest.MonkeyPatch, said: Any, wrong: str
+) -> None:
+    """The study is the same on others; Snakemake leaves the numbers of a mapping in `--config` as text."""
+    config = {"study": "smoke", "store": "a-store"}
+    launch = begun("all")
+    monkeypatch.setenv(LAUNCH, "")
+    other = begin({**config, "devices": {"kind": "h100-80gb", "gpus": "8"}}, os.getcwd(), ["all"], is_head=True)
+    assert set(other.grid.products) == set(launch.grid.products)
+    assert other.grid.study.resources.devices.count == 8
+    assert other.grid.study.resources.jobs.evaluation.gpus == 1
+    monkeypatch.setenv(LAUNCH, "")
+    with pytest.raises(UserError) as raised:
+        begin({**config, "devices": said}, os.getcwd(), ["all"], is_head=True)
+    assert str(raised.value).startswith(wrong)

@@ -105,7 +105,7 @@ def test_site(tmp_path: Path) -> None:
         ("gpus: a100", "gpus: is not a fact of a cluster"),
         ("max_jobs: 0", "max_jobs: must be a whole number of jobs, at least 1, not 0"),
         ("max_jobs: yes", "max_jobs: must be a whole number of jobs"),
-        ("devices: h100", "devices: input should be a valid dictionary"),
+        ("devices: h100", "devices: must be keys and values, such as"),
         ("devices: {kind: h100, gpus: 8}", r"devices: kind: input should be 'b200', .* \(it says 'h100'\)"),
         ("devices: {kind: h100-80gb}", "devices: gpus: must be above 0 where kind is h100-80gb"),
         ("devices: {kind: cpu, gpus: 1}", "devices: gpus: must be 0 where kind is cpu"),
