@@ -100,6 +100,18 @@ def step(launch: Launch, kind: str) -> str:
     return f"python -m scripts.planning.slurm && srun --overlap --kill-on-bad-exit=1 {' '.join(words)} "
 
 
+def threads(launch: Launch, kind: str) -> str:
+    """Variables that let a decomposition use all CPUs of its job, with a space at the end; empty for all else.
+
+    Snakemake sets them to the `threads` of a rule, which is 1 here. What else computes on CPUs stays at one thread,
+    whose bits are those of a local run.
+    """
+    if kind != "spectra":
+        return ""
+    cpus = _job(launch.grid, kind).cpus
+    return f"OMP_NUM_THREADS={cpus} MKL_NUM_THREADS={cpus} "
+
+
 def container(launch: Launch) -> str:
     """What the site has before the `python` of every job, with a space at the end; empty where it has nothing."""
     words = launch.site.get("container")

@@ -74,7 +74,7 @@ class Slurm(Engine):
         resilience.adapt_jobstep(importlib.import_module("snakemake_executor_plugin_slurm_jobstep"))
 
     def task(self, launch: Launch, kind: str) -> str:
-        return cluster.step(launch, kind) + super().task(launch, kind)
+        return cluster.step(launch, kind) + cluster.threads(launch, kind) + super().task(launch, kind)
 
     def deadline(self, launch: Launch, minutes: int) -> str:
         return f"--deadline {cluster.deadline(launch, minutes)}"

@@ -17,7 +17,7 @@ from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_optio
 from scripts.common.errors import UserError
 from scripts.launch.launch import Launch, launch_by_hand
 from scripts.launch.site import load_site
-from scripts.planning import cluster
+from scripts.planning import cluster, engine
 from scripts.planning.estimate import Estimate
 
 
@@ -70,6 +70,15 @@ def test_a_task_for_each_gpu(paper: Launch, nodes: int) -> None:
     assert {f"--nodes={nodes}", f"--ntasks={4 * nodes}", "--ntasks-per-node=4", "--gpus-per-node=4"} <= set(words)
     single = on(paper, 6, kind="a100-80gb", nodes=1, gpus=1)
     assert not {"mpi", "nodes", "tasks", "tasks_per_node"} & set(cluster.resources(single, "training", "runs"))
+
+
+def test_a_decomposition_has_the_threads_of_its_cpus(paper: Launch) -> None:
+    """Of 32; a rule without `threads` has one by itself, whatever the job has."""
+    asked = """python -c 'import os; print(os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"])'"""
+    command = f"export OMP_NUM_THREADS=1; {engine.Slurm().task(paper, 'spectra')}{asked}"
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "32 32"
+    assert "THREADS" not in engine.Slurm().task(paper, "evaluation")
 
 
 def test_gpu_hours_are_gpus_times_time(paper: Launch) -> None:
