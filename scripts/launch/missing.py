@@ -17,10 +17,10 @@ class Missing:
 
     Args:
         grid: the study.
-        store: where its products are.
+        store: where its products are; None: as if nothing were there.
     """
 
-    def __init__(self, grid: Grid, store: Store) -> None:
+    def __init__(self, grid: Grid, store: Store | None) -> None:
         self._grid = grid
         self._store = store
         self._made: dict[str, bool] = {}
@@ -38,16 +38,16 @@ class Missing:
             self._made[key] = (
                 all(self.is_made(Key(member)) for member in members)
                 if members
-                else self._store.is_made(key) or self._is_renamed(key)
+                else self._store is not None and (self._store.is_made(key) or self._is_renamed(key, self._store))
             )
         return self._made[key]
 
-    def _is_renamed(self, key: Key) -> bool:
+    def _is_renamed(self, key: Key, store: Store) -> bool:
         place = key.partition("/")[0]
         if place not in self._named:
-            self._named[place] = self._store.by_fingerprint(key)
+            self._named[place] = store.by_fingerprint(key)
         other = self._named[place].get(key.fingerprint, key)
-        if other == key or (manifest := self._store.read(other)) is None:
+        if other == key or (manifest := store.read(other)) is None:
             return False
         if canonical(manifest["spec"]) != canonical(self._grid.products[key].spec):
             return False
@@ -73,6 +73,17 @@ class Missing:
         waits_for = {read for member in self.members(key) for read in self._missing(self._grid.products[member].inputs)}
         # at family grain a run is made by its family
         return [read for read in product.inputs if waits_for & {read, *self._grid.products[read].members}]
+
+    def behind(self, jobs: Iterable[Key]) -> list[Key]:
+        """These jobs' products and all that have to be made before them, each once."""
+        found: dict[Key, None] = {}
+        waiting = list(jobs)
+        while waiting:
+            job = waiting.pop()
+            if job not in found:
+                found[job] = None
+                waiting += self.before(job)
+        return list(found)
 
     def jobs(self, block: str, keys: Iterable[Key]) -> list[Key]:
         """What the study's jobs have to write so that these products of a block's conditions are there.
