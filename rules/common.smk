@@ -14,6 +14,7 @@ from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
 from scripts.planning import budget, cluster, dryrun, engine, resilience, table
+from scripts.planning.estimate import Estimate
 from scripts.planning.failures import Failures
 from scripts.planning.progress import ProgressLines
 from scripts.common.errors import UserError
@@ -73,7 +74,8 @@ PLACES = {
     "spectra_family": "families/decomposed",
     "throughput": "throughput",
 }
-PROGRESS = ProgressLines(GRID, LAUNCH.store, PLACES)
+ESTIMATE = Estimate(GRID, LAUNCH.store)
+PROGRESS = ProgressLines(ESTIMATE, PLACES)
 
 
 def request_of_snakemake():
@@ -190,7 +192,7 @@ def products_of(jobs):
 
 def require_possible(products):
     """What ends a launch before anybody is asked for anything, and a dry-run behind its plan; returns GPU-hours."""
-    hours = cluster.gpu_hours(GRID, products, LAUNCH.store)
+    hours = cluster.gpu_hours(ESTIMATE, products)
     cluster.require_budget(hours, config.get(budget.KEY))
     return hours
 
@@ -214,7 +216,7 @@ def tell_plan(jobs):
         for job, after in zip(made, dryrun.after(workflow.dag, made))
     ]
     whole = [GRID.products[key] for key in WANTED.whole()]
-    plan = table.plan_of(GRID, LAUNCH.store, listed, whole, machine())
+    plan = table.plan_of(ESTIMATE, listed, whole, machine())
     lines = table.lines(plan, LAUNCH.store.root)
     if why := budget.unconfirmed(LAUNCH, plan.total.gpu_hours, config.get(budget.KEY), sys.argv[1:]):
         lines.append(f"Budget: {why}.")

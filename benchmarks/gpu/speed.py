@@ -30,7 +30,8 @@ from benchmarks.gpu.models import (
     peak_gigabytes,
 )
 from benchmarks.gpu.part import Bench
-from scripts.training.metrics import flops_per_token, peak_flops
+from scripts.common import devices
+from scripts.training.metrics import flops_per_token
 
 STATE_BYTES = 12  # of a trained parameter: its fp32 weight, gradient and momentum
 STATE_SHARE = 0.55  # of a device's memory, at most: activations and bf16 copies of weights need the rest
@@ -146,9 +147,9 @@ def speeds(bench: Bench, shape: Shape, goal: str, seconds: Mapping[str, float], 
         "tokens/s": speed, "tokens/s of the passes alone": tokens / seconds["passes"],
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
     }  # fmt: skip
-    peak = peak_flops(torch.cuda.get_device_name()) if bench.is_cuda else None
+    device = devices.known(torch.cuda.get_device_name()) if bench.is_cuda else None
     if flops is not None:
-        found |= {"TFLOP/s": speed * flops / 1e12, "MFU": speed * flops / peak if peak else None}
+        found |= {"TFLOP/s": speed * flops / 1e12, "MFU": speed * flops / device.bf16 if device else None}
     if goal in GOALS and not bench.tiny:
         found |= {"goal": GOALS[goal][0], "stretch": GOALS[goal][1], "reached": speed >= GOALS[goal][0]}
     return found

@@ -245,7 +245,7 @@ class Wanted:
 
     def whole(self) -> list[Key]:
         """The products whose jobs what was asked for would wait for if neither the store nor results had anything."""
-        nothing = Missing(self._launch.grid, None)
+        nothing = Missing(self._launch.grid, ())
         return nothing.behind(self._asked_jobs(nothing, from_nothing=True))
 
     def _asked_jobs(self, missing: Missing, *, from_nothing: bool = False) -> Iterable[Key]:

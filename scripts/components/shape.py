@@ -59,6 +59,14 @@ class Shape:
         )
 
     @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """Rows and columns of the linear matrices of the layers, as a Llama has them: each in all layers in turn."""
+        width, inner = self.hidden_size, self.intermediate_size
+        queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        attention = [(queries, width), (keys, width), (keys, width), (width, queries)]
+        return [*attention, (inner, width), (inner, width), (width, inner)] * self.num_hidden_layers
+
+    @property
     def cache_bytes(self) -> int:
         """Of a token whose keys and values are kept in every layer."""
         return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * self.item_bytes

@@ -20,7 +20,7 @@ from scripts.common.files import atomic_path
 from scripts.components.making import not_locked
 from scripts.launch import chosen
 from scripts.launch.arithmetic import make_strict
-from scripts.launch.site import load_site
+from scripts.launch.site import load_site, require_devices
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key, Product
 from scripts.plan.specs import code_behind
@@ -29,7 +29,7 @@ from scripts.store.fingerprint import canonical
 from scripts.store.store import Store
 from scripts.study import datalock
 from scripts.study.load import load_study
-from scripts.study.schema import Study
+from scripts.study.schema import Devices, Study
 
 RESULTS = "results"
 STUDIES = f"{RESULTS}/studies"
@@ -124,7 +124,13 @@ def _hashes_now(modules: tuple[str, ...]) -> dict[str, str]:
     return module_hashes(modules)
 
 
-def new_launch(study: str, store: object, grain: str | None = None, results: str = RESULTS) -> Launch:
+def new_launch(
+    study: str,
+    store: object,
+    grain: str | None = None,
+    results: str = RESULTS,
+    devices: Mapping[str, Any] | None = None,
+) -> Launch:
     """A launch of a study as its files are now, its names all computed (so every mistake shows here).
 
     Args:
@@ -132,6 +138,7 @@ def new_launch(study: str, store: object, grain: str | None = None, results: str
         store: the store's directory as it is said, or None for that of the site, or else the one in the checkout.
         grain: instead of the study's; see `Study.grain`.
         results: see `Launch.results`.
+        devices: instead of the study's and the site's; see `Resources.devices`.
 
     Raises:
         UserError: one sentence: file, key, what is wrong, what is allowed.
@@ -140,9 +147,12 @@ def new_launch(study: str, store: object, grain: str | None = None, results: str
     for entry in code.values():
         entry["hashes"] = module_hashes(entry["modules"])
     site = load_site()
+    loaded = load_study(study)
+    if said := devices or site.devices:
+        loaded = loaded.model_copy(update={"resources": loaded.resources.on(Devices.model_validate(said))})
     launch = Launch(
         name=study,
-        study=load_study(study).model_dump(mode="json") | ({"grain": grain} if grain else {}),
+        study=loaded.model_dump(mode="json") | ({"grain": grain} if grain else {}),
         code=code,
         data_lock=datalock.read(),
         store_root=chosen.store_of(store, site),
@@ -205,7 +215,7 @@ def begin(config: Mapping[str, Any], root: str, command: Sequence[str], *, is_he
     if launch is None or (is_head and launch.head != os.getpid()):
         _check(config)
         name, results = _named(command) or (chosen.study_of(config.get("study")), RESULTS)
-        launch = new_launch(name, chosen.store_in(config), config.get("grain"), results)
+        launch = new_launch(name, chosen.store_in(config), config.get("grain"), results, config.get("devices"))
         chosen.say_if_new(launch.store_root)
         launch.freeze()
         if launch.results != RESULTS:
@@ -234,7 +244,7 @@ def _link(link: Path, store: Path) -> None:
 
 def _check(config: Mapping[str, Any]) -> None:
     """Raises UserError where a key is none of those that `--config` knows, or has a value that it cannot have."""
-    known = ("study", "store", "grain", "cluster", "on_live_jobs", "budget_gpu_hours")
+    known = ("study", "store", "grain", "cluster", "on_live_jobs", "budget_gpu_hours", "devices")
     if unknown := sorted(set(config) - set(known)):
         raise UserError(f"--config: unknown key {', '.join(unknown)}; allowed are {', '.join(known)}")
     for key, allowed in (
@@ -247,6 +257,8 @@ def _check(config: Mapping[str, Any]) -> None:
     budget = config.get("budget_gpu_hours", 0)
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 <= budget < math.inf:
         raise UserError(f"--config: budget_gpu_hours must be a number of hours, not {budget!r}")
+    if "devices" in config:
+        require_devices(config["devices"], "--config: devices")
 
 
 def _put_first(variable: str, directory: str) -> None:

@@ -4,7 +4,7 @@ The only reason to make a product is that it is missing. So a job waits for thos
 too: what is there is no input, nothing above it can have it made again, and its timestamp never counts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key
@@ -17,10 +17,10 @@ class Missing:
 
     Args:
         grid: the study.
-        store: where its products are; None: as if nothing were there.
+        store: where its products are, or the keys of those that are to count as made.
     """
 
-    def __init__(self, grid: Grid, store: Store | None) -> None:
+    def __init__(self, grid: Grid, store: Store | Collection[str]) -> None:
         self._grid = grid
         self._store = store
         self._made: dict[str, bool] = {}
@@ -36,11 +36,14 @@ class Missing:
         if key not in self._made:
             members = self._grid.products[key].members and self._grid.products[key].spec["members"]
             self._made[key] = (
-                all(self.is_made(Key(member)) for member in members)
-                if members
-                else self._store is not None and (self._store.is_made(key) or self._is_renamed(key, self._store))
+                all(self.is_made(Key(member)) for member in members) if members else self._is_in_store(key)
             )
         return self._made[key]
+
+    def _is_in_store(self, key: Key) -> bool:
+        if isinstance(self._store, Collection):
+            return key in self._store
+        return self._store.is_made(key) or self._is_renamed(key, self._store)
 
     def _is_renamed(self, key: Key, store: Store) -> bool:
         place = key.partition("/")[0]

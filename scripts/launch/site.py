@@ -9,12 +9,18 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import ValidationError
+
 from scripts.common.errors import UserError
 from scripts.common.files import project, read_yaml
+from scripts.study.load import sentence
+from scripts.study.schema import Devices
 
 SITE = project("profiles/slurm/site.yaml")
 VARIABLE = "FORGETTING_{}"
@@ -53,6 +59,8 @@ class Site:
     """Where jobs without a GPU run; without it, in `partition`."""
     gpu_type: str | None = None
     """How SLURM calls the GPUs that are wanted; `none` for any."""
+    devices: dict[str, Any] | None = None
+    """What training runs on, instead of what the study says: `{kind: a100-80gb, nodes: 2, gpus: 4}`."""
     qos: str | None = None
     """Quality of service of the jobs in `partition`, and so the next two: a `cpu_partition` has neither."""
     constraint: str | None = None
@@ -126,6 +134,9 @@ def _parsed(name: str, text: str) -> Any:
             return float(text)
         except ValueError:
             return text
+    if name == "devices":
+        with suppress(yaml.YAMLError):
+            return yaml.safe_load(text)
     if name == "environment":
         try:
             words = [word.partition("=") for word in shlex.split(text)]
@@ -149,11 +160,21 @@ def _checked(name: str, value: Any, where: str) -> Any:
         ):
             raise UserError(f"{where}: must map names of variables to text or numbers, not {value!r}")
         return {key: str(word) for key, word in value.items()}
+    elif name == "devices":
+        return require_devices(value, where)
     elif not isinstance(value, str) or not value:
         raise UserError(f"{where}: must be text, not {value!r}")
     elif name == "extra":
         _require_extra(value, where)
     return value
+
+
+def require_devices(value: Any, where: str) -> dict[str, Any]:
+    """What is said of `Resources.devices`, in full; raises UserError, which begins with `where`, where it is wrong."""
+    try:
+        return Devices.model_validate(value).model_dump()
+    except ValidationError as error:
+        raise UserError(f"{where}: {sentence(error, Devices, 'devices')}") from None
 
 
 def _require_extra(text: str, where: str) -> None:

@@ -12,14 +12,14 @@ from scripts.launch.launch import Launch
 from scripts.launch.site import Site
 from scripts.plan.grid import Grid
 from scripts.plan.product import Product
-from scripts.planning.estimate import seconds
-from scripts.store.store import Store
+from scripts.planning.estimate import Estimate
 from scripts.study.schema import Job, TrainingJob
 
 _SPARE = 1.5
 """Times the expected time of training is asked for at the first attempt; the expectation is only one."""
 _LEAST_MINUTES = 10
 """To ask for less gets nothing started sooner."""
+TRAINING = "training"
 _KINDS = {
     "rows": "data",
     "overlaps": "data",
@@ -52,20 +52,20 @@ def resources(launch: Launch, kind: str, place: str = "") -> dict[str, Any]:
         place: of the store, for training: its jobs ask for less than the table's minutes where they need less.
     """
     job, site = _job(launch.grid, kind), Site(**launch.site)
+    nodes, gpus = _devices(launch.grid, kind)
     asked: dict[str, Any] = {
         "cpus_per_task": job.cpus,
         "mem_mb": 1024 * job.memory_gb,
-        "runtime": _minutes(launch.grid, place) if place else job.minutes,
+        "runtime": _minutes(launch, place) if place else job.minutes,
     }
-    if job.gpus:
-        asked["gres"] = ":".join(["gpu", *filter(None, [site.asked("gpu_type")]), str(job.gpus)])
-    if _tasks(job) > 1:
+    if gpus:
+        asked["gres"] = ":".join(["gpu", *filter(None, [site.asked("gpu_type")]), str(gpus)])
+    if (tasks := _tasks(launch.grid, kind)) > 1:
         # The executor wraps a job without `mpi` into a step of one task, takes `tasks` for those of a GPU, and refuses
         # one task a node under that name. Their sum alone would let SLURM put more of them on one node than on another.
-        nodes = _nodes(job)
-        each = {"tasks": nodes} if _tasks(job) == nodes else {"tasks_per_node": _tasks(job) // nodes}
+        each = {"tasks": nodes} if tasks == nodes else {"tasks_per_node": tasks // nodes}
         asked |= {"mpi": "srun", "nodes": nodes, "tasks_per_gpu": 0, **each}
-    return asked | _places(site, has_gpus=bool(job.gpus))
+    return asked | _places(site, has_gpus=bool(gpus))
 
 
 def _places(site: Site, *, has_gpus: bool) -> dict[str, str]:
@@ -92,11 +92,11 @@ def step(launch: Launch, kind: str) -> str:
     Training is the direct task of a step, a task for each device: SLURM sends its signals to direct tasks alone, and a
     Snakemake between them would keep them. Before that it waits for a controller that is away, as `srun` does not.
     """
-    job = _job(launch.grid, kind)
-    if not isinstance(job, TrainingJob):
+    if kind != TRAINING:
         return ""
-    words = [f"--nodes={job.nodes}", f"--ntasks={_tasks(job)}", f"--ntasks-per-node={job.processes}"]
-    words += [f"--cpus-per-task={job.cpus}", *([f"--gpus-per-node={job.gpus}"] if job.gpus else [])]
+    job, devices = _job(launch.grid, kind), launch.grid.study.resources.devices
+    words = [f"--nodes={devices.nodes}", f"--ntasks={devices.count}", f"--ntasks-per-node={devices.processes}"]
+    words += [f"--cpus-per-task={job.cpus}", *([f"--gpus-per-node={devices.gpus}"] if devices.gpus else [])]
     return f"python -m scripts.planning.slurm && srun --overlap --kill-on-bad-exit=1 {' '.join(words)} "
 
 
@@ -111,22 +111,30 @@ def deadline(launch: Launch, minutes: int) -> int:
     return 60 * minutes - 2 * launch.grid.study.resources.startup_seconds
 
 
-def gpu_hours(grid: Grid, products: Iterable[Product], store: Store) -> float:
+def gpu_hours(estimate: Estimate, products: Iterable[Product]) -> float:
     """What it takes to make `products`, but for their members that are in the store: GPUs times the expected time."""
     products = list(products)
-    made = store.made(key for product in products for key in product.members)
-    rows = [(product, row) for product in products if (row := _row(product))]
+    made = estimate.store.made(key for product in products for key in product.members)
     return math.fsum(
-        _nodes(job) * job.gpus * seconds(grid, product, made) / 3600
-        for product, row in rows
-        if (job := _job(grid, row))
+        gpus * estimate.seconds(product, made) / 3600
+        for product in products
+        if (gpus := devices_of(estimate.grid, product))
     )
+
+
+def devices_of(grid: Grid, product: Product) -> int:
+    """GPUs of the job that makes a product, on all of its nodes."""
+    row = _row(product)
+    if row is None:
+        return 0
+    nodes, gpus = _devices(grid, row)
+    return nodes * gpus
 
 
 def require_ready(launch: Launch, products: Iterable[Product]) -> None:
     """Raises UserError where the cluster's facts are missing without which `products` cannot be made there."""
     rows = {row for product in products if (row := _row(product))}
-    gpus = any(_job(launch.grid, row).gpus for row in rows)
+    gpus = any(_devices(launch.grid, row)[1] for row in rows)
     Site(**launch.site).require(["account", "partition", "gpu_type"] if gpus else ["account", "partition"])
 
 
@@ -147,19 +155,24 @@ def _row(product: Product) -> str | None:
     return _KINDS.get("judged" if product.is_judged else product.kind)
 
 
-def _nodes(job: Job | TrainingJob) -> int:
-    return job.nodes if isinstance(job, TrainingJob) else 1
+def _devices(grid: Grid, kind: str) -> tuple[int, int]:
+    """Nodes of a job, and GPUs of a node."""
+    if kind == TRAINING:
+        return grid.study.resources.devices.nodes, grid.study.resources.devices.gpus
+    job = _job(grid, kind)
+    assert isinstance(job, Job)
+    return 1, job.gpus
 
 
-def _tasks(job: Job | TrainingJob) -> int:
-    return job.nodes * job.processes if isinstance(job, TrainingJob) else 1
+def _tasks(grid: Grid, kind: str) -> int:
+    return grid.study.resources.devices.count if kind == TRAINING else 1
 
 
-def _minutes(grid: Grid, place: str) -> Any:
-    table = grid.study.resources
+def _minutes(launch: Launch, place: str) -> Any:
+    table, estimate = launch.grid.study.resources, Estimate(launch.grid, launch.store)
 
     def minutes(wildcards: Any, attempt: int) -> int:
-        expected = seconds(grid, grid.find(f"{place}/{wildcards.key}"), set())
+        expected = estimate.seconds(launch.grid.find(f"{place}/{wildcards.key}"), set())
         needed = math.ceil((attempt * _SPARE * expected + 2 * table.startup_seconds) / 60)
         return min(max(needed, _LEAST_MINUTES), table.jobs.training.minutes)
 

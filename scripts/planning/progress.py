@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.plan.grid import Grid
 from scripts.plan.product import Product
 from scripts.planning import disk
-from scripts.planning.estimate import seconds
+from scripts.planning.estimate import Estimate
 from scripts.planning.reports import spoken
-from scripts.store.store import Store
 
 
 @dataclass
@@ -19,13 +17,11 @@ class ProgressLines(logging.Handler):
     """Listens to the workflow's log records and adds its own lines to the same log.
 
     Attributes:
-        grid: the study's products.
-        store: which of them exist already.
+        estimate: of the study's products, and which of them exist already.
         places: rule name to the directory of the store that it fills; rules that fill none are absent.
     """
 
-    grid: Grid
-    store: Store
+    estimate: Estimate
     places: dict[str, str]
     _estimates: dict[int, float] = field(default_factory=dict)
     _names: dict[int, str] = field(default_factory=dict)
@@ -44,7 +40,7 @@ class ProgressLines(logging.Handler):
         """Says what jobs a cluster will be given; how long they take depends on its queue, so nothing more is said."""
         jobs = list(jobs)
         if jobs:
-            logger.info(f"Study {self.grid.name}: {len(jobs)} jobs, about {gpu_hours:,.1f} GPU-hours.")
+            logger.info(f"Study {self.estimate.grid.name}: {len(jobs)} jobs, about {gpu_hours:,.1f} GPU-hours.")
             products = [product for job in jobs if (product := self._product(job))]
             self._tell_room(products, self._made(), at_once or 1, logger)
 
@@ -54,7 +50,7 @@ class ProgressLines(logging.Handler):
         products = []
         for job in jobs:
             product = self._product(job)
-            self._estimates[job.jobid] = seconds(self.grid, product, made) if product else 1.0
+            self._estimates[job.jobid] = self.estimate.seconds(product, made) if product else 1.0
             products += [product] if product else []
             what = product.name.split("/", 1)[1] if product else getattr(job.wildcards, "name", "")
             self._names[job.jobid] = f"{job.rule.name} {what}".strip()
@@ -64,20 +60,24 @@ class ProgressLines(logging.Handler):
         if self._estimates:
             total = sum(self._estimates.values())
             logger.info(
-                f"Study {self.grid.name}: {len(self._estimates)} jobs, "
+                f"Study {self.estimate.grid.name}: {len(self._estimates)} jobs, "
                 f"about {spoken(total / self._cores)} on {self._cores} cores."
             )
             self._tell_room(products, made, self._cores, logger)
             logger.addHandler(self)
 
     def _product(self, job: Any) -> Product | None:
-        return self.grid.products.get(f"{self.places.get(job.rule.name)}/{getattr(job.wildcards, 'key', None)}")
+        return self.estimate.grid.products.get(
+            f"{self.places.get(job.rule.name)}/{getattr(job.wildcards, 'key', None)}"
+        )
 
     def _made(self) -> set[str]:
-        return self.store.made(product.key for product in self.grid)
+        return self.estimate.store.made(product.key for product in self.estimate.grid)
 
     def _tell_room(self, products: list[Product], made: set[str], at_once: int, logger: logging.Logger) -> None:
-        for line in disk.sentences(disk.forecast(self.grid, products, made, at_once), self.store.root):
+        for line in disk.sentences(
+            disk.forecast(self.estimate.grid, products, made, at_once), self.estimate.store.root
+        ):
             logger.info(line)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -17,7 +17,7 @@ from scripts.launch.command import launch_options
 from scripts.launch.launch import Launch, launch_by_hand
 from scripts.plan.product import Product
 from scripts.planning import cluster, engine
-from scripts.planning.estimate import seconds
+from scripts.planning.estimate import Estimate
 from scripts.planning.reports import FRESH_SECONDS, aligned, last_lines, last_report, spoken
 from scripts.planning.slurm import QueuedJob
 from scripts.store.locks import Holder, holder
@@ -196,8 +196,9 @@ def _rest(launch: Launch, now: Status) -> str:
         families = [product for product in grid if product.members and not made.issuperset(product.members)]
         members = {key for family in families for key in family.members}
         jobs = [*families, *(product for product in left if product.key not in members)]
-    hours = sum(seconds(grid, job, made) for job in jobs) / 3600
-    gpu_hours = cluster.gpu_hours(grid, jobs, launch.store)
+    estimate = Estimate(grid, launch.store)
+    hours = sum(estimate.seconds(job, made) for job in jobs) / 3600
+    gpu_hours = cluster.gpu_hours(estimate, jobs)
     return (
         f"Left to make: {len(left)} products in {len(jobs)} jobs. By the study's `resources` they take "
         f"{hours:,.1f} hours one after another, and {gpu_hours:,.1f} GPU-hours on a cluster."

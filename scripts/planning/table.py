@@ -18,9 +18,8 @@ from scripts.plan.grid import Grid
 from scripts.plan.product import Product
 from scripts.planning import cluster, disk
 from scripts.planning.disk import Forecast
-from scripts.planning.estimate import _training_tokens, seconds
+from scripts.planning.estimate import Estimate
 from scripts.planning.reports import aligned, spoken
-from scripts.store.store import Store
 
 DRAWN = "figures"
 """The stage of what is no product of the store: figures, tables and pages."""
@@ -38,6 +37,7 @@ _FETCHED = {
 }
 """What the keys of ``config/data.lock`` begin with that are downloaded."""
 _DRAWING_SECONDS = 1.0
+_HOURS = ("GPU-hours", "CPU-hours")
 _SHOWN = 8
 _NAMED = 2
 """Of what is downloaded or not locked, as many are named in a line."""
@@ -124,66 +124,77 @@ class Plan:
         return sum(self.stages.values(), NOTHING)
 
 
-def plan_of(grid: Grid, store: Store, jobs: Sequence[Job], whole: Iterable[Product], machine: Machine) -> Plan:
+def plan_of(estimate: Estimate, jobs: Sequence[Job], whole: Iterable[Product], machine: Machine) -> Plan:
     """The plan of jobs that are going to run.
 
     Args:
-        grid: the study.
-        store: what of families is in it is not made again.
+        estimate: of the study; what of families is in its store is not made again.
         jobs: in any order.
         whole: the products whose jobs would run if nothing were in the store.
         machine: what the jobs run on.
     """
+    grid = estimate.grid
     products = [job.product for job in jobs if job.product]
-    made = store.made(key for product in products for key in product.members or (product.key,))
-    amounts = [amount(grid, job.product, made, machine) for job in jobs]
+    made = estimate.store.made(key for product in products for key in product.members or (product.key,))
+    durations = [estimate.seconds(job.product, made) if job.product else _DRAWING_SECONDS for job in jobs]
+    costs = [
+        _amount(estimate, job.product, made, machine, duration) for job, duration in zip(jobs, durations, strict=True)
+    ]
     stages: dict[str, Amount] = defaultdict(Amount)
     groups: dict[str, Amount] = defaultdict(Amount)
-    for job, cost in zip(jobs, amounts, strict=True):
+    coming: dict[str, Amount] = {}
+    for job, cost in zip(jobs, costs, strict=True):
         stages[stage(job.product)] += cost
-        if job.product and (group := _group(grid, job.product)):
-            groups[group] += cost
-    coming = {product.key for product in products}
-    full: dict[str, Amount] = {product.key: amount(grid, product, set(), machine) for product in whole}
-    planned = [cost for job, cost in zip(jobs, amounts, strict=True) if job.product and job.product.key in full]
+        if job.product:
+            coming[job.product.key] = cost
+            if group := _group(grid, job.product):
+                groups[group] += cost
     price = grid.study.resources.gpu_hour_price
     return Plan(
         study=grid.name,
         stages={name: stages[name] for name in STAGES if name in stages},
         groups=dict(groups),
-        wall_seconds=wall_seconds(
-            [_job_seconds(grid, job.product, made) for job in jobs], [job.after for job in jobs], machine.at_once
-        ),
+        wall_seconds=wall_seconds(durations, [job.after for job in jobs], machine.at_once),
         machine=machine,
         disk=disk.forecast(grid, products, made, machine.at_once),
         downloads=downloads(grid, products),
-        in_store=_less(full, coming, planned),
+        in_store=_in_store(estimate, whole, coming, machine),
         unlocked=sorted({grid.unlocked[key] for key in coming if key in grid.unlocked}),
         price=(price.amount, price.currency) if price else None,
     )
 
 
-def _less(full: Mapping[str, Amount], coming: Collection[str], planned: Iterable[Amount]) -> Amount:
-    whole, left = sum(full.values(), NOTHING), sum(planned, NOTHING)
-    return Amount(
-        sum(key not in coming for key in full),
-        max(0.0, whole.gpu_hours - left.gpu_hours),
-        max(0.0, whole.cpu_hours - left.cpu_hours),
-        max(0.0, whole.tokens - left.tokens),
-    )
+def _in_store(estimate: Estimate, whole: Iterable[Product], coming: Mapping[str, Amount], machine: Machine) -> Amount:
+    """What the jobs of `whole` cost less than they would from nothing; `coming` are the costs of those that run."""
+    there = NOTHING
+    for product in whole:
+        if product.key not in coming:
+            there += amount(estimate, product, machine)
+        elif product.members:  # of which some may be there
+            full, left = amount(estimate, product, machine), coming[product.key]
+            there += Amount(
+                0, full.gpu_hours - left.gpu_hours, full.cpu_hours - left.cpu_hours, full.tokens - left.tokens
+            )
+    return there
 
 
-def amount(grid: Grid, product: Product | None, made: Collection[str], machine: Machine) -> Amount:
-    """What the job of a product costs when the members in `made` are there; None: that of a figure, table or page."""
-    hours = _job_seconds(grid, product, made) / 3600
-    gpus = _gpus(grid, product) if product else 0
+def amount(estimate: Estimate, product: Product, machine: Machine) -> Amount:
+    """What the job of a product costs that makes all of it."""
+    return _amount(estimate, product, (), machine, estimate.seconds(product, set()))
+
+
+def _amount(
+    estimate: Estimate, product: Product | None, made: Collection[str], machine: Machine, duration: float
+) -> Amount:
+    grid = estimate.grid
+    gpus = cluster.devices_of(grid, product) if product else 0
     cpus = _cpus(grid, product) if product and machine.is_cluster else 1
     members = [grid.products[key] for key in product.members] or [product] if product else []
     return Amount(
         jobs=1,
-        gpu_hours=gpus * hours,
-        cpu_hours=0.0 if gpus else cpus * hours,
-        tokens=math.fsum(_tokens(grid, member) for member in members if member.key not in made),
+        gpu_hours=gpus * duration / 3600,
+        cpu_hours=0.0 if gpus else cpus * duration / 3600,
+        tokens=math.fsum(_tokens(estimate, member) for member in members if member.key not in made),
     )
 
 
@@ -194,30 +205,20 @@ def stage(product: Product | None) -> str:
     return "judging" if product.is_judged else _STAGES[product.kind]
 
 
-def _job_seconds(grid: Grid, product: Product | None, made: Collection[str]) -> float:
-    return seconds(grid, product, set(made)) if product else _DRAWING_SECONDS
-
-
-def _gpus(grid: Grid, product: Product) -> int:
-    row = cluster._row(product)
-    job = cluster._job(grid, row) if row else None
-    return cluster._nodes(job) * job.gpus if job else 0
-
-
 def _cpus(grid: Grid, product: Product) -> int:
     """The CPUs that a cluster gives a job without a GPU; one where it runs beside Snakemake."""
     if product.key in grid.outside or product.kind in ("records", "tokenizer"):
         return 1
-    cpus: int = getattr(grid.study.resources.jobs, stage(product)).cpus
-    return cpus
+    resources = grid.study.resources
+    cpus: int = getattr(resources.jobs, stage(product)).cpus
+    return cpus * (resources.devices.count if stage(product) == cluster.TRAINING else 1)
 
 
-def _tokens(grid: Grid, product: Product) -> float:
-    if product.kind in ("leg", "run"):
-        return _training_tokens(grid, product)
+def _tokens(estimate: Estimate, product: Product) -> float:
+    """That are trained on, of the base model too; 0 where nobody can know yet."""
     if product.kind == "model":
-        return float(grid.study.model.tokens_to_train(product.key) or 0)
-    return 0.0
+        return float(estimate.grid.study.model.tokens_to_train(product.key) or 0)
+    return estimate.tokens(product) or 0.0
 
 
 def _group(grid: Grid, product: Product) -> str | None:
@@ -302,18 +303,19 @@ def lines(plan: Plan, root: Path) -> list[str]:
             "What is trained and measured, by setting and method, the dearest first:",
             *_table([*shown, *rest]),
         ]
-    text += ["", *_in_store(plan), f"Wall time: about {spoken(plan.wall_seconds)} with {plan.machine.words}."]
+    text += ["", _there(plan), f"Wall time: about {spoken(plan.wall_seconds)} with {plan.machine.words}."]
     text += disk.sentences(plan.disk, root)
     text += [*_downloads(plan.downloads), *_money(plan), *_unlocked(plan)]
     return text
 
 
 def _table(rows: Iterable[tuple[str, Amount]]) -> list[str]:
-    head = ("", "jobs", "GPU-hours", "CPU-hours", "tokens")
-    return aligned([head, *((name, *_cells(cost)) for name, cost in rows)])
+    head = ("", "jobs", *_HOURS, "tokens")
+    return aligned([head, *((name, *cells(cost)) for name, cost in rows)])
 
 
-def _cells(cost: Amount) -> tuple[str, ...]:
+def cells(cost: Amount) -> tuple[str, ...]:
+    """Jobs, GPU-hours, CPU-hours and tokens, each as a table has it."""
     hours = (spoken_hours(value) if value else "-" for value in _hours(cost))
     return (f"{cost.jobs:,}", *hours, spoken_tokens(cost.tokens) if cost.tokens else "-")
 
@@ -335,14 +337,12 @@ def spoken_tokens(tokens: float) -> str:
     return f"{tokens:.0f}"
 
 
-def _in_store(plan: Plan) -> list[str]:
+def _there(plan: Plan) -> str:
     there = plan.in_store
     if not there.jobs and there.gpu_hours + there.cpu_hours < 0.005:
-        return ["In the store: nothing of it yet."]
-    return [
-        f"In the store, and not counted: {there.jobs:,} jobs, {spoken_hours(there.gpu_hours)} GPU-hours, "
-        f"{spoken_hours(there.cpu_hours)} CPU-hours."
-    ]
+        return "In the store: nothing of it yet."
+    hours = [f"{spoken_hours(value)} {name}" for name, value in zip(_HOURS, _hours(there), strict=True) if value]
+    return f"In the store, and not counted: {', '.join([f'{there.jobs:,} jobs', *hours])}."
 
 
 def _downloads(found: Sequence[Download]) -> list[str]:

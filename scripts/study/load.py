@@ -39,7 +39,7 @@ def load_study(name: str, directory: Path = STUDIES, lock: Mapping[str, Any] | N
         entries = datalock.read() if lock is None else lock
         return Study.model_validate(data, context={FILE_IS_READ: True, **entries})
     except ValidationError as error:
-        raise UserError(f"{_study_path(name, directory)}: {_sentence(error)}") from error
+        raise UserError(f"{_study_path(name, directory)}: {sentence(error)}") from error
 
 
 def accepted_path(name: str, directory: Path = STUDIES) -> Path:
@@ -124,11 +124,16 @@ def read_accepted(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return settings  # type: ignore[return-value]
 
 
-def _sentence(error: ValidationError) -> str:
-    """The first thing that is wrong: its key, what is wrong, what is allowed; and how many more there are."""
+def sentence(error: ValidationError, kind: type[BaseModel] = Study, called: str = "a study") -> str:
+    """The first thing that is wrong: its key, what is wrong, what is allowed; and how many more there are.
+
+    Args:
+        kind: what was validated.
+        called: what it is for a person.
+    """
     details = error.errors(include_url=False)
     first = details[0]
-    keys = _keys(first["loc"], Study)
+    keys = _keys(first["loc"], kind)
     if keys and keys[-1] == "[key]":
         keys.pop()
     value = first.get("input")
@@ -137,7 +142,7 @@ def _sentence(error: ValidationError) -> str:
         case "missing":
             what = "is missing"
         case "extra_forbidden":
-            what = "is not a key of a study"
+            what = f"is not a key of {called}"
             keys_here = first["loc"][-1]
             what += f" (it says {keys_here}: {_short(value)})"
         case "float_type" | "int_type" if isinstance(value, str):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common.commands import python_command, snakemake_command
+from scripts.common.devices import CPU, DEVICES
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path, project, read_object
 from scripts.common.quantities import format_tokens
@@ -81,8 +82,6 @@ LEAST_STEPS = 20
 BYTES_OF_TOKEN = 4
 """Of English in today's vocabularies. It decides nothing but defaults that can be edited."""
 LONGEST_ROW, DOCUMENT_ROW, LARGEST_BATCH = 2048, 1024, 32
-GUESSED = {"cpu": 300, "gpu": 3000}
-"""Tokens a second, for estimates alone."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,12 @@ QUESTIONS = (
         "held-out.jsonl",
     ),
     Question("keep", f"What must it not forget? Tasks of {', '.join(TASKS)}, or a file of texts.", KEPT, KEPT),
-    Question("device", "On what, and for how many hours at most? `cpu`, `gpu` or a number of GPUs.", "gpu 24"),
+    Question(
+        "device",
+        f"On what, and for how many hours at most? `cpu`, or a kind of GPU ({', '.join(list(DEVICES)[:-1])}), "
+        "several as `8xh100-80gb`.",
+        "rtx-4090 24",
+    ),
 )
 
 
@@ -210,7 +214,7 @@ scale: own
 grain: family
 seeds: [0]   # [0, 1, 2] trains everything three times, and figures show the spread
 data_seed: 0
-precision: {"bf16" if kind == "gpu" else "fp32"}
+precision: {"bf16" if gpus else "fp32"}
 
 datasets:
 {_block(datasets)}
@@ -234,12 +238,11 @@ evaluation:
 {_block({"tasks": asked} if asked else {}, 2)}{chr(10) * bool(asked)}\
 {_block({"forgetting": forgetting, **kept}, 2)}
 
-resources:   # guesses, for estimates of time alone, and what a cluster is asked for
-  tokens_per_second: {GUESSED[kind] * max(gpus, 1)}
-  evaluation_seconds: 300
+resources:   # for estimates of time, and what a cluster is asked for
+  devices: {{kind: {kind}, gpus: {gpus}}}
   startup_seconds: 30
   checkpoint_seconds: 600
-  jobs: {{training: {{gpus: {gpus}, minutes: {math.ceil(60 * answers.hours)}}}, evaluation: {{gpus: {min(gpus, 1)}}}}}
+  jobs: {{training: {{minutes: {math.ceil(60 * answers.hours)}}}, evaluation: {{gpus: {min(gpus, 1)}}}}}
 """
 
 
@@ -318,12 +321,14 @@ def _held_out(option: str, said: str, train: Records) -> Records:
 
 
 def _device(said: str) -> tuple[str, int]:
-    """`cpu` or `gpu`, and how many GPUs."""
-    if said == "cpu":
-        return "cpu", 0
-    if said == "gpu" or re.fullmatch(r"[1-9][0-9]{0,3}", said):
-        return "gpu", 1 if said == "gpu" else int(said)
-    raise UserError(f"--device {said}: must be `cpu`, `gpu`, or a number of GPUs")
+    """The kind of device, and how many GPUs."""
+    many, _, kind = said.partition("x") if re.match(r"[1-9][0-9]{0,3}x", said) else ("1", "", said)
+    if kind not in DEVICES or (kind == CPU and many != "1"):
+        raise UserError(
+            f"--device {said}: must be `{CPU}` or a kind of GPU, one or several (`8xh100-80gb`); the kinds are "
+            f"{', '.join(name for name in DEVICES if name != CPU)}"
+        )
+    return kind, 0 if kind == CPU else int(many)
 
 
 def _cpt(train: Records, context: int) -> dict[str, Any]:

@@ -7,10 +7,11 @@ name that one key uses must be declared by another.
 import re
 from collections.abc import Iterable, Iterator
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
 
+from scripts.common.devices import CPU, DEVICES
 from scripts.common.quantities import format_tokens, parse_tokens
 from scripts.components.foreign import LmEval
 from scripts.components.forms import Document, Form, Instruction, Use
@@ -452,7 +453,9 @@ class Throughput(Part):
     steps: Count = field("how many are timed, after one that is not", unit="optimizer steps", paper="not said")
 
 
-class _Asked(Part):
+class TrainingJob(Part):
+    """What a training job asks a cluster for beside `devices`. Local runs do not read it."""
+
     cpus: Count = field("CPUs of a process", default=2)
     memory_gb: Count = field("memory of a node", default=8, unit="GiB")
     minutes: Count = field(
@@ -460,28 +463,52 @@ class _Asked(Part):
     )
 
 
-class Job(_Asked):
+class Job(TrainingJob):
     """What a kind of job asks a cluster for: one process on one node. Local runs do not read it."""
 
-    gpus: Annotated[int, Field(ge=0, le=1)] = field("GPUs of the process", default=0)
+    gpus: Annotated[int, Field(ge=0, le=1)] = field("GPUs of the process, of the kind that `devices` says", default=0)
 
 
 class EvaluationJob(Job):
     """What an evaluation asks a cluster for: a process for each GPU of one node. Local runs do not read it."""
 
-    gpus: Annotated[int, Field(ge=0, le=64)] = field("GPUs, which share the items", default=0)
+    gpus: Annotated[int, Field(ge=0, le=64)] = field(
+        "GPUs of the kind that `devices` says, which share the items", default=0
+    )
 
 
-class TrainingJob(_Asked):
-    """What a training job asks a cluster for: a process for each GPU, or for each node. Local runs do not read it."""
+if TYPE_CHECKING:
+    _Kind: TypeAlias = str
+else:
+    _Kind = Literal[*DEVICES]
 
+
+class Devices(Part):
+    """What a training job runs on: a process for each GPU or, without any, for each node."""
+
+    kind: _Kind = field("which device; estimates of time go by it, and whether jobs fit into its memory")
     nodes: Count = field("how many nodes", default=1)
     gpus: Annotated[int, Field(ge=0, lt=2**31)] = field("GPUs of a node", default=0)
+
+    @model_validator(mode="after")
+    def _gpus_are_of_a_kind(self) -> Self:
+        if (self.kind == CPU) != (self.gpus == 0):
+            raise ValueError(
+                f"gpus: must be 0 where kind is {CPU}"
+                if self.gpus
+                else f"gpus: must be above 0 where kind is {self.kind}"
+            )
+        return self
 
     @property
     def processes(self) -> int:
         """Of one node."""
         return max(self.gpus, 1)
+
+    @property
+    def count(self) -> int:
+        """GPUs in all, or CPUs where there are none."""
+        return self.nodes * self.processes
 
 
 class Jobs(Part):
@@ -490,7 +517,8 @@ class Jobs(Part):
     data: Job = field("makes the rows that training reads", default=Job())
     models: Job = field("makes the base model", default=Job())
     training: TrainingJob = field(
-        "trains a leg, a branch or a run; less time than `minutes` is asked for where its tokens need less",
+        "trains a leg, a branch or a run on `devices`; less time than `minutes` is asked for where its tokens need "
+        "less",
         default=TrainingJob(),
     )
     throughput: Job = field("measures speed and memory", default=Job())
@@ -512,9 +540,9 @@ class Price(Part):
 class Resources(Part):
     """What jobs are expected to take, how often they save, what they ask for; no product's name depends on it."""
 
-    tokens_per_second: Count = field("how fast one job trains", unit="tokens a second")
-    evaluation_seconds: Count = field(
-        "how long the tasks of `forgetting` and one more take for one model", unit="seconds"
+    devices: Devices = field(
+        "what training runs on; a site, or `--config devices=`, may say another, and nothing is named or trained anew",
+        default=Devices(kind=CPU),
     )
     startup_seconds: Count = field("how long a job takes before it does anything", unit="seconds")
     checkpoint_seconds: Count = field(
@@ -538,6 +566,28 @@ class Resources(Part):
                 f"({self.startup_seconds}), or it ends before it trains"
             )
         return self
+
+    @model_validator(mode="after")
+    def _gpus_have_a_kind(self) -> Self:
+        for name in ("data", "models", "throughput", "evaluation", "judging", "spectra"):
+            if self.devices.kind == CPU and getattr(self.jobs, name).gpus:
+                raise ValueError(f"jobs.{name}.gpus: devices must say which kind of GPU it is")
+        return self
+
+    def on(self, devices: Devices) -> "Resources":
+        """These with other devices: jobs that have GPUs have as many as a node, at most, and without any none.
+
+        Where there were none before, a throughput and an evaluation have one.
+        """
+        jobs = {}
+        for name, job in self.jobs:
+            if name == "training":
+                continue
+            gpus = job.gpus
+            if self.devices.kind == CPU and name in ("throughput", "evaluation"):
+                gpus = 1
+            jobs[name] = job.model_copy(update={"gpus": min(gpus, devices.gpus)})
+        return self.model_copy(update={"devices": devices, "jobs": self.jobs.model_copy(update=jobs)})
 
 
 class Study(Part):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,51 +9,18 @@ from typing import Any
 
 import torch
 
+from scripts.common import devices
 from scripts.common.files import atomic_path
+from scripts.components import flops
+from scripts.components.shape import Shape
 from scripts.training.checkpoints import writable
-
-PEAK_FLOPS = {
-    "B200": 2250e12,
-    "GH200": 989e12,
-    "H200": 989e12,
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "A6000": 155e12,
-    "A40": 150e12,
-    "A10": 125e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "4090": 165e12,
-    "3090": 71e12,
-}
-"""Dense bf16 FLOP/s by the vendor's data sheets, by words of the name that CUDA gives; the first match counts."""
-
-
-def peak_flops(name: str) -> float | None:
-    """The peak of the GPU that CUDA calls `name` in dense bf16 FLOP/s; None where the table does not have it."""
-    words = set(re.findall(r"\w+", name))
-    return next((peak for known, peak in PEAK_FLOPS.items() if set(known.split()) <= words), None)
 
 
 def flops_per_token(model: Any, length: int) -> float:
-    """Floating-point operations that training needs for one token of a row of `length` tokens.
-
-        4 N_frozen + 6 N_trained + 12 L H T
-
-    A weight costs 2 operations forward, 2 backward to its input, and 2 more to its gradient where it is trained: 6 N
-    for full finetuning, 4 N of the base model and 6 of each adapter's weights for LoRA. Attention of L layers, width
-    H (heads times their size) and rows of T tokens is counted in full, not only below the diagonal. All parameters
-    count, embeddings too. So count llm-foundry and fms-fsdp (for full finetuning); what is recomputed never counts.
-    """
-    config = model.config
+    """Floating-point operations that training needs for one token of a row of `length` tokens; all parameters count."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    heads = config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return float(4 * frozen + 6 * trained + 12 * config.num_hidden_layers * width * length)
+    return flops.trained(Shape.of(model.config, 4), frozen, trained, length)
 
 
 class Meter:
@@ -64,12 +30,13 @@ class Meter:
         self._cuda = device.type == "cuda"
         self._flops = flops_per_token(model, length)
         name = torch.cuda.get_device_name(device) if self._cuda else ""
-        self._peak = peak_flops(name) if precision == "bf16" else None
+        known = devices.known(name)
+        self._peak = known.bf16 if known and precision == "bf16" else None
 
     def mfu(self, tokens_per_second: float) -> float | None:
         """The share of the device's peak that the model's operations are (MFU): `flops_per_token` * tokens/s / peak.
 
-        None on the CPU, in fp32 and on a GPU without an entry in `PEAK_FLOPS`.
+        None on the CPU, in fp32 and on a GPU without an entry in `scripts.common.devices`.
         """
         return self._flops * tokens_per_second / self._peak if self._peak else None
 

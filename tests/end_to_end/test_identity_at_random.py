@@ -66,7 +66,7 @@ EDITS: dict[str, Callable[[Study], object]] = {
     "betas": lambda s: s["optimizer"].update(betas=[0.9, 0.99]),
     "evaluation's seed": lambda s: s["evaluation"].update(seed=1),
     "items": lambda s: s["datasets"]["hellaswag"].update(records=7),
-    "resources": lambda s: s["resources"].update(evaluation_seconds=3),
+    "resources": lambda s: s["resources"].update(startup_seconds=3),
     "grain": lambda s: s.update(grain="family" if s["grain"] == "condition" else "condition"),
 }
 

@@ -75,7 +75,7 @@ def test_order_of_keys_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda s: s["resources"].update(tokens_per_second=1, checkpoint_seconds=5), {}),
+        (lambda s: s["resources"].update(devices={"kind": "h100-80gb", "gpus": 8}, checkpoint_seconds=5), {}),
         (lambda s: s.update(grain="condition"), {}),
         (lambda s: s.update(title="Another title"), {}),
         (lambda s: s["settings"]["code-cpt"].update(domain="programs", label="Programs"), {}),

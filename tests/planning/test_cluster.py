@@ -18,6 +18,7 @@ from scripts.common.errors import UserError
 from scripts.launch.launch import Launch, launch_by_hand
 from scripts.launch.site import load_site
 from scripts.planning import cluster
+from scripts.planning.estimate import Estimate
 
 
 @pytest.fixture
@@ -25,9 +26,12 @@ def paper(tmp_path: Path) -> Launch:
     return launch_by_hand("paper", str(tmp_path))
 
 
-def with_jobs(launch: Launch, **jobs: Any) -> Launch:
+def on(launch: Launch, cpus: int, **devices: Any) -> Launch:
     resources = launch.study["resources"]
-    return replace(launch, study={**launch.study, "resources": {**resources, "jobs": {**resources["jobs"], **jobs}}})
+    jobs = {**resources["jobs"], "training": {"cpus": cpus, "memory_gb": 2, "minutes": 600}}
+    for name in ("evaluation", "throughput"):
+        jobs[name] = {**jobs[name], "gpus": min(devices["gpus"], 1)}
+    return replace(launch, study={**launch.study, "resources": {**resources, "devices": devices, "jobs": jobs}})
 
 
 def minutes(launch: Launch, name: str, attempt: int = 1) -> int:
@@ -37,18 +41,18 @@ def minutes(launch: Launch, name: str, attempt: int = 1) -> int:
 
 
 def test_time_follows_tokens_and_attempts_up_to_the_table_s(paper: Launch) -> None:
-    """20B tokens, the last 7.2B of which the branch trains (its leg ends at 12.8B), at 300,000 a second: 400 min."""
-    assert minutes(paper, "code-cpt/full/20B-seed0") == pytest.approx(1.5 * 400, rel=0.02)
-    assert minutes(paper, "code-cpt/full/20B-seed0", attempt=2) == pytest.approx(3 * 400, rel=0.02)
-    assert minutes(paper, "code-cpt/full/20B-seed0", attempt=3) == 1440
-    # 0.05B tokens take 167 s, and starting 120 s; half as much again, and twice 120 s for the Snakemakes before it
-    assert minutes(paper, "code-cpt/full/0.25B-seed0") == math.ceil((1.5 * (167 + 120) + 240) / 60)
+    """20B tokens, the last 7.2B of which the branch trains (its leg ends at 12.8B), at 270,080 a second: 444 min."""
+    assert minutes(paper, "code-cpt/full/20B-seed0") == pytest.approx(1.5 * 444, rel=0.02)
+    assert minutes(paper, "code-cpt/full/20B-seed0", attempt=2) == pytest.approx(3 * 444, rel=0.02)
+    assert minutes(paper, "code-cpt/full/20B-seed0", attempt=4) == 1440
+    # 0.05B tokens take 185 s, and starting 120 s; half as much again, and twice 120 s for the Snakemakes before it
+    assert minutes(paper, "code-cpt/full/0.25B-seed0") == math.ceil((1.5 * (185 + 120) + 240) / 60)
     assert minutes(launch_by_hand("smoke", "unused"), "math-ift/full/1-seed0") == 10
 
 
 def test_one_process_and_several(paper: Launch) -> None:
     """A job without `mpi` is wrapped by the executor into a step of one task, so one with several must have it."""
-    eight_nodes = with_jobs(paper, training={"nodes": 8, "gpus": 0, "cpus": 3, "memory_gb": 2, "minutes": 600})
+    eight_nodes = on(paper, 3, kind="cpu", nodes=8, gpus=0)
     asked = cluster.resources(eight_nodes, "training", "runs")
     assert (asked["mpi"], asked["nodes"], asked["tasks"], asked["cpus_per_task"]) == ("srun", 8, 8, 3)
     assert "gres" not in asked
@@ -58,25 +62,24 @@ def test_one_process_and_several(paper: Launch) -> None:
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_task_for_each_gpu(paper: Launch, nodes: int) -> None:
-    launch = with_jobs(paper, training={"nodes": nodes, "gpus": 4, "cpus": 6, "memory_gb": 2, "minutes": 600})
+    launch = on(paper, 6, kind="a100-80gb", nodes=nodes, gpus=4)
     asked = cluster.resources(launch, "training", "runs")
     assert (asked["gres"], asked["nodes"], asked["tasks_per_node"], asked["tasks_per_gpu"]) == ("gpu:4", nodes, 4, 0)
     words = cluster.step(launch, "training").split()
     assert "srun" in words
     assert {f"--nodes={nodes}", f"--ntasks={4 * nodes}", "--ntasks-per-node=4", "--gpus-per-node=4"} <= set(words)
-    single = with_jobs(launch, training={"nodes": 1, "gpus": 1, "cpus": 6, "memory_gb": 2, "minutes": 600})
+    single = on(paper, 6, kind="a100-80gb", nodes=1, gpus=1)
     assert not {"mpi", "nodes", "tasks", "tasks_per_node"} & set(cluster.resources(single, "training", "runs"))
 
 
 def test_gpu_hours_are_gpus_times_time(paper: Launch) -> None:
-    """A run of 7.2B tokens, at 300,000 a second on 32 GPUs: 213 hours; evaluations take one GPU."""
+    """A run of 7.2B tokens, at 8,440 a second on each of 32 GPUs: 237 hours; evaluations take one GPU."""
     run = paper.grid.find("code-cpt/full/20B-seed0")
-    assert cluster.gpu_hours(paper.grid, [run], paper.store) == pytest.approx(32 * 7.2e9 / 300_000 / 3600, rel=0.02)
+    estimate = Estimate(paper.grid, paper.store)
+    assert cluster.gpu_hours(estimate, [run]) == pytest.approx(7.2e9 / 8_440 / 3600, rel=0.02)
     evaluation = next(product for product in paper.grid if product.kind == "evaluation")
-    resources = paper.grid.study.resources
-    share = resources.evaluation_seconds / 4 + resources.startup_seconds
-    assert cluster.gpu_hours(paper.grid, [evaluation], paper.store) == pytest.approx(share / 3600)
-    assert cluster.gpu_hours(paper.grid, [paper.grid.records("starcoder-python")], paper.store) == 0
+    assert cluster.gpu_hours(estimate, [evaluation]) == pytest.approx(estimate.seconds(evaluation, set()) / 3600)
+    assert cluster.gpu_hours(estimate, [paper.grid.records("starcoder-python")]) == 0
 
 
 def test_budget() -> None:
@@ -102,6 +105,11 @@ def test_site(tmp_path: Path) -> None:
         ("gpus: a100", "gpus: is not a fact of a cluster"),
         ("max_jobs: 0", "max_jobs: must be a whole number of jobs, at least 1, not 0"),
         ("max_jobs: yes", "max_jobs: must be a whole number of jobs"),
+        ("devices: h100", "devices: input should be a valid dictionary"),
+        ("devices: {kind: h100, gpus: 8}", r"devices: kind: input should be 'b200', .* \(it says 'h100'\)"),
+        ("devices: {kind: h100-80gb}", "devices: gpus: must be above 0 where kind is h100-80gb"),
+        ("devices: {kind: cpu, gpus: 1}", "devices: gpus: must be 0 where kind is cpu"),
+        ("devices: {kind: cpu, cards: 1}", "devices: cards: is not a key of devices"),
         ("environment: NCCL_DEBUG", "environment: must map names of variables to text or numbers"),
         ("environment: {NCCL DEBUG: 1}", "environment: must map names of variables"),
         ("environment: {NCCL_DEBUG: [1]}", "environment: must map names of variables"),

@@ -17,6 +17,7 @@ from scripts.plan.grid import Grid
 from scripts.plan.product import Product
 from scripts.planning import disk
 from scripts.planning.disk import Forecast, checkpoint_bytes, forecast, product_bytes
+from scripts.planning.estimate import Estimate
 from scripts.planning.progress import ProgressLines
 from scripts.store.store import Store
 from scripts.study.load import load_study
@@ -192,7 +193,7 @@ def test_a_launch_says_the_room_of_the_jobs_that_will_run(
 
     run = paper.find("runs/code-ift/full/4-seed0")
     evaluation = next(p for p in paper if p.kind == "evaluation" and run.key in p.inputs)
-    progress = ProgressLines(paper, Store(tmp_path), {"train_run": "runs", "evaluate": "evaluations"})
+    progress = ProgressLines(Estimate(paper, Store(tmp_path)), {"train_run": "runs", "evaluate": "evaluations"})
     logger = logging.getLogger("test-disk")
     with caplog.at_level(logging.INFO, "test-disk"):
         progress.start([job(1, "train_run", run.key), job(2, "evaluate", evaluation.key)], 4, logger)

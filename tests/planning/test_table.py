@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from scripts.launch.launch import Launch, launch_by_hand, new_launch
 from scripts.launch.missing import Missing
-from scripts.plan.product import PLACES, Key
+from scripts.plan.product import PLACES, Key, Product
 from scripts.planning import table
+from scripts.planning.estimate import Estimate
 from scripts.planning.table import STAGES, Amount, Job, Machine, Plan, plan_of, wall_seconds
 
 CLUSTER = Machine(200, "200 jobs at a time", is_cluster=True)
@@ -34,9 +35,14 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Launch:
 
 @pytest.fixture
 def hours(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Hours of every job, by the kind of its product."""
+    """Hours of every job, by the kind of its product; of a family, those of what its job makes."""
     of_kind: dict[str, float] = {}
-    monkeypatch.setattr(table, "seconds", lambda grid, product, made: 3600 * of_kind.get(product.kind, 0.0))
+
+    def seconds(estimate: Estimate, product: Product, made: set[str]) -> float:
+        members = [estimate.grid.products[key] for key in product.members if key not in made] or [product]
+        return 3600 * math.fsum(of_kind.get(member.kind, 0.0) for member in members)
+
+    monkeypatch.setattr(Estimate, "seconds", seconds)
     return of_kind
 
 
@@ -51,9 +57,9 @@ def planned(launch: Launch, machine: Machine, asked: list[Key]) -> Plan:
     keys = now.behind(now.jobs("grid", asked))
     place = {key: index for index, key in enumerate(keys)}
     jobs = [Job(grid.products[key], tuple(place[other] for other in now.before(key))) for key in keys]
-    nothing = Missing(grid, None)
+    nothing = Missing(grid, ())
     whole = [grid.products[key] for key in nothing.behind(nothing.jobs("grid", asked))]
-    return plan_of(grid, launch.store, [*jobs, Job(None, tuple(range(len(jobs))))], whole, machine)
+    return plan_of(Estimate(grid, launch.store), [*jobs, Job(None, tuple(range(len(jobs))))], whole, machine)
 
 
 def test_tokens_and_gpu_hours_of_a_family_of_the_paper(paper: Launch, hours: dict[str, float]) -> None:
@@ -92,7 +98,7 @@ def test_the_total_is_the_sum_of_the_stages(smoke: Launch) -> None:
 def test_a_cluster_gives_the_cpus_that_jobs_ask_for(smoke: Launch, hours: dict[str, float]) -> None:
     hours |= {"rows": 1.0, "records": 1.0}
     alone, shared = (planned(smoke, machine, everything(smoke)).stages["data"] for machine in (LAPTOP, CLUSTER))
-    keys = Missing(smoke.grid, None)
+    keys = Missing(smoke.grid, ())
     kinds = Counter(smoke.grid.products[key].kind for key in keys.behind(keys.jobs("grid", everything(smoke))))
     assert alone.cpu_hours == pytest.approx(kinds["rows"] + kinds["records"])
     # records are read where Snakemake runs
@@ -100,7 +106,8 @@ def test_a_cluster_gives_the_cpus_that_jobs_ask_for(smoke: Launch, hours: dict[s
 
 
 @pytest.mark.parametrize("grain", ["condition", "family"])
-def test_what_the_store_has_is_subtracted_and_said(tmp_path: Path, grain: str) -> None:
+def test_what_the_store_has_is_subtracted_and_said(tmp_path: Path, grain: str, hours: dict[str, float]) -> None:
+    hours |= {"records": 0.5, "rows": 1.0, "leg": 3.0, "run": 2.0, "evaluation": 0.25, "samples": 0.125}
     launch = new_launch("smoke", str(tmp_path / "store"), grain)
     asked = everything(launch)
     before = planned(launch, CLUSTER, asked)
@@ -113,9 +120,10 @@ def test_what_the_store_has_is_subtracted_and_said(tmp_path: Path, grain: str) -
     assert 0 < after.total.jobs < before.total.jobs
     assert after.in_store.jobs == before.total.jobs - after.total.jobs
     if grain == "condition":
-        nothing = Missing(launch.grid, None)
+        nothing = Missing(launch.grid, ())
         needed = set(nothing.behind(nothing.jobs("grid", asked)))
         assert after.in_store.jobs == len({product.key for product in made} & needed)
+    assert after.in_store.cpu_hours > 0
     for name in ("gpu_hours", "cpu_hours", "tokens"):
         assert getattr(after.in_store, name) == pytest.approx(
             getattr(before.total, name) - getattr(after.total, name), abs=1e-12

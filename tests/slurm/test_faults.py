@@ -104,7 +104,7 @@ def two_nodes(study: dict[str, Any]) -> None:
     for rates in (study["settings"]["code-cpt"], study["settings"]["code-cpt"]["sweep"]):
         rates["learning_rates"].pop("lora-r2")
     study["settings"]["code-cpt"] |= {"durations": [5120], "first_leg": 256, "cooldown": 0.95}
-    study["resources"]["jobs"] = {"training": {"nodes": 2}}
+    study["resources"]["devices"] = {"kind": "cpu", "nodes": 2}
 
 
 def test_two_nodes_train_one_model(

@@ -85,16 +85,16 @@ def test_site_from_file_and_environment(checkout: Path) -> None:
 def test_what_is_missing_or_too_dear_ends_the_launch(checkout: Path, cluster: object) -> None:
     line = "snakemake results/tables/table1.md results/figures/fig2.pdf --profile slurm --config study=dear"
     study = yaml.safe_load((checkout / "config" / "studies" / "smoke.yaml").read_text())
-    study["resources"] |= {"tokens_per_second": 1, "jobs": {"training": {"gpus": 1}}}
+    study["resources"]["devices"] = {"kind": "l4", "gpus": 1}
     (checkout / "config" / "studies" / "dear.yaml").write_text(yaml.safe_dump(study))
     facts = {**cluster.environment(), "FORGETTING_ACCOUNT": "none"}  # type: ignore[attr-defined]
     status, said = snakemake(checkout, line, **facts)
     assert status == 1
     assert "partition and gpu_type of the cluster must be said, there or in FORGETTING_PARTITION and" in said
     facts |= {"FORGETTING_PARTITION": "none", "FORGETTING_GPU_TYPE": "none"}
-    status, said = snakemake(checkout, f"{line} budget_gpu_hours=1", **facts)
+    status, said = snakemake(checkout, f"{line} budget_gpu_hours=0", **facts)
     assert status == 1
-    assert re.search(r"error: the plan takes about \d+\.\d GPU-hours, budget_gpu_hours allows 1\.0", said)
+    assert re.search(r"error: the plan takes about \d+\.\d GPU-hours, budget_gpu_hours allows 0\.0", said)
     assert not (checkout / "results" / "store").exists()
 
 

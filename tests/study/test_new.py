@@ -68,7 +68,8 @@ def test_instructions(answers: dict[str, Any], tmp_path: Path) -> None:
 def test_documents_and_benchmarks(answers: dict[str, Any], tmp_path: Path) -> None:
     answers["train"] = lines(tmp_path / "texts.jsonl", TEXTS)
     write(
-        Answers(**{**answers, "learn": "gsm8k", "keep": "hellaswag, winogrande", "device": "8"}), tmp_path / "studies"
+        Answers(**{**answers, "learn": "gsm8k", "keep": "hellaswag, winogrande", "device": "8xh100-80gb"}),
+        tmp_path / "studies",
     )
     study = load_study("mine", tmp_path / "studies")
     (setting,) = study.settings.values()
@@ -77,7 +78,7 @@ def test_documents_and_benchmarks(answers: dict[str, Any], tmp_path: Path) -> No
     assert set(study.evaluation.tasks.present) == {"gsm8k", "hellaswag", "winogrande"}
     assert study.datasets["hellaswag"].expected_records == new.ITEMS
     assert study.datasets["gsm8k-train"].expected_records == 0, "shots come from all of them"
-    assert study.resources.jobs.training.gpus == 8
+    assert (study.resources.devices.kind, study.resources.devices.gpus) == ("h100-80gb", 8)
     # what is trained on is not read twice, and some of it all the same
     read = max(setting.durations) / (sum(len(one["text"]) for one in TEXTS) / new.BYTES_OF_TOKEN)
     assert 0.5 < read <= 1
@@ -159,7 +160,7 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
         "an unknown task to keep": ({"keep": "hellaswag,piqa"}, ["--keep hellaswag,piqa", "'piqa' is neither"]),
         "a task twice": ({"keep": "hellaswag,hellaswag"}, ["mine.yaml: evaluation.forgetting", "nothing was written"]),
         "kept is trained on": ({"keep": str(tmp_path / "train.jsonl")}, ["--keep", "is what --train names"]),
-        "no device": ({"device": "tpu"}, ["--device tpu", "`cpu`, `gpu`, or a number"]),
+        "no device": ({"device": "tpu"}, ["--device tpu", "`cpu` or a kind of GPU", "rtx-4090"]),
         "no GPUs": ({"device": "0"}, ["--device 0"]),
         "all the time there is": ({"hours": math.inf}, ["--hours inf", "more than 0, and a number"]),
         "no time": ({"hours": 0.0}, ["--hours 0", "more than 0"]),

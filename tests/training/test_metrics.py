@@ -14,9 +14,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from scripts.common import devices
 from scripts.common.errors import UserError
 from scripts.training import loop, train
-from scripts.training.metrics import Log, Meter, flops_per_token, peak_flops
+from scripts.training.metrics import Log, Meter, flops_per_token
 from scripts.training.model import trainable_model
 from tests.training.houses import COSINE, RECIPE, House
 
@@ -28,9 +29,9 @@ def test_the_published_share_of_a_7b_model() -> None:
     shape = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **shape))
-    peak = peak_flops("NVIDIA H100 80GB HBM3")
-    assert peak
-    assert 9600 * flops_per_token(model, 4096) / peak == pytest.approx(0.46, abs=0.01)
+    device = devices.known("NVIDIA H100 80GB HBM3")
+    assert device
+    assert 9600 * flops_per_token(model, 4096) / device.bf16 == pytest.approx(0.46, abs=0.01)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -71,7 +72,8 @@ def test_operations_are_those_that_torch_counts(tmp_path: Path, words: SimpleNam
     ],
 )
 def test_peaks_by_name(name: str, teraflops: float | None) -> None:
-    assert peak_flops(name) == (teraflops and teraflops * 1e12)
+    device = devices.known(name)
+    assert (device and device.bf16) == (teraflops and teraflops * 1e12)
 
 
 def test_a_share_needs_a_peak(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

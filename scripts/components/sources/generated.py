@@ -17,6 +17,10 @@ Generator = Literal[
 ]  # fmt: skip
 
 
+LENGTH = 0.3
+"""How long their items are beside those of the real benchmarks, about; for estimates of time."""
+
+
 class GeneratedDataset(Source):
     """Records that the data stage makes from the study's `data_seed`."""
 

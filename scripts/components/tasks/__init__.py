@@ -123,6 +123,18 @@ class Given:
     lengths: Callable[[list[str]], list[int]]
 
 
+@dataclass(frozen=True)
+class Size:
+    """How long an item of a benchmark is in the mean, in characters; for estimates of time."""
+
+    read: int
+    """Of its prompt or, where answers are scored, of its context and all its answers together."""
+    shot: int = 0
+    """Of a solved item in front of it."""
+    written: int = 0
+    """Of what a model writes to it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What can be asked of a model, and all that is said about it.
@@ -156,6 +168,8 @@ class Task:
     """The kind of its answers."""
     check: Callable[[Given], None] | None
     """Raises UserError where the records are not as the task needs them; None where it takes any."""
+    size: Size = Size(read=600, shot=600, written=300)
+    """Unless somebody has measured it."""
 
     @property
     def writes(self) -> bool:

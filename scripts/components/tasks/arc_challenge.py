@@ -9,7 +9,7 @@ from scripts.components.asking.answers import Scored, choice
 from scripts.components.asking.items import Item
 from scripts.components.asking.shown import accuracy
 from scripts.components.forms import Filled, Form
-from scripts.components.tasks import MultipleChoice, Task
+from scripts.components.tasks import MultipleChoice, Size, Task
 
 
 class Choices(Form):
@@ -56,6 +56,7 @@ TASK = Task(
     file=gauntlet.file("arc_challenge"),
     answers=Scored(choice),
     check=gauntlet.check,
+    size=Size(read=269, shot=181),
 )
 
 

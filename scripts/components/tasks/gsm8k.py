@@ -9,7 +9,7 @@ from scripts.components.asking.answers import FLEXIBLE, Scored, match
 from scripts.components.asking.shown import accuracy
 from scripts.components.forms import Filled, Form
 from scripts.components.part import Count, field
-from scripts.components.tasks import Shots, Task
+from scripts.components.tasks import Shots, Size, Task
 
 
 class Gsm8k(Shots):
@@ -46,4 +46,5 @@ TASK = Task(
     file="gsm8k",
     answers=Scored(match, written=True),
     check=None,
+    size=Size(read=258, shot=551, written=293),
 )

@@ -10,7 +10,7 @@ from scripts.components.asking.answers import Scored, choice
 from scripts.components.asking.items import Item, right_one
 from scripts.components.asking.shown import accuracy
 from scripts.components.forms import Filled, Form
-from scripts.components.tasks import MultipleChoice, Task
+from scripts.components.tasks import MultipleChoice, Size, Task
 
 
 class Description(Form):
@@ -43,6 +43,7 @@ TASK = Task(
     file=gauntlet.file("hellaswag"),
     answers=Scored(choice),
     check=gauntlet.check,
+    size=Size(read=804, shot=382),
 )
 
 

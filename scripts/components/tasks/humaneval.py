@@ -15,7 +15,7 @@ from scripts.components.asking.items import Item, read
 from scripts.components.asking.shown import accuracy
 from scripts.components.forms import Filled, Form
 from scripts.components.part import FILE_IS_READ, Count, Name, field
-from scripts.components.tasks import Given, Settings, Task
+from scripts.components.tasks import Given, Settings, Size, Task
 
 
 def _can_be_imported(names: list[str], info: ValidationInfo) -> list[str]:
@@ -152,6 +152,7 @@ TASK = Task(
     file=_file,
     answers=Programs(errors=False),
     check=_check,
+    size=Size(read=451, written=181),
 )
 
 

@@ -8,7 +8,7 @@ from scripts.components.asking.answers import Scored, word
 from scripts.components.asking.items import Item
 from scripts.components.asking.shown import accuracy
 from scripts.components.forms import Filled, Form
-from scripts.components.tasks import Shots, Task
+from scripts.components.tasks import Shots, Size, Task
 
 
 class Lambada(Shots):
@@ -43,6 +43,7 @@ TASK = Task(
     file="lambada",
     answers=Scored(word),
     check=None,
+    size=Size(read=333),
 )
 
 

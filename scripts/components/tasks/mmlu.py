@@ -13,7 +13,7 @@ from scripts.components.asking.items import Item, read, right_one
 from scripts.components.asking.shown import accuracy
 from scripts.components.forms import Filled, Form
 from scripts.components.part import field
-from scripts.components.tasks import Given, Shots, Task
+from scripts.components.tasks import Given, Shots, Size, Task
 
 LETTERS = ("A", "B", "C", "D")
 
@@ -88,6 +88,7 @@ TASK = Task(
     file=_file,
     answers=Scored(_sample),
     check=_check,
+    size=Size(read=290, shot=290),
 )
 
 

@@ -8,7 +8,7 @@ from scripts.components.asking.answers import TURNS, Conversations
 from scripts.components.asking.shown import Shown
 from scripts.components.forms import Filled, Form
 from scripts.components.part import Count, Name, Part, field
-from scripts.components.tasks import Settings, Task
+from scripts.components.tasks import Settings, Size, Task
 
 
 class Judge(Part):
@@ -77,4 +77,5 @@ TASK = Task(
     file=None,
     answers=Conversations(),
     check=None,
+    size=Size(read=1700, written=2400),
 )

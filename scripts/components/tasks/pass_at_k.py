@@ -31,4 +31,5 @@ TASK = Task(
     file=humaneval.TASK.file,
     answers=Programs(errors=True),
     check=humaneval.TASK.check,
+    size=humaneval.TASK.size,
 )

@@ -2,7 +2,7 @@
 
 from scripts.components.asking import losses
 from scripts.components.asking.answers import Scored, loss
-from scripts.components.tasks import Task
+from scripts.components.tasks import Size, Task
 
 TASK = Task(
     name="source_loss",
@@ -17,4 +17,5 @@ TASK = Task(
     file=losses.file,
     answers=Scored(loss, as_rows=True),
     check=losses.check,
+    size=Size(read=2000),
 )
