@@ -5,6 +5,7 @@ import re
 import sys
 
 from snakemake.scheduling.job_scheduler import JobScheduler
+from snakemake.settings.enums import Quietness
 
 sys.path.insert(0, workflow.basedir)
 
@@ -12,7 +13,7 @@ from scripts.plan import artifacts as plan
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
-from scripts.planning import cluster, engine, resilience
+from scripts.planning import budget, cluster, dryrun, engine, resilience, table
 from scripts.planning.estimate import Estimate
 from scripts.planning.failures import Failures
 from scripts.planning.progress import ProgressLines
@@ -183,11 +184,56 @@ def printed_files():
     return [file for artifact in shown for file in artifact.files(f"{RESULTS}/{PUBLISHED}")]
 
 
+def products_of(jobs):
+    """The products that jobs of Snakemake make."""
+    fingerprints = {Key(job.wildcards.get("key", "")).fingerprint for job in jobs}
+    return [product for product in GRID if product.fingerprint in fingerprints]
+
+
+def require_possible(products):
+    """What ends a launch before anybody is asked for anything, and a dry-run behind its plan; returns GPU-hours."""
+    hours = cluster.gpu_hours(ESTIMATE, products)
+    cluster.require_budget(hours, config.get(budget.KEY))
+    return hours
+
+
+def machine():
+    """What would run the jobs, as command line, profile and site have it."""
+    if not config.get("cluster"):
+        cores = workflow.resource_settings.cores or 1
+        return table.Machine(cores, f"a job on each of {cores} cores", is_cluster=False)
+    nodes, most = workflow.nodes or 1, LAUNCH.site["max_jobs"]
+    limit, said = (most, "max_jobs of the site") if most and most <= nodes else (nodes, "jobs of the profile")
+    return table.Machine(limit, f"{limit} jobs at a time ({said}), if none has to wait in the queue", is_cluster=True)
+
+
+def tell_plan(jobs):
+    """What a dry-run ends with: the plan, and what would end its launch."""
+    made = [job for job in jobs if job.output]
+    products = {product.key: product for product in products_of(made)}
+    listed = [
+        table.Job(products.get(f"{PLACES.get(job.rule.name)}/{job.wildcards.get('key')}"), after)
+        for job, after in zip(made, dryrun.after(workflow.dag, made))
+    ]
+    whole = [GRID.products[key] for key in WANTED.whole()]
+    plan = table.plan_of(ESTIMATE, listed, whole, machine())
+    lines = table.lines(plan, LAUNCH.store.root)
+    if why := budget.unconfirmed(LAUNCH, plan.total.gpu_hours, config.get(budget.KEY), sys.argv[1:]):
+        lines.append(f"Budget: {why}.")
+    logger.info("\n".join(["", *lines]), extra={"quietness": Quietness.ALL})
+    asked(require_possible, list(products.values()))
+
+
+if IS_HEAD:
+    dryrun.at_end(workflow, tell_plan)
+
+
 onstart:
     try:
         jobs = list(workflow.dag.needrun_jobs())
-        fingerprints = {Key(job.wildcards.get("key", "")).fingerprint for job in jobs}
-        products = [product for product in GRID if product.fingerprint in fingerprints]
+        products = products_of(jobs)
+        hours = require_possible(products)
+        budget.require_confirmed(LAUNCH, hours, config.get(budget.KEY), sys.argv[1:])
         LAUNCH.require_locked(product.key for product in products)
         if WANTED.renamed:
             LAUNCH.store.require_writable()
@@ -198,8 +244,6 @@ onstart:
         launcher.require_ready(LAUNCH, products)
         live, unlock = config.get("on_live_jobs"), workflow.persistence.unlock
         launcher.begin(LAUNCH, products, workflow.workdir_init, live, logger, unlock)
-        hours = cluster.gpu_hours(ESTIMATE, products)
-        cluster.require_budget(hours, config.get("budget_gpu_hours"))
         if products:
             LAUNCH.store.require_writable()  # the one that makes a directory, so after all that can end the launch
     except UserError as error:

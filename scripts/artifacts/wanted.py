@@ -236,32 +236,40 @@ class Wanted:
     @cached_property
     def _coming(self) -> dict[Key, Key]:
         """The products that this launch makes for what was asked for, each to the product whose job makes it."""
-        waiting = list(self._asked_jobs())
         coming: dict[Key, Key] = {}
-        while waiting:
-            job = waiting.pop()
-            if job not in coming:
-                coming[job] = job
-                if self._launch.grid.products[job].members:
-                    coming |= dict.fromkeys(self._missing.members(job), job)
-                waiting += self._missing.before(job)
+        for job in self._missing.behind(self._asked_jobs(self._missing)):
+            coming.setdefault(job, job)
+            if self._launch.grid.products[job].members:
+                coming |= dict.fromkeys(self._missing.members(job), job)
         return coming
 
-    def _asked_jobs(self) -> Iterable[Key]:
-        """The jobs that what was asked for waits for. Files that show whatever there is have nothing made."""
+    def whole(self) -> list[Key]:
+        """The products whose jobs what was asked for would wait for if neither the store nor results had anything."""
+        nothing = Missing(self._launch.grid, ())
+        return nothing.behind(self._asked_jobs(nothing, from_nothing=True))
+
+    def _asked_jobs(self, missing: Missing, *, from_nothing: bool = False) -> Iterable[Key]:
+        """The jobs that what was asked for waits for. Files that show whatever there is have nothing made.
+
+        Args:
+            missing: of which products are there.
+            from_nothing: whether files that are there and right count as if they were not.
+        """
         grid = self._launch.grid
         files = {file for target in self._request.targets for file in self._groups.get(target, [target])}
         for artifact in self._registry.values():
             shown = {*self.drawing_paths(artifact), self.csv_path(artifact)}
-            if artifact.needs and shown & files and not self._csv_is_right(artifact):
-                yield from self._missing.jobs(artifact.block, artifact.measurements(grid, self._missing.is_made))
-        if {self._page("claims.csv"), self._page("claims.md")} & files and not self._claims_are_right():
-            yield from self._missing.jobs(GRID, plan.measurements(grid, recipes.CLAIMED, GRID))
-        if self._page("learning_rates.yaml") in files and not self._rates_are_right():
-            yield from self._missing.jobs(SWEEP, plan.validations(grid))
+            if artifact.needs and shown & files and (from_nothing or not self._csv_is_right(artifact)):
+                yield from missing.jobs(artifact.block, artifact.measurements(grid, missing.is_made))
+        if {self._page("claims.csv"), self._page("claims.md")} & files and (
+            from_nothing or not self._claims_are_right()
+        ):
+            yield from missing.jobs(GRID, plan.measurements(grid, recipes.CLAIMED, GRID))
+        if self._page("learning_rates.yaml") in files and (from_nothing or not self._rates_are_right()):
+            yield from missing.jobs(SWEEP, plan.validations(grid))
         store = f"{self._launch.seen_store}/"
         for key in (Key(file.removeprefix(store).removesuffix(".json")) for file in files if file.startswith(store)):
-            if key in grid.products and not self._missing.is_made(key):
+            if key in grid.products and not missing.is_made(key):
                 yield key
 
     def _jobs(self, block: str, keys: Iterable[Key]) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from scripts.common.errors import UserError
@@ -12,6 +12,9 @@ from scripts.common.files import ROOT, project, read_yaml
 CONFIG = project("config/config.yaml")
 OPTIONS = ("study", "store")
 """What most commands of the project take, and Snakemake as `--config`."""
+_CONFIG = ("--config", "-C")
+_DRY = ("-n", "--dry-run", "--dryrun")
+"""Options of Snakemake."""
 
 _meant: dict[str, str] = {}
 
@@ -43,11 +46,29 @@ def python_command(module: str, *arguments: str, study: str | None = None, optio
 
 def snakemake_command(*targets: str, study: str | None = None) -> str:
     """The command line of Snakemake that makes the targets; `study` is another one than the process's."""
-    program = Path(sys.executable).with_name("snakemake")
-    words = [_program(str(program))] if program.exists() else [_program(sys.executable), "-m", "snakemake"]
-    words += [] if _in_root() else ["--snakefile", str(ROOT / "Snakefile")]
+    words = [*_snakemake(), *([] if _in_root() else ["--snakefile", str(ROOT / "Snakefile")])]
     said = [f"{key}={value}" for key, value in _said(study).items()]
     return shlex.join([*words, *targets, *(["--config", *said] if said else [])])
+
+
+def snakemake_again(words: Sequence[str], setting: str) -> str:
+    """A command line of Snakemake with one more setting in its configuration, and no dry-run.
+
+    Args:
+        words: the command line without the program.
+        setting: `budget_gpu_hours=500`.
+    """
+    words = [word for word in words if word not in _DRY]
+    # of two `--config` the second alone would count
+    place = next((index for index, word in enumerate(words) if word in _CONFIG), None)
+    if place is not None:
+        return shlex.join([*_snakemake(), *words[: place + 1], setting, *words[place + 1 :]])
+    return shlex.join([*_snakemake(), *words, _CONFIG[0], setting])
+
+
+def _snakemake() -> list[str]:
+    program = Path(sys.executable).with_name("snakemake")
+    return [_program(str(program))] if program.exists() else [_program(sys.executable), "-m", "snakemake"]
 
 
 def _said(study: str | None) -> dict[str, str]:

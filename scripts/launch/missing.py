@@ -4,7 +4,7 @@ The only reason to make a product is that it is missing. So a job waits for thos
 too: what is there is no input, nothing above it can have it made again, and its timestamp never counts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from scripts.plan.grid import Grid
 from scripts.plan.product import Key
@@ -17,10 +17,10 @@ class Missing:
 
     Args:
         grid: the study.
-        store: where its products are.
+        store: where its products are, or the keys of those that are to count as made.
     """
 
-    def __init__(self, grid: Grid, store: Store) -> None:
+    def __init__(self, grid: Grid, store: Store | Collection[str]) -> None:
         self._grid = grid
         self._store = store
         self._made: dict[str, bool] = {}
@@ -36,18 +36,21 @@ class Missing:
         if key not in self._made:
             members = self._grid.products[key].members and self._grid.products[key].spec["members"]
             self._made[key] = (
-                all(self.is_made(Key(member)) for member in members)
-                if members
-                else self._store.is_made(key) or self._is_renamed(key)
+                all(self.is_made(Key(member)) for member in members) if members else self._is_in_store(key)
             )
         return self._made[key]
 
-    def _is_renamed(self, key: Key) -> bool:
+    def _is_in_store(self, key: Key) -> bool:
+        if isinstance(self._store, Collection):
+            return key in self._store
+        return self._store.is_made(key) or self._is_renamed(key, self._store)
+
+    def _is_renamed(self, key: Key, store: Store) -> bool:
         place = key.partition("/")[0]
         if place not in self._named:
-            self._named[place] = self._store.by_fingerprint(key)
+            self._named[place] = store.by_fingerprint(key)
         other = self._named[place].get(key.fingerprint, key)
-        if other == key or (manifest := self._store.read(other)) is None:
+        if other == key or (manifest := store.read(other)) is None:
             return False
         if canonical(manifest["spec"]) != canonical(self._grid.products[key].spec):
             return False
@@ -73,6 +76,17 @@ class Missing:
         waits_for = {read for member in self.members(key) for read in self._missing(self._grid.products[member].inputs)}
         # at family grain a run is made by its family
         return [read for read in product.inputs if waits_for & {read, *self._grid.products[read].members}]
+
+    def behind(self, jobs: Iterable[Key]) -> list[Key]:
+        """These jobs' products and all that have to be made before them, each once."""
+        found: dict[Key, None] = {}
+        waiting = list(jobs)
+        while waiting:
+            job = waiting.pop()
+            if job not in found:
+                found[job] = None
+                waiting += self.before(job)
+        return list(found)
 
     def jobs(self, block: str, keys: Iterable[Key]) -> list[Key]:
         """What the study's jobs have to write so that these products of a block's conditions are there.

@@ -4,6 +4,7 @@ Each fact stands in ``profiles/slurm/site.yaml``, which git ignores, or in an en
 `account`, say, is FORGETTING_ACCOUNT.
 """
 
+import math
 import os
 import re
 import shlex
@@ -70,6 +71,8 @@ class Site:
     """More options of `sbatch`, for every job: `--mail-type=FAIL --exclusive`; none of `_NOT_EXTRA`."""
     max_jobs: int | None = None
     """Jobs in the queue at a time, at most; without it, `jobs` of the profile."""
+    confirm_gpu_hours: float | None = None
+    """GPU-hours above which a launch is started only with `--config budget_gpu_hours=` at or above its plan."""
     store: str | None = None
     """A directory that every node sees."""
     setup: str | None = None
@@ -126,6 +129,11 @@ def _parsed(name: str, text: str) -> Any:
     """A fact that an environment variable says, in the form that the file has it."""
     if name == "max_jobs" and text.isdecimal():
         return int(text)
+    if name == "confirm_gpu_hours":
+        try:
+            return float(text)
+        except ValueError:
+            return text
     if name == "devices":
         with suppress(yaml.YAMLError):
             return yaml.safe_load(text)
@@ -142,6 +150,9 @@ def _checked(name: str, value: Any, where: str) -> Any:
     if name == "max_jobs":
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{where}: must be a whole number of jobs, at least 1, not {value!r}")
+    elif name == "confirm_gpu_hours":
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise UserError(f"{where}: must be a number of hours, not {value!r}")
     elif name == "environment":
         if not isinstance(value, dict) or not all(
             _NAME.fullmatch(key) and isinstance(word, str | int | float) and not isinstance(word, bool)

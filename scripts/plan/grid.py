@@ -63,8 +63,13 @@ class Grid:
         return self._catalogue.products
 
     @property
+    def outside(self) -> dict[str, str]:
+        """Products that come from outside, and what the lock's entry of each is called."""
+        return self._catalogue.outside
+
+    @property
     def unlocked(self) -> dict[str, str]:
-        """Products that come from outside and have no entry in the lock, and what the entry would be called."""
+        """Those of them that have no entry in the lock, and what the entry would be called."""
         return self._catalogue.unlocked
 
     @property

@@ -112,12 +112,14 @@ class Catalogue:
     Attributes:
         versions: code versions by their name, see ``config/code.lock``.
         data_lock: entries of ``config/data.lock`` by what they identify, see `scripts.study.datalock`.
-        unlocked: products that come from outside and have no entry in the lock, and what the entry would be called.
+        outside: products that come from outside, and what the lock's entry of each is called.
+        unlocked: those of them that have no entry in the lock, and what the entry would be called.
     """
 
     versions: Mapping[str, int]
     data_lock: Mapping[str, Mapping[str, Any]]
     products: dict[str, Product] = field(default_factory=dict)
+    outside: dict[str, str] = field(default_factory=dict)
     unlocked: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, spec: dict[str, Any], *inputs: Product, members: tuple[Key, ...] = ()) -> Product:
@@ -129,10 +131,10 @@ class Catalogue:
 
     def add_outside(self, name: str, spec: dict[str, Any], identity: str, *inputs: Product, locked: bool) -> Product:
         """A product that comes from outside; where the lock lacks its identity, its name says so."""
-        if locked:
-            return self.add(name, spec, *inputs)
-        product = self.add(f"{name}.{NOT_LOCKED}", spec, *inputs)
-        self.unlocked[product.key] = identity
+        product = self.add(name if locked else f"{name}.{NOT_LOCKED}", spec, *inputs)
+        self.outside[product.key] = identity
+        if not locked:
+            self.unlocked[product.key] = identity
         return product
 
     def entry(self, identity: str | None) -> Mapping[str, Any]:

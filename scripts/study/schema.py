@@ -530,6 +530,13 @@ class Jobs(Part):
     spectra: Job = field("computes singular values", default=Job())
 
 
+class Price(Part):
+    """What a GPU-hour costs."""
+
+    amount: Annotated[float, Field(gt=0, allow_inf_nan=False)] = field("how much", unit="currency")
+    currency: str = field("in what, as the plan writes it: USD", min_length=1)
+
+
 class Resources(Part):
     """What jobs are expected to take, how often they save, what they ask for; no product's name depends on it."""
 
@@ -548,6 +555,7 @@ class Resources(Part):
         "1.4 (smoke study) to 2 (demo) times the CPU time; nothing changes on GPUs and other processors",
         default=False,
     )
+    gpu_hour_price: Price | None = field("what a GPU-hour costs; the plan then says the money, too", default=None)
     jobs: Jobs = field("what jobs ask a cluster for", default=Jobs())
 
     @model_validator(mode="after")

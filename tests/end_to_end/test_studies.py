@@ -1,10 +1,13 @@
 """What the committed studies say when they are asked for something, in a fresh checkout without data, hub or GPU."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, House, copy_checkout
+from tests.conftest import ROOT, House, copy_checkout, counts
+
+CONFIG = ["--config", "study=paper", "store=results/store"]
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,41 @@ def test_what_is_not_locked_is_planned_and_not_launched(checkout: Path) -> None:
     assert "model:meta-llama/Llama-2-7b-hf is not locked" in said
     assert "python -m scripts.data.lock --study paper`" in said
     assert not house.store.exists()
+
+
+def test_a_dry_run_ends_with_the_plan(checkout: Path) -> None:
+    """Whatever else `--quiet` leaves out; and what has been made is counted as such."""
+    house = House(checkout, "plans", "smoke")
+    target = "results/figures/fig2.pdf"
+    quiet = house.snakemake(target, "-n", "--quiet")
+    whole = quiet[quiet.index("Plan of study smoke, by stage:") :].strip()
+    assert "Job stats" not in quiet
+    assert "In the store: nothing of it yet." in whole
+    said = house.snakemake(target, "-n", "--quiet", "host", "reason")
+    assert said.strip().endswith(whole)
+    made = sum(count for rule, count in counts(said).items() if rule != "all")
+    assert re.search(rf"^total +{made} ", whole, re.MULTILINE)
+    record = said.split("Make the records ")[1].split()[0]
+    house.python("-m", "scripts.data.products", f"data/records/{record}", "--study", "smoke", "--store", "plans")
+    said = house.snakemake(target, "-n", "--quiet", "progress")
+    assert "In the store, and not counted: 1 jobs," in said
+    assert re.search(rf"^total +{made - 1} ", said, re.MULTILINE)
+    assert "Plan of study" not in house.snakemake(target, "-n", "--quiet", "all")
+
+
+def test_a_budget_ends_a_dry_run_and_a_launch_before_locks_are_asked_for(checkout: Path) -> None:
+    house, target = House(checkout, study="paper"), "results/figures/figS10.pdf"
+    # House says study and store by `--config`, which comes last and takes more
+    for words in (["-n", "--quiet"], ["--cores", "1"]):
+        said = house.python("-m", "snakemake", target, *words, *CONFIG, "budget_gpu_hours=0.1", ok=False)
+        (error,) = errors(said)
+        assert re.fullmatch(
+            r"error: the plan takes about \d+\.\d GPU-hours, budget_gpu_hours allows 0\.1; nothing was started", error
+        )
+        assert ("Plan of study paper, by stage:" in said) == ("-n" in words)
+    said = house.python("-m", "snakemake", target, "-n", "--quiet", *CONFIG, "budget_gpu_hours=1000")
+    assert "Not locked: model:meta-llama/Llama-2-7b-hf;" in said
+    assert "GPU-hours" in said
 
 
 def test_what_needs_no_model_is_made_under_the_paper_s_study(checkout: Path) -> None:

@@ -17,7 +17,7 @@ def asked(said: str, message: str) -> list[str]:
     return re.findall(rf"^Job \d+: {message} .*\((.*)\)$", said, re.MULTILINE)
 
 
-@pytest.mark.parametrize("behind", ["", " --config budget_gpu_hours=1"])
+@pytest.mark.parametrize("behind", ["", " --config budget_gpu_hours=1e6"])
 def test_the_literal_command_plans_the_paper_s_study(checkout: Path, behind: str) -> None:
     status, said = snakemake(checkout, f"snakemake -n results/figures/fig2.pdf --profile slurm{behind}")
     assert status == 0, said
@@ -26,6 +26,22 @@ def test_the_literal_command_plans_the_paper_s_study(checkout: Path, behind: str
     assert planned["train_run"] == 4 * (8 + 5 + 8 + 5)
     assert planned["train_leg"] == 8 * 7
     assert "not-locked" in said
+    assert "with 200 jobs at a time (jobs of the profile)" in said
+
+
+def test_a_site_s_threshold_asks_for_a_budget(checkout: Path) -> None:
+    line, facts = "snakemake results/figures/fig2.pdf --profile slurm", {"FORGETTING_CONFIRM_GPU_HOURS": "100"}
+    status, planned = snakemake(checkout, f"{line} -n --quiet", FORGETTING_MAX_JOBS="20", **facts)
+    assert status == 0, planned
+    assert "with 20 jobs at a time (max_jobs of the site)" in planned
+    status, said = snakemake(checkout, line, **facts)
+    assert status == 1
+    (error,) = (text for text in said.splitlines() if text.startswith("error:"))
+    command = error.split("`")[1]
+    assert command in planned.replace(" --quiet", "")
+    status, said = snakemake(checkout, line + command.partition(line)[2], **facts)
+    # enough to be started, where all that it takes is locked
+    assert "error: config/data.lock: " in said
 
 
 def test_another_study_on_the_command_line(checkout: Path) -> None:
