@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from pathlib import Path
 
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.settings.enums import Quietness
@@ -13,7 +14,7 @@ from scripts.plan import artifacts as plan
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
-from scripts.planning import budget, cluster, dryrun, engine, resilience, table
+from scripts.planning import budget, cluster, cost, dryrun, engine, resilience, table
 from scripts.planning.estimate import Estimate
 from scripts.planning.failures import Failures
 from scripts.planning.progress import ProgressLines
@@ -258,3 +259,17 @@ onstart:
     else:
         PROGRESS.tell(jobs, hours, workflow.resource_settings.nodes, logger)
     Failures().start(jobs, logger, says_why=launcher.says_why)
+
+
+def tell_cost():
+    """Leaves what the study has cost so far beside its results."""
+    if IS_HEAD:
+        cost.write(LAUNCH, Path(RESULTS))
+
+
+onsuccess:
+    tell_cost()
+
+
+onerror:
+    tell_cost()

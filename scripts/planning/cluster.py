@@ -181,11 +181,21 @@ def _tasks(grid: Grid, kind: str) -> int:
 
 
 def _minutes(launch: Launch, place: str) -> Any:
-    table, estimate = launch.grid.study.resources, Estimate(launch.grid, launch.store)
+    estimate = Estimate(launch.grid, launch.store)
 
-    def minutes(wildcards: Any, attempt: int) -> int:
-        expected = estimate.seconds(launch.grid.find(f"{place}/{wildcards.key}"), set())
-        needed = math.ceil((attempt * _SPARE * expected + 2 * table.startup_seconds) / 60)
-        return min(max(needed, _LEAST_MINUTES), table.jobs.training.minutes)
+    def of_attempt(wildcards: Any, attempt: int) -> int:
+        return minutes(estimate, launch.grid.find(f"{place}/{wildcards.key}"), attempt)
 
-    return minutes
+    return of_attempt
+
+
+def minutes(estimate: Estimate, product: Product, attempt: int = 1) -> int:
+    """What the job that makes a product asks for; 0 where it runs where Snakemake does."""
+    table, row = estimate.grid.study.resources, _row(product)
+    if row is None:
+        return 0
+    longest = _job(estimate.grid, row).minutes
+    if row != TRAINING:
+        return longest
+    needed = math.ceil((attempt * _SPARE * estimate.seconds(product, set()) + 2 * table.startup_seconds) / 60)
+    return min(max(needed, _LEAST_MINUTES), longest)

@@ -4,6 +4,7 @@ No result does.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -64,12 +65,15 @@ class Estimate:
 
     Args:
         grid: the study.
-        store: where it looks for speeds that were measured: of the same kind of work, on the same kind of device.
+        store: where it looks for how many examples a dataset has, and what the same kind of work took on the same kind
+            of device.
+        measures: whether the latter counts more than the operations.
     """
 
-    def __init__(self, grid: Grid, store: Store) -> None:
+    def __init__(self, grid: Grid, store: Store, *, measures: bool = True) -> None:
         self.grid = grid
         self.store = store
+        self._measures = measures
         self._resources = grid.study.resources
         self._parameters = grid.study.model.parameters
         self._shape = Shape.of_study(grid.study.model, 4)
@@ -82,7 +86,7 @@ class Estimate:
         What depends on records that nobody has counted yet is left out; see `tokens`.
         """
         members = [self.grid.products[key] for key in product.members if key not in made] or [product]
-        work = sum(self._work(member) for member in members)
+        work = sum(self.work(member) for member in members)
         has_model = product.kind not in ("records", "tokenizer", "rows", "overlaps", "published")
         return work + (self._resources.startup_seconds if has_model else 1.0)
 
@@ -109,8 +113,8 @@ class Estimate:
         examples = int(said["examples"]) if said else self.grid.study.datasets[setting.dataset].expected_records
         return amount * examples / (setting.packing_ratio or 1.0) * length if examples else None
 
-    def _work(self, product: Product) -> float:
-        """Seconds of the work itself."""
+    def work(self, product: Product) -> float:
+        """Seconds of the work itself, without the start of a job; a family has none of its own."""
         if self._shape is None:
             return 0.0
         match product.kind:
@@ -130,13 +134,15 @@ class Estimate:
         return 0.0
 
     def _training(self, product: Product) -> float:
-        tokens = self.tokens(product) or 0.0
-        recipe = _recipe(product)
-        length = self.grid.products[product.inputs_of("rows")[0]].spec["sequence_length"]
         found = self._resources.devices
         if measured := self._measured(product, found.gpus):
-            return tokens * measured / found.count
-        return tokens * self._training_flops(recipe.method, length) / self._rate("training", found.gpus) / found.count
+            return (self.tokens(product) or 0.0) * measured / found.count
+        return self.operations(product) / self._rate("training", found.gpus) / found.count
+
+    def operations(self, product: Product) -> float:
+        """Those of the training of a leg or run, in FLOP."""
+        length = self.grid.products[product.inputs_of("rows")[0]].spec["sequence_length"]
+        return (self.tokens(product) or 0.0) * self._training_flops(_recipe(product).method, length)
 
     def _training_flops(self, method: dict[str, Any], length: int) -> float:
         """Of a token."""
@@ -242,7 +248,7 @@ class Estimate:
 
     @cached_property
     def _made_by_work(self) -> dict[str, list[Product]]:
-        made = self.store.made(product.key for product in self.grid)
+        made = self.store.made(product.key for product in self.grid) if self._measures else set()
         found: dict[str, list[Product]] = {}
         for product in self.grid:
             if product.key in made and product.kind in _MEASURED:
@@ -275,14 +281,21 @@ def _cost(manifest: dict[str, Any] | None, device: Device | None) -> float | Non
     """
     if manifest is None:
         return None
-    provenance, results = manifest["provenance"], manifest["results"]
+    provenance = manifest["provenance"]
     if training := provenance.get("training"):
         names = {attempt["device"] for attempt in training["attempts"]}
-        seconds, amount = training["device_seconds"], results.get("tokens")
+        amount = manifest["results"].get("tokens")
     else:
-        asked = provenance.get("evaluation", {})
-        names = {asked["device"]} if "device" in asked else set()
-        seconds, amount = provenance["seconds"] * asked.get("devices", 1), 1
+        names = {name for name in [provenance.get("evaluation", {}).get("device")] if name}
+        amount = 1
     if not amount or any(devices.known(name) is not device for name in names):
         return None
-    return float(seconds / amount)
+    return device_seconds(manifest) / float(amount)
+
+
+def device_seconds(manifest: Mapping[str, Any]) -> float:
+    """What a product took, by its manifest: seconds times devices, of all attempts at a training."""
+    provenance = manifest["provenance"]
+    if training := provenance.get("training"):
+        return float(training["device_seconds"])
+    return float(provenance["seconds"] * provenance.get("evaluation", {}).get("devices", 1))

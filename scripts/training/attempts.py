@@ -17,8 +17,8 @@ from scripts.training.checkpoints import writable
 class Attempts:
     """The attempts in `path`, the last of which is this one; one that was killed counts to its last report.
 
-    An entry has `started` (seconds since 1970), `seconds` (wall time with the device in hand), `device` (its name) and
-    `devices` (how many, over all processes).
+    An entry has `started` (seconds since 1970), `seconds` (wall time with the device in hand), `device` (its name),
+    `devices` (how many, over all processes) and `memory_bytes` (the most that the first of them took, by its reports).
     """
 
     def __init__(self, path: Path, device: str, devices: int) -> None:
@@ -28,12 +28,15 @@ class Attempts:
         with suppress(OSError, ValueError):  # none yet, or spoilt: they are told of, nothing depends on them
             self._entries = json.loads(path.read_text(encoding="utf-8"))
         self._began = time.monotonic()
-        self._entries.append({"started": round(time.time(), 3), "seconds": 0.0, "device": device, "devices": devices})
+        start = {"started": round(time.time(), 3), "seconds": 0.0}
+        self._entries.append({**start, "device": device, "devices": devices, "memory_bytes": 0})
         self.report()
 
-    def report(self) -> None:
-        """This attempt has come so far. Raises UserError where the file cannot be written."""
+    def report(self, memory_bytes: int = 0) -> None:
+        """This attempt has come so far, and took so much. Raises UserError where the file cannot be written."""
         self._now()
+        entry = self._entries[-1]
+        entry["memory_bytes"] = max(entry["memory_bytes"], memory_bytes)
         with writable(self._path), atomic_path(self._path) as new:
             new.write_text(json.dumps(self._entries) + "\n", encoding="utf-8")
 

@@ -172,7 +172,7 @@ def builder(
             ):
 
                 def report(event: dict[str, Any]) -> None:
-                    attempts.report()
+                    attempts.report(event["memory_bytes"])
                     for receive in (log.add, tell, track):
                         receive(event)
 

@@ -32,6 +32,7 @@ def test_all_that_the_study_has(house: House) -> None:
         f"{t}.{form}" for t in tables for form in ("csv", "collected.json", "md", "tex", "made.json")
     }
     assert "# The paper's claims" in (house.root / "results/claims.md").read_text()
+    assert "| training | " in (house.root / "results/cost.md").read_text()
     assert house.plan("all") == {}
 
 
