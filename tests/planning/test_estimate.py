@@ -50,6 +50,21 @@ def test_four_conditions_of_the_paper_by_hand(paper: Launch) -> None:
     hours = expected(paper, "math-cpt/lora-r256/20B-seed0") * 32 / 3600
     assert hours == pytest.approx(branch * (frozen + 6 * 256 * 2_498_560 + attention) / H100 / 3600, rel=5e-3)
     assert hours == pytest.approx(188.3, abs=1.0)
+    # two epochs of 111,183 examples, 3.1 in a row
+    tokens = 2 * 111_183 / 3.1 * 4096
+    hours = expected(paper, "code-ift/lora-r64/2-seed0") * 32 / 3600
+    assert hours == pytest.approx(tokens * (frozen + 6 * 64 * 2_498_560 + attention) / H100 / 3600, rel=5e-3)
+    assert hours == pytest.approx(7.1, abs=0.1)
+
+
+def test_a_trunk_and_its_branches_of_the_paper(paper: Launch) -> None:
+    """Eight durations, 51.75B tokens if each began anew: the trunk has 12.8B, the branches what is missing of each."""
+    estimate = Estimate(paper.grid, paper.store)
+    members = paper.grid.find("families/trained/code-cpt/full-seed0").members
+    tokens = [estimate.tokens(paper.grid.products[key]) or 0.0 for key in members]
+    assert sum(tokens) == pytest.approx(26.4e9, rel=5e-3)
+    hours = sum(estimate.work(paper.grid.products[key]) for key in members) * 32 / 3600
+    assert hours == pytest.approx(868, abs=5)
 
 
 def test_instruction_finetuning_counts_packed_rows(smoke: Grid, tmp_path: Path) -> None:
