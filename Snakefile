@@ -26,6 +26,7 @@ localrules:
     all,
     all_published,
     list_artifacts,
+    pilot,
 
 
 rule all_figures:
@@ -49,6 +50,21 @@ rule all:
 rule all_published:
     input:
         lambda wildcards: asked(printed_files),
+
+
+rule pilot:
+    input:
+        lambda wildcards: asked(pilot_inputs),
+    log:
+        f"{RESULTS}/logs/pilot.log",
+    conda:
+        "envs/artifacts.yaml"
+    params:
+        run=pilot_run,
+    message:
+        "What the pilot took: {params.run}"
+    shell:
+        "python -m scripts.planning.pilot {params.run} | tee {log}"
 
 
 rule list_artifacts:

@@ -14,7 +14,7 @@ from scripts.plan import artifacts as plan
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
-from scripts.planning import budget, cluster, cost, dryrun, engine, resilience, table
+from scripts.planning import budget, cluster, cost, dryrun, engine, pilot, resilience, table
 from scripts.planning.estimate import Estimate
 from scripts.planning.failures import Failures
 from scripts.planning.progress import ProgressLines
@@ -176,6 +176,16 @@ def request(wildcards, resources):
 def deadline(wildcards, resources):
     """When training saves and ends, for the next attempt to go on; local jobs have all the time they want."""
     return JOB_ENGINE.deadline(LAUNCH, resources.runtime) if JOB_ENGINE else ""
+
+
+def pilot_inputs():
+    """What the pilot of the study waits for."""
+    block, chosen = pilot.condition(LAUNCH, lambda product: True)
+    return WANTED.condition(block, chosen.evaluations.values())
+
+
+def pilot_run(wildcards):
+    return pilot.condition(LAUNCH, lambda product: True)[1].product
 
 
 def printed_files():

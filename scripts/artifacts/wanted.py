@@ -138,6 +138,11 @@ class Wanted:
         keys = plan.validations(self._launch.grid)
         return [*self._note(self._page("learning_rates.yaml")), *self._jobs(SWEEP, keys)]
 
+    def condition(self, block: str, evaluations: Iterable[Key]) -> list[str]:
+        """What a condition of a block waits for that is to be there as a whole."""
+        self._check_forced()
+        return self._jobs(block, evaluations)
+
     def claims(self) -> list[str]:
         """What judging the claims waits for."""
         if self._claims_are_right():
