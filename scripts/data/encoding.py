@@ -21,6 +21,7 @@ from scripts.common.files import read_object
 from scripts.components.templates import BOS, CHAT, JOIN, MARK, PLAIN, Bos, Chat, Fixed, Form, Join, without_marks
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding as Tokens
     from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -134,10 +135,8 @@ class Encoding:
 
         `separate` encodes them apart. `together` encodes them as one text; the first token with a character of the
         response is the response's first. A chat is one text too, and what stands behind the prompt's tokens is the
-        response.
-
-        Raises:
-            UserError: in a chat, a response that joins the prompt's last token.
+        response; where the two share a token, as a line break at the response's beginning may be one with the
+        template's own, it is cut as `together` is.
         """
         if self._chat:
             yield from self._chat_examples(prompts, responses, self._chat.tail)
@@ -148,7 +147,7 @@ class Encoding:
         both = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
         encodings = self._tokenizer.encode_batch(both, add_special_tokens=False)
         for prompt, encoding in zip(prompts, encodings, strict=True):
-            cut = sum(end <= len(prompt) for _, end in encoding.offsets)
+            cut = _cut(encoding, len(prompt))
             yield [*self.prefix, *encoding.ids[:cut]], encoding.ids[cut:]
 
     def _behind_prefix(self, texts: Sequence[str]) -> list[list[int]]:
@@ -205,24 +204,31 @@ class Encoding:
 
     def _chat_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts that a chat template wrote."""
-        encodings = self._marking.encode_batch(list(texts), add_special_tokens=False)
-        return [[self._unmarked.get(number, number) for number in encoding.ids] for encoding in encodings]
+        return [self._unmark(encoding.ids) for encoding in self._marked(texts)]
+
+    def _marked(self, texts: Sequence[str]) -> "list[Tokens]":
+        return self._marking.encode_batch(list(texts), add_special_tokens=False)
+
+    def _unmark(self, ids: Sequence[int]) -> list[int]:
+        return [self._unmarked.get(number, number) for number in ids]
 
     def _chat_examples(
         self, prompts: Sequence[str], responses: Sequence[str], tail: str
     ) -> Iterator[tuple[list[int], list[int]]]:
         pairs = zip(prompts, responses, strict=True)
-        wholes = self._chat_ids([prompt + response + tail for prompt, response in pairs])
+        wholes = self._marked([prompt + response + tail for prompt, response in pairs])
         end = len(self.ending)
-        for prompt, response, first, whole in zip(prompts, responses, self._chat_ids(prompts), wholes, strict=True):
-            begin = len(first)
-            if whole[:begin] != first or whole[-end:] != self.ending or len(whole) < begin + end:
+        for prompt, first, encoding in zip(prompts, self._chat_ids(prompts), wholes, strict=True):
+            whole = self._unmark(encoding.ids)
+            # by its tokens and not by characters: one that takes the spaces behind it (Phi-3's) is the prompt's
+            begin = len(first) if whole[: len(first)] == first else _cut(encoding, len(prompt))
+            if whole[-end:] != self.ending or len(whole) < begin + end:
                 raise UserError(
-                    f"{self._where}: in its chat template the response {without_marks(response)[:60]!r} has a token in "
-                    f"common with what stands around it, {without_marks(prompt)[-60:]!r} and "
-                    f"{without_marks(tail)!r}, as one that begins with spaces or a line break may; take those away"
+                    f"{self._where}: what its chat template writes behind a response, {without_marks(tail)!r}, has "
+                    f"other tokens behind {without_marks(prompt)[-60:]!r} than elsewhere, so that nothing says where "
+                    "the response ends"
                 )
-            yield first, whole[begin:-end]
+            yield whole[:begin], whole[begin:-end]
 
     def continuations(self, written: Sequence[Sequence[int]]) -> list[str]:
         """What each list of ids adds to a text that they stand behind, special tokens left out.
@@ -277,6 +283,11 @@ class Encoding:
         return tuple(
             number for number, _ in takewhile(itemgetter(1), zip(whole.ids, whole.special_tokens_mask, strict=True))
         )
+
+
+def _cut(encoding: "Tokens", prompt: int) -> int:
+    """How many tokens have no character behind the first `prompt` of the text."""
+    return sum(end <= prompt for _, end in encoding.offsets)
 
 
 def _tokenizer(files: Mapping[str, Path], where: object) -> "Tokenizer":
