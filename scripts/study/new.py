@@ -305,7 +305,7 @@ resources:   # guesses, for estimates of time alone, and what a cluster is asked
 def _model(said: str) -> tuple[dict[str, Any], int]:
     """The key `model`, and the longest sequence that it can read, as far as that can be known here."""
     place = Path(said).expanduser()
-    if place.is_dir():
+    if said and place.is_dir():
         config = place / "config.json"
         if not config.is_file():
             raise UserError(f"--model {said}: is a directory without a config.json, so no model of transformers")
@@ -314,7 +314,7 @@ def _model(said: str) -> tuple[dict[str, Any], int]:
         except (UserError, ValueError, TypeError) as error:
             raise UserError(f"{config}: is not the configuration of a model ({error})") from error
         return {"source": "path", "path": _from_repository(place), "label": place.resolve().name}, context
-    if place.exists():
+    if _is_here(said):
         raise UserError(f"--model {said}: is a file, and must be a directory that transformers' save_pretrained wrote")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", said) and not said.startswith("."):
         return {"source": "hub", "repository": said, "label": said.rpartition("/")[2]}, LONGEST_ROW
@@ -328,9 +328,9 @@ def _records(option: str, said: str, told: dict[str, str] | None, on_hub: dict[s
         option: for sentences.
         told: its columns; None: as they are called in a file, and these of the hub.
     """
-    place = Path(said).expanduser()
-    if not place.exists():
+    if not _is_here(said):
         return _of_hub(option, said, told or on_hub)
+    place = Path(said).expanduser()
     path = _from_repository(place) + ("/" if place.is_dir() else "")
     count = longest = size = 0
     columns: dict[str, str] = {}
@@ -364,7 +364,8 @@ def _of_hub(option: str, said: str, columns: dict[str, str]) -> Records:
 
 
 def _is_here(said: str) -> bool:
-    return Path(said).expanduser().exists()
+    """Whether it is a file or a folder; what nobody said would be this one."""
+    return bool(said) and Path(said).expanduser().exists()
 
 
 def _on_hub(said: str) -> tuple[str, str] | None:

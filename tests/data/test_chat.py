@@ -375,3 +375,11 @@ def test_a_template_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Pat
     assert str(caught.value).startswith(f"{tmp_path}: ")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_template_of_other_bytes_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    smollm2(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes("{{ 'Schöne' }}".encode("latin-1"))
+    encoding = Encoding.read(tmp_path)
+    with pytest.raises(UserError, match=r"its chat_template\.jinja is not UTF-8 text"):
+        encoding.in_template("chat")

@@ -297,6 +297,11 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
         "an unknown task to keep": ({"keep": "hellaswag,piqa"}, ["--keep hellaswag,piqa", "'piqa' is neither"]),
         "a task twice": ({"keep": "hellaswag,hellaswag"}, ["mine.yaml: evaluation.forgetting", "nothing was written"]),
         "kept is trained on": ({"keep": str(tmp_path / "train.jsonl")}, ["--keep", "is what --train names"]),
+        **{
+            f"nothing for {name}": ({name: ""}, [f"--{name} ", "OWNER/NAME"])
+            for name in ("model", "train", "learn", "keep")
+        },
+        "a comma too many": ({"keep": "hellaswag,"}, ["--keep hellaswag,: '' is neither a file"]),
         "an address": (
             {"train": "https://huggingface.co/datasets/owner/set"},
             ["--train https", "no file and no folder", "OWNER/NAME"],

@@ -90,7 +90,7 @@ class HubDataset(Table, Source):
         if other := next((name for name in names if format_of(name) is None), None):
             raise UserError(f"{repository}: {other} is no table, and `files` chooses it; {ALLOWED}")
         few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        print(f"{repository}: {len(names)} of its files are read: {few}", file=sys.stderr)
+        print(f"{repository}: reads {few}", file=sys.stderr)
         # who may see the list of files may not have accepted the licence here; one file may have nothing of `keep`
         if self.gated or (self.keep and len(names) > 1):
             return
