@@ -339,6 +339,8 @@ def _records(option: str, said: str, told: dict[str, str] | None, on_hub: dict[s
             columns = told or _columns(f"--{option} {said}", values)
             if missing := next((column for column in columns.values() if column not in values), None):
                 raise UserError(f"--{option} {said}: has no column {missing!r}; it has {', '.join(map(str, values))}")
+        if not told and "instruction" in columns and str(values.get("input") or "").strip():
+            columns["input"] = "input"  # the first record has none, perhaps
         texts = [values.get(column) for column in columns.values()]
         length = sum(len((text if isinstance(text, str) else json.dumps(text, default=str)).encode()) for text in texts)
         count, longest, size = count + 1, max(longest, length), size + length
@@ -413,7 +415,7 @@ def _columns(said: str, record: Mapping[str, Any]) -> dict[str, str]:
     instruction, response, text = (there[field] for field in ("instruction", "response", "text"))
     if instruction and response:
         own = {"instruction": instruction, "response": response}
-        return {**own, "input": "input"} if str(record.get("input") or "").strip() else own
+        return {**own, "input": "input"} if "input" in record else own
     if text:
         return {"text": text}
     needed = " or ".join(f"{' / '.join(FIELDS[one])}" for one in ("instruction", "text"))

@@ -109,6 +109,18 @@ def test_columns_are_found(
     assert {key: getattr(found, key) for key in defaults} == {**defaults, **said}
 
 
+@pytest.mark.parametrize("first", [{"input": ""}, {}])
+def test_an_input_that_the_first_record_lacks_is_not_left_out(
+    answers: dict[str, Any], tmp_path: Path, first: dict[str, str]
+) -> None:
+    """Most of Alpaca's have none."""
+    pair = {"instruction": "Add.", "output": "3"}
+    answers["train"] = lines(tmp_path / "own.jsonl", [{**pair, **first}] * 16 + [{**pair, "input": "1 and 2"}])
+    write(Answers(**answers), tmp_path / "studies")
+    columns = load_study("mine", tmp_path / "studies").datasets["train"].columns  # type: ignore[attr-defined]
+    assert columns == {"instruction": "instruction", "response": "output", "input": "input"}
+
+
 def test_other_formats(answers: dict[str, Any], tmp_path: Path) -> None:
     with (tmp_path / "train.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, PAIRS[0])
