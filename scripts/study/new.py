@@ -227,8 +227,9 @@ def _text(answers: Answers) -> tuple[str, list[str], bool]:
     datasets: dict[str, dict[str, Any]] = {"train": train.dataset}
     learning = answers.learn
     held_out: dict[str, Any] = {}
+    others = {"train": train}
     if learning not in TASKS:
-        own = _held_out("learn", answers.learn, train, columns)
+        others["learn"] = own = _held_out("learn", answers.learn, columns, train.columns, others)
         datasets["held-out"], learning, held_out = own.dataset, "target_loss", {"held_out": "held-out"}
         if own.is_text != train.is_text:
             said = {True: "documents", False: "instructions with responses"}
@@ -241,7 +242,7 @@ def _text(answers: Answers) -> tuple[str, list[str], bool]:
     if text == WIKIPEDIA:
         datasets[WIKIPEDIA], kept = {**PACKAGED[WIKIPEDIA], "limit": ITEMS}, {"held_out": WIKIPEDIA}
     elif text:
-        datasets["kept"], kept = _held_out("keep", text, train, None).dataset, {"held_out": "kept"}
+        datasets["kept"], kept = _held_out("keep", text, None, {"text": "text"}, others).dataset, {"held_out": "kept"}
     asked = {task: TASKS[task] for task in dict.fromkeys([*tasks, learning]) if task in TASKS}
     for settings in asked.values():
         for key in ("dataset", "shots_from"):
@@ -258,7 +259,10 @@ def _text(answers: Answers) -> tuple[str, list[str], bool]:
         **(_cpt(train, context) if train.is_text else _ift(train, context, chat)),
     }
     unread = list(dict.fromkeys(one["repository"] for one in datasets.values() if one["source"] == "hub"))
-    note = f"  # nobody has read {', '.join(unread)} yet: `{_lock(answers.name)}` looks at files and columns"
+    note = (
+        f"  # nobody has read {', '.join(unread)} yet: `{_lock(answers.name)}` needs the network, and looks at files "
+    )
+    note += "and columns"
     note += "" if train.path else "; sequence_length, batch_rows and durations are guesses"
     text_of_study = f"""\
 # yaml-language-server: $schema=../schema.json
@@ -425,22 +429,30 @@ def _columns(said: str, record: Mapping[str, Any]) -> dict[str, str]:
     )
 
 
-def _held_out(option: str, said: str, train: Records, told: dict[str, str] | None) -> Records:
+def _held_out(
+    option: str, said: str, told: dict[str, str] | None, on_hub: dict[str, str], others: Mapping[str, Records]
+) -> Records:
+    """`_records` that have nothing in common with those that other options name."""
     if not _is_here(said) and not _on_hub(said):
         raise UserError(
             f"--{option} {said}: is no file and no folder, no OWNER/NAME of the hub, and none of the tasks "
             f"{', '.join(TASKS)}"
         )
-    found = _records(option, said, told, train.columns if option == "learn" else {"text": "text"})
-    sources = [SOURCES[one.dataset["source"]].model_validate(one.dataset) for one in (found, train)]
-    same = sources[0].overlaps(sources[1])
-    if found.path and train.path:
-        same = same or found.path.is_relative_to(train.path) or train.path.is_relative_to(found.path)
-        are_files = found.path.is_file() and train.path.is_file()
-        same = same or (are_files and file_sha256(found.path) == file_sha256(train.path))
-    if same:
-        raise UserError(f"--{option} {said}: is what --train names; records that are held out must be others")
+    found = _records(option, said, told, on_hub)
+    for other, records in others.items():
+        if _have_common(found, records):
+            raise UserError(f"--{option} {said}: is what --{other} names; records that are held out must be others")
     return found
+
+
+def _have_common(one: Records, other: Records) -> bool:
+    """Whether one is known to be, or to be in, the other."""
+    if one.path and other.path:
+        if one.path.is_file() and other.path.is_file():
+            return file_sha256(one.path) == file_sha256(other.path)
+        return one.path.is_relative_to(other.path) or other.path.is_relative_to(one.path)
+    first, second = (SOURCES[records.dataset["source"]].model_validate(records.dataset) for records in (one, other))
+    return first.overlaps(second)
 
 
 def _kept(answers: Answers) -> tuple[list[str], str]:

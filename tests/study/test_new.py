@@ -308,6 +308,11 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
         ),
         "an unknown task to keep": ({"keep": "hellaswag,piqa"}, ["--keep hellaswag,piqa", "'piqa' is neither"]),
         "a task twice": ({"keep": "hellaswag,hellaswag"}, ["mine.yaml: evaluation.forgetting", "nothing was written"]),
+        "kept is held out already": ({"keep": str(tmp_path / "held-out.jsonl")}, ["--keep", "is what --learn names"]),
+        "kept on the hub is held out already": (
+            {"train": "owner/set", "learn": "owner/other", "keep": "owner/other"},
+            ["--keep owner/other", "is what --learn names"],
+        ),
         "kept is trained on": ({"keep": str(tmp_path / "train.jsonl")}, ["--keep", "is what --train names"]),
         **{
             f"nothing for {name}": ({name: ""}, [f"--{name} ", "OWNER/NAME"])
