@@ -21,6 +21,7 @@ from scripts.common.files import read_object
 from scripts.components.templates import BOS, CHAT, JOIN, MARK, PLAIN, Bos, Chat, Fixed, Form, Join, without_marks
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding as Tokens
     from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -71,30 +72,32 @@ class Encoding:
         template: str = PLAIN,
     ) -> None:
         self._tokenizer = _tokenizer(files, where)
-        self._files = files
-        self._bos = bos
-        self._join = join
         self._where = where
-        configured = {name: read_object(files[name], where) for name in (*_NAMES, *_NUMBERS) if name in files}
-        eos = self._special("eos", configured)
+        self._join = join
+        self._configured = {name: read_object(files[name], where) for name in (*_NAMES, *_NUMBERS) if name in files}
+        self._jinja = files[_CHAT_TEMPLATE].read_bytes() if _CHAT_TEMPLATE in files else b""
+        eos = self._special("eos")
         if eos is None:
             raise UserError(
                 f"{where}: does not say which token ends a text: neither `eos_token` in {' or '.join(_NAMES)} nor "
                 f"`eos_token_id` in {' or '.join(_NUMBERS)} is a token of its {TOKENIZER}"
             )
-        pad = self._special("pad", configured)
+        pad = self._special("pad")
         self.eos, self.pad = eos, eos if pad is None else pad
-        self.prefix = self._own_prefix(configured) if bos == "tokenizer" else ()
-        self.size = 1 + max(self._can_stand_in_rows())
+        self.prefix = self._own_prefix() if bos == "tokenizer" else ()
         # An offset is where a token's text ends, with the spaces that some post-processors leave out.
         self._tokenizer.post_processor = None
         self._anchor: list[int] = self._tokenizer.encode(_ANY_TEXT, add_special_tokens=False).ids
         self._anchor_text = self._tokenizer.decode(self._anchor)
+        self._use(template)
+
+    def _use(self, template: str) -> None:
         self.form: Form = Fixed(template)
+        self.size = 1 + max(self._can_stand_in_rows())
         self.ending, self.ends = [self.eos], frozenset([self.eos])
         self._chat: Chat | None = None
         if template == CHAT:
-            self._chat = self.form = self._chat_form(configured)
+            self._chat = self.form = self._chat_form()
             self._marking, self._unmarked = self._marking_tokenizer()
             self._try_chat(self._chat)
 
@@ -106,7 +109,9 @@ class Encoding:
 
     def in_template(self, template: str) -> "Encoding":
         """The same with another text around instructions and responses."""
-        return Encoding(self._files, self._where, self._bos, self._join, template)
+        other = copy.copy(self)
+        other._use(template)
+        return other
 
     @property
     def before(self) -> int:
@@ -134,10 +139,8 @@ class Encoding:
 
         `separate` encodes them apart. `together` encodes them as one text; the first token with a character of the
         response is the response's first. A chat is one text too, and what stands behind the prompt's tokens is the
-        response.
-
-        Raises:
-            UserError: in a chat, a response that joins the prompt's last token.
+        response; where the two share a token, as a line break at the response's beginning may be one with the
+        template's own, it is cut as `together` is.
         """
         if self._chat:
             yield from self._chat_examples(prompts, responses, self._chat.tail)
@@ -148,27 +151,29 @@ class Encoding:
         both = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
         encodings = self._tokenizer.encode_batch(both, add_special_tokens=False)
         for prompt, encoding in zip(prompts, encodings, strict=True):
-            cut = sum(end <= len(prompt) for _, end in encoding.offsets)
+            cut = _cut(encoding, len(prompt))
             yield [*self.prefix, *encoding.ids[:cut]], encoding.ids[cut:]
 
     def _behind_prefix(self, texts: Sequence[str]) -> list[list[int]]:
         return [[*self.prefix, *ids] for ids in self.texts(texts)]
 
-    def _chat_form(self, configured: Mapping[str, Mapping[str, Any]]) -> Chat:
-        source: Any = configured.get("tokenizer_config.json", {}).get("chat_template")
-        if _CHAT_TEMPLATE in self._files:
-            source = self._files[_CHAT_TEMPLATE].read_text(encoding="utf-8")
+    def _chat_form(self) -> Chat:
+        source: Any = self._configured.get("tokenizer_config.json", {}).get("chat_template")
+        try:
+            source = self._jinja.decode() or source
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self._where}: its {_CHAT_TEMPLATE} is not UTF-8 text") from error
         if not source:
             raise UserError(
                 f"{self._where}: its tokenizer has no chat template, neither as `chat_template` in "
                 f"tokenizer_config.json nor as {_CHAT_TEMPLATE}"
             )
-        both = [configured.get(file, {}) for file in _NAMES]
+        both = [self._configured.get(file, {}) for file in _NAMES]
         # of two files the first that names a token counts, as for `eos`
         said = {key: next((file[key] for file in both if file.get(key)), None) for file in both for key in file}
         contents = {key: named.get("content") if isinstance(named, dict) else named for key, named in said.items()}
         names = {key: name for key, name in contents.items() if key.endswith("_token") and isinstance(name, str)}
-        for kind, number in (("eos", self.eos), ("bos", self._special("bos", configured))):
+        for kind, number in (("eos", self.eos), ("bos", self._special("bos"))):
             # where it says null, the template has none, whatever number a model's configuration gives (Qwen's)
             if number is not None and f"{kind}_token" not in said:
                 names[f"{kind}_token"] = self.token(number)
@@ -205,24 +210,31 @@ class Encoding:
 
     def _chat_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts that a chat template wrote."""
-        encodings = self._marking.encode_batch(list(texts), add_special_tokens=False)
-        return [[self._unmarked.get(number, number) for number in encoding.ids] for encoding in encodings]
+        return [self._unmark(encoding.ids) for encoding in self._marked(texts)]
+
+    def _marked(self, texts: Sequence[str]) -> "list[Tokens]":
+        return self._marking.encode_batch(list(texts), add_special_tokens=False)
+
+    def _unmark(self, ids: Sequence[int]) -> list[int]:
+        return [self._unmarked.get(number, number) for number in ids]
 
     def _chat_examples(
         self, prompts: Sequence[str], responses: Sequence[str], tail: str
     ) -> Iterator[tuple[list[int], list[int]]]:
         pairs = zip(prompts, responses, strict=True)
-        wholes = self._chat_ids([prompt + response + tail for prompt, response in pairs])
+        wholes = self._marked([prompt + response + tail for prompt, response in pairs])
         end = len(self.ending)
-        for prompt, response, first, whole in zip(prompts, responses, self._chat_ids(prompts), wholes, strict=True):
-            begin = len(first)
-            if whole[:begin] != first or whole[-end:] != self.ending or len(whole) < begin + end:
+        for prompt, first, encoding in zip(prompts, self._chat_ids(prompts), wholes, strict=True):
+            whole = self._unmark(encoding.ids)
+            # by its tokens and not by characters: one that takes the spaces behind it (Phi-3's) is the prompt's
+            begin = len(first) if whole[: len(first)] == first else _cut(encoding, len(prompt))
+            if whole[-end:] != self.ending or len(whole) < begin + end:
                 raise UserError(
-                    f"{self._where}: in its chat template the response {without_marks(response)[:60]!r} has a token in "
-                    f"common with what stands around it, {without_marks(prompt)[-60:]!r} and "
-                    f"{without_marks(tail)!r}, as one that begins with spaces or a line break may; take those away"
+                    f"{self._where}: what its chat template writes behind a response, {without_marks(tail)!r}, has "
+                    f"other tokens behind {without_marks(prompt)[-60:]!r} than elsewhere, so that nothing says where "
+                    "the response ends"
                 )
-            yield first, whole[begin:-end]
+            yield whole[:begin], whole[begin:-end]
 
     def continuations(self, written: Sequence[Sequence[int]]) -> list[str]:
         """What each list of ids adds to a text that they stand behind, special tokens left out.
@@ -247,10 +259,10 @@ class Encoding:
         known = set(self._tokenizer.get_vocab(with_added_tokens=False).values())
         return {*known, *ordinary, self.eos, self.pad, *self.prefix}
 
-    def _special(self, kind: str, configured: Mapping[str, Mapping[str, Any]]) -> int | None:
+    def _special(self, kind: str) -> int | None:
         """The id of the eos, bos or pad token; None where no file says it."""
         for file in _NAMES:
-            named = configured.get(file, {}).get(f"{kind}_token")
+            named = self._configured.get(file, {}).get(f"{kind}_token")
             name = named.get("content") if isinstance(named, dict) else named
             if isinstance(name, str) and name:
                 number = self._tokenizer.token_to_id(name)
@@ -261,22 +273,27 @@ class Encoding:
                     )
                 return number
         for file in _NUMBERS:
-            number = configured.get(file, {}).get(f"{kind}_token_id")
+            number = self._configured.get(file, {}).get(f"{kind}_token_id")
             number = number[0] if isinstance(number, list) and number else number
             if isinstance(number, int) and number >= 0 and self._tokenizer.id_to_token(number) is not None:
                 return number
         return None
 
-    def _own_prefix(self, configured: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+    def _own_prefix(self) -> tuple[int, ...]:
         """What the tokenizer puts before a text by itself; what its configuration says of it goes first."""
-        adds = configured.get("tokenizer_config.json", {}).get("add_bos_token")
+        adds = self._configured.get("tokenizer_config.json", {}).get("add_bos_token")
         if adds is not None:
-            bos = self._special("bos", configured) if adds else None
+            bos = self._special("bos") if adds else None
             return () if bos is None else (bos,)
         whole = self._tokenizer.encode(_ANY_TEXT)
         return tuple(
             number for number, _ in takewhile(itemgetter(1), zip(whole.ids, whole.special_tokens_mask, strict=True))
         )
+
+
+def _cut(encoding: "Tokens", prompt: int) -> int:
+    """How many tokens have no character behind the first `prompt` of the text."""
+    return sum(end <= prompt for _, end in encoding.offsets)
 
 
 def _tokenizer(files: Mapping[str, Path], where: object) -> "Tokenizer":

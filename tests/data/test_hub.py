@@ -13,8 +13,11 @@ from huggingface_hub import constants
 
 from scripts.common.environment import LAUNCH
 from scripts.common.errors import UserError
+from scripts.components.forms import Instruction, Use
 from scripts.components.making import BuildContext
 from scripts.components.models.hub import HubModel
+from scripts.components.sources import hub as of_hub
+from scripts.components.sources.hub import HubDataset
 from scripts.data import products
 from scripts.data.hub import Repository
 from tests.standins.hub import Hub, use
@@ -115,6 +118,62 @@ def test_of_a_dataset_a_part_is_not_taken_for_all(hub: Hub, monkeypatch: pytest.
     with pytest.raises(UserError, match="the list of its files at the commit") as refused:
         Repository("dataset", NAME).files(commit)
     assert f"call `hf download --repo-type dataset {NAME} --revision {commit}`" in str(refused.value)
+
+
+PAIR = b'{"query": "1+1?", "answer": "2"}\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, ""),
+        ({"columns": {"instruction": "query", "response": "output"}}, "has no column 'output'; it has query, answer"),
+        ({"columns": {}}, "data/train-0.jsonl, line 1: is no instruction with its response (it has no instruction; "),
+        ({"conversation": "messages", "columns": {}}, "has no column 'messages'"),
+        ({"files": ["*test*"]}, "no file matches '*test*'; it has README.md, data/train-0.jsonl, data/train-1.jsonl"),
+        ({"files": ["*train*", "train.py"]}, "train.py is no table, and `files` chooses it; allowed are .jsonl"),
+        ({"columns": {"instruction": "query", "response": "output"}, "keep": {"query": "x"}}, ""),
+        ({"columns": {"instruction": "query", "response": "output"}, "gated": True}, ""),
+        ({"files": ["data/train-1.jsonl"]}, ""),  # what stands behind the first 1000 is not looked at
+    ],
+)
+def test_files_and_first_records_are_looked_at_when_it_is_locked(hub: Hub, more: dict[str, Any], said: str) -> None:
+    """Where the job would stop; of what needs a licence the list of files alone, of what is chosen by value neither."""
+    files = {
+        "README.md": b"#",
+        "data/train-0.jsonl": PAIR * 3,
+        "data/train-1.jsonl": PAIR * 1000 + b"{",
+        "train.py": b"1",
+    }
+    hub.commit("dataset", NAME, files)
+    said_of_all = {"columns": {"instruction": "query", "response": "answer"}, "files": ["data/train*"], **more}
+    dataset = HubDataset.model_validate({"source": "hub", "repository": NAME, **said_of_all})
+    entry = dataset.lock({})
+    uses = [Use("settings.own.dataset", (Instruction,))]
+    context = BuildContext("datasets.train", "mine", Path("scratch"), {}, lambda: [], uses=uses)
+    if said:
+        with pytest.raises(UserError) as refused:
+            dataset.check(dataset.spec(entry, 0), context)
+        assert said in str(refused.value)
+        assert "\n" not in str(refused.value)
+    else:
+        dataset.check(dataset.spec(entry, 0), context)
+    assert set(hub.downloads()) <= {"data/train-0.jsonl", "data/train-1.jsonl"}
+
+
+def test_a_large_file_is_not_downloaded_to_look_at_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = hub.commit("dataset", NAME, {"a.jsonl": PAIR})
+    monkeypatch.setattr(of_hub, "LOOKED_AT", len(PAIR) - 1)
+    dataset = HubDataset.model_validate({"source": "hub", "repository": NAME, "files": ["*"]})
+    context = BuildContext("datasets.train", "mine", Path("scratch"), {}, lambda: [])
+    dataset.check(dataset.spec({"revision": commit}, 0), context)
+    assert not hub.downloads()
+    assert (said := capsys.readouterr().err).startswith(f"dataset {NAME}: reads a.jsonl\n")
+    assert "a.jsonl is large, so its columns are seen when it is downloaded" in said
+    Repository("dataset", NAME).download("a.jsonl", commit, None)
+    assert Repository("dataset", NAME).size("a.jsonl", commit) == 0
 
 
 def gated(hub: Hub) -> None:

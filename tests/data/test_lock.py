@@ -23,6 +23,7 @@ from tests.vocabularies import small_files
 ROOT = Path(__file__).resolve().parents[2]
 SHA, COMMIT = "0123456789abcdef" * 4, "01234567" * 5
 BRANCHES = {"0.25B-tokens": "a", "500M": "b", "1B": "c", "1B-again": "d", "main": "e"}
+DESCRIPTION = b'{"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["d", "e"], "label": "0"}\n'
 ITEM = b'{"question": "1+1?", "answer": "#### 2"}\n'
 REPOSITORY = "authors/starcoder-lora-rank-2-2B-tokens"
 
@@ -85,7 +86,7 @@ def test_nothing_is_left_of_a_command_that_was_killed(
 
 
 def test_every_kind_of_source_is_locked(hub: Hub, house: House, tmp_path: Path) -> None:
-    data = hub.commit("dataset", "owner/set", {"a.jsonl": b"{}"})
+    data = hub.commit("dataset", "owner/set", {"a.jsonl": DESCRIPTION})
     commits = {
         branch: hub.commit("model", REPOSITORY, {"x": seed.encode()}, branch) for branch, seed in BRANCHES.items()
     }
@@ -115,7 +116,7 @@ def test_every_kind_of_source_is_locked(hub: Hub, house: House, tmp_path: Path) 
     locked["1B-again"] = "0" * 40
     path.write_text(yaml.safe_dump(expected))
     locked["1B-again"] = commits["1B-again"]
-    expected["dataset:owner/set"]["revision"] = hub.commit("dataset", "owner/set", {"a.jsonl": b"{} "})
+    expected["dataset:owner/set"]["revision"] = hub.commit("dataset", "owner/set", {"a.jsonl": DESCRIPTION * 2})
     said = house.python("-m", "scripts.data.lock", "--study", "smoke")
     assert "dataset:owner/set: changed" in said
     assert "path:mine.jsonl: as it was" in said

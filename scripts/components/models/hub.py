@@ -125,6 +125,11 @@ class HubModel(OutsideModel):
 
         return hub.read_encoding(hub.Repository("model", self.repository), entry["revision"], bos, join)
 
+    def encoding_at_hand(self, bos: Bos, join: Join) -> "Encoding | None":
+        from scripts.data import hub
+
+        return hub.cached_encoding(hub.Repository("model", self.repository), bos, join)
+
     def require_trainable(
         self, entry: Mapping[str, Any], methods: Mapping[str, Method], decomposed: bool = False
     ) -> None:

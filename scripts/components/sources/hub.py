@@ -1,5 +1,6 @@
 """Records of the Hugging Face hub."""
 
+import sys
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -8,9 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from scripts.common.errors import UserError
 from scripts.components.making import BuildContext, Commit, LockEntry
 from scripts.components.part import Count, Repository, Tokens, field, slug
 from scripts.components.sources import Source, Table
+
+LOOKED_AT, FIRST = 2**26, 1000
+"""Bytes of the largest file that is downloaded when a dataset is locked, and how many of its records are read."""
 
 
 class DatasetEntry(LockEntry):
@@ -72,6 +77,30 @@ class HubDataset(Table, Source):
         from scripts.data import hub
 
         return {**before, "revision": hub.Repository("dataset", self.repository).commit()}
+
+    def check(self, spec: Mapping[str, Any], context: BuildContext) -> None:
+        """Its files, and the first records of the first one, if it is small: the job finds it in the hub's cache."""
+        from scripts.data import hub
+        from scripts.data.records import Records, matching
+        from scripts.data.tables import ALLOWED, format_of
+
+        repository, revision = hub.Repository("dataset", self.repository), spec["revision"]
+        sums = repository.files(revision)
+        names = matching(sums, self.files, str(repository))
+        if other := next((name for name in names if format_of(name) is None), None):
+            raise UserError(f"{repository}: {other} is no table, and `files` chooses it; {ALLOWED}")
+        few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        print(f"{repository}: reads {few}", file=sys.stderr)
+        # who may see the list of files may not have accepted the licence here; one file may have nothing of `keep`
+        if self.gated or (self.keep and len(names) > 1):
+            return
+        if repository.size(names[0], revision) > LOOKED_AT:
+            print(f"{repository}: {names[0]} is large, so its columns are seen when it is downloaded", file=sys.stderr)
+            return
+        file = repository.download(names[0], revision, sums[names[0]])
+        chosen = {key: value for key, value in spec.items() if key != "sample_tokens"}
+        first = {**chosen, "limit": min(self.limit or FIRST, FIRST)}
+        Records([(names[0], file)], first, str(repository), context.uses).check()
 
     @staticmethod
     def build(spec: Mapping[str, Any], context: BuildContext, out: Path) -> dict[str, Any]:

@@ -111,6 +111,13 @@ class PathDataset(Table, Source):
         return _records(spec, context).write(out)
 
 
+def names_table(name: str) -> bool:
+    """Whether a name ends as those of files do that are read as tables."""
+    from scripts.data.tables import format_of
+
+    return format_of(name) is not None
+
+
 def _format(path: str) -> dict[str, str]:
     """What a spec has of the format, which a hash does not tell: nothing of JSON, which once was all there was."""
     from scripts.data.tables import format_of
