@@ -65,10 +65,11 @@ def stages(launch: Launch) -> list[Stage]:
         name = stage_of(product)
         stage = found.setdefault(name, Stage(name, cluster.devices_of(grid, product)))
         stage.products += 1
-        stage.planned += estimate.work(product) * max(stage.gpus, 1)
+        alone = grid.study.grain == "condition"  # each product has a job, whose start counts
+        stage.planned += (estimate.seconds(product, set()) if alone else estimate.work(product)) * max(stage.gpus, 1)
         used = device_seconds(manifest)
         stage.used += used
-        if grid.study.grain == "condition" and (minutes := cluster.minutes(estimate, product)):
+        if alone and (minutes := cluster.minutes(estimate, product)):
             stage.asked = (stage.asked or 0.0) + 60 * minutes * max(stage.gpus, 1)
         training = manifest["provenance"].get("training", {})
         for attempt in training.get("attempts", ()):
@@ -104,7 +105,7 @@ def page(launch: Launch, found: Iterable[Stage]) -> str:
 # What {launch.name} cost
 
 Hours of all that lies in the store: on GPUs times their number, else of a job's process. `planned` is the work that the
-cost model counts for training on {where}, without starts; `asked` what a cluster is asked for at the first attempt;
+cost model counts, with training on {where}; `asked` what a cluster is asked for at the first attempt;
 `used` what the manifests say. `{python_command("scripts.planning.cost", study=launch.name)}` prints this at any time.
 
 {table}

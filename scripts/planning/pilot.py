@@ -6,10 +6,11 @@ The pilot is one short condition, trained, evaluated and, where the study has th
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.common.commands import snakemake_command
+from scripts.common.commands import snakemake_again
 from scripts.common.errors import UserError, run
 from scripts.common.files import atomic_path
 from scripts.components.measures import SPECTRA
@@ -39,8 +40,8 @@ def condition(launch: Launch, fits: Callable[[Product], bool]) -> tuple[str, Con
     """
     grid = launch.grid
     if grid.study.grain != "condition":
-        again = snakemake_command("pilot", "--config", f"study={launch.name}", "grain=condition")
-        raise UserError(f"pilot: is one condition, and study {launch.name!r} makes families of them; `{again}`")
+        again = snakemake_again(sys.argv[1:], "grain=condition")
+        raise UserError(f"pilot: is one condition, and study {launch.name!r} makes families of them; try `{again}`")
     estimate = Estimate(grid, launch.store, measures=False)
     found = [
         (SPECTRA not in one.evaluations, sum(map(estimate.work, trained)), block, one)
@@ -72,16 +73,16 @@ def report(launch: Launch, chosen: Condition) -> str:
     measured = [grid.products[key] for key in chosen.evaluations.values()]
     written = [grid.products[key] for one in measured for key in one.inputs_of("samples")]
     for product in (*reversed(chain(grid, chosen.product)), *written, *measured):
-        expected = planned.work(product) * max(cluster.devices_of(grid, product), 1)
+        expected = planned.seconds(product, set()) * max(cluster.devices_of(grid, product), 1)
         took = device_seconds(store.require(product.key))
-        ratio = f"{took / expected:.2f}" if expected else "-"
-        rows.append((product.name, spoken(expected), spoken(took), ratio))
+        rows.append((product.name, spoken(expected), spoken(took), f"{took / expected:.2f}"))
     products = [product for product in grid if not product.members]
     before = cluster.gpu_hours(planned, products)
     after = cluster.gpu_hours(Estimate(grid, store), products)
     return "\n".join(
         [
-            f"Pilot of {launch.name}: {chosen.setting}, {chosen.method}, {chosen.duration}. Times are of one device.",
+            f"Pilot of {launch.name}: {chosen.setting}, {chosen.method}, {chosen.duration}. Times are those of its jobs, "
+            "with their starts, times their devices.",
             "",
             *aligned(rows),
             "",
