@@ -111,7 +111,12 @@ class Estimate:
         if said and setting.packing != "foundry":
             return amount * int(said["tokens"])
         examples = int(said["examples"]) if said else self.grid.study.datasets[setting.dataset].expected_records
-        return amount * examples / (setting.packing_ratio or 1.0) * length if examples else None
+        if not examples:
+            return None
+        # as many examples as a step's groups of rows take, and no step that is not full; see scripts.data.packing
+        groups = int(rows.spec["batch_rows"]) // int(rows.spec["group_rows"])
+        of_a_step = groups * int(rows.spec["group_rows"] * (setting.packing_ratio or 1.0))
+        return amount * (examples // of_a_step) * int(rows.spec["batch_rows"]) * length
 
     def work(self, product: Product) -> float:
         """Seconds of the work itself, without the start of a job; a family has none of its own."""

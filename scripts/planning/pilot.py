@@ -81,8 +81,8 @@ def report(launch: Launch, chosen: Condition) -> str:
     after = cluster.gpu_hours(Estimate(grid, store), products)
     return "\n".join(
         [
-            f"Pilot of {launch.name}: {chosen.setting}, {chosen.method}, {chosen.duration}. Times are those of its jobs, "
-            "with their starts, times their devices.",
+            f"Pilot of {launch.name}: {chosen.setting}, {chosen.method}, {chosen.duration}. Times are of whole jobs, "
+            "times their devices.",
             "",
             *aligned(rows),
             "",

@@ -30,7 +30,7 @@ def adapters(product: Product) -> bool:
 
 
 def test_the_cheapest_with_spectra_and_without(launch: Launch) -> None:
-    """Only full finetuning is decomposed in the paper: 0.25B tokens. Of adapters, an epoch of an IFT set is shortest."""
+    """Only full finetuning is decomposed in the paper, from 0.25B tokens on; of adapters the cheapest is one epoch."""
     _, decomposed = pilot.condition(launch, everything)
     assert (decomposed.setting, decomposed.method, decomposed.duration) == ("code-cpt", "full", "0.25B")
     assert "spectra" in decomposed.evaluations
@@ -50,7 +50,7 @@ def test_nothing_fits_and_families(launch: Launch, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="trains nothing that fits into the memory of h100-80gb"):
         pilot.condition(launch, lambda product: False)
     monkeypatch.setattr("sys.argv", ["snakemake", "pilot", "-n", "--config", "study=smoke"])
-    with pytest.raises(UserError, match="makes families of them; try `.*snakemake pilot --config grain=condition st"):
+    with pytest.raises(UserError, match=r"makes families of them; try `.*snakemake pilot --config grain=condition st"):
         pilot.condition(new_launch("smoke", launch.store_root), everything)
 
 
@@ -62,12 +62,12 @@ def test_page(
     monkeypatch.chdir(launch.store_root)
     Path("results").mkdir()
     _, chosen = pilot.condition(launch, adapters)
-    planned = Estimate(launch.grid, launch.store)
+    grid, planned = launch.grid, Estimate(launch.grid, launch.store)
     products = [
-        *pilot.chain(launch.grid, chosen.product),
-        *(launch.grid.products[k] for k in chosen.evaluations.values()),
+        *pilot.chain(grid, chosen.product),
+        *(grid.products[key] for key in chosen.evaluations.values()),
     ]
-    for product in [*products, *(launch.grid.products[k] for one in products for k in one.inputs_of("samples"))]:
+    for product in [*products, *(grid.products[key] for one in products for key in one.inputs_of("samples"))]:
         put(launch, product, slower * planned.seconds(product, set()), planned.tokens)
     pilot.main(launch, chosen.product)
     text = capsys.readouterr().out
