@@ -12,7 +12,8 @@ pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest --dist loadfile --no-loadsco
 help:
 	@echo "make demo    set everything up, then build results/figures/fig2.pdf (the demo study)"
 	@echo "make study   write a study of your own model and data from five answers (NAME=mine)"
-	@echo "make status  say what is made, runs, waits, failed, and what the rest costs (STUDY=paper for another study)"
+	@echo "make status  say what is made, runs, waits, failed, and what the rest costs (STUDY=paper for another study,"
+	@echo "             TARGET=fig2 for a figure alone)"
 	@echo "make test    set everything up, then run the tests of minutes: every part, and one figure made for real"
 	@echo "make test-all  all tests but the slow ones (ARGS=\"-m slow\" for those)"
 	@echo "make test-arithmetic  the tests that round as the CPU does, with the kernels that any CPU can run"
@@ -31,7 +32,8 @@ study: setup
 
 # Not after setup: that makes .venv anew where the lock changed, and what runs elsewhere uses it.
 status:
-	@$(bin)/python -m scripts.planning.status $(if $(STUDY),--study $(STUDY)) $(if $(STORE),--store $(STORE))
+	@$(bin)/python -m scripts.planning.status $(if $(STUDY),--study $(STUDY)) $(if $(STORE),--store $(STORE)) \
+	    $(if $(TARGET),--target $(TARGET))
 
 # Two processes, a file at a time, in order: with reordering, the files of a few long tests would come last.
 test: setup

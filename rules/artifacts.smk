@@ -13,6 +13,7 @@ localrules:
     claims,
     comparison,
     contact_sheet,
+    plan,
     unknown,
 
 
@@ -159,6 +160,24 @@ rule contact_sheet:
         "Put all figures on one sheet"
     shell:
         "python -m scripts.artifacts.contact_sheet --png {output.png} {params.pictures} > {log} 2>&1"
+
+
+rule plan:
+    input:
+        lambda wildcards: asked(WANTED.costs),
+    output:
+        csv=f"{RESULTS}/plan.csv",
+        record=f"{RESULTS}/plan.collected.json",
+        md=f"{RESULTS}/plan.md",
+        html=f"{RESULTS}/plan.html",
+    log:
+        f"{RESULTS}/logs/plan.log",
+    conda:
+        "../envs/artifacts.yaml"
+    message:
+        "Say what each figure and table costs"
+    shell:
+        "python -m scripts.planning.page --csv {output.csv} --md {output.md} --html {output.html} > {log} 2>&1"
 
 
 # of whatever no other rule makes it says so, with the names that are most like it

@@ -110,7 +110,7 @@ wildcard_constraints:
     # what no other rule makes
     unknown=(
         rf"(?!{re.escape(STORE)}/|{re.escape(RESULTS)}/((published/)?(v1/)?(figures|tables)/({NAMES})\.|\.stale/|logs/"
-        r"|(claims|comparison|learning_rates|contact_sheet)\.))(results/.+|[^/]+|(v1|figures|tables)/.+)"
+        r"|(claims|comparison|learning_rates|contact_sheet|plan)\.))(results/.+|[^/]+|(v1|figures|tables)/.+)"
     ),
 
 
@@ -215,18 +215,21 @@ def machine():
         return table.Machine(cores, f"a job on each of {cores} cores", is_cluster=False)
     nodes, most = workflow.nodes or 1, LAUNCH.site["max_jobs"]
     limit, said = (most, "max_jobs of the site") if most and most <= nodes else (nodes, "jobs of the profile")
-    return table.Machine(limit, f"{limit} jobs at a time ({said}), if none has to wait in the queue", is_cluster=True)
+    number = "any number of" if limit == sys.maxsize else limit  # --jobs unlimited
+    return table.Machine(limit, f"{number} jobs at a time ({said}) and none waiting in the queue", is_cluster=True)
 
 
 def tell_plan(jobs):
     """What a dry-run ends with: the plan, and what would end its launch."""
     made = [job for job in jobs if job.output]
+    if not made:
+        return
     products = {product.key: product for product in products_of(made)}
     listed = [
         table.Job(products.get(f"{PLACES.get(job.rule.name)}/{job.wildcards.get('key')}"), after)
         for job, after in zip(made, dryrun.after(workflow.dag, made))
     ]
-    whole = [GRID.products[key] for key in WANTED.whole()]
+    whole = [GRID.products[key] for key in asked(WANTED.whole)]
     plan = table.plan_of(ESTIMATE, listed, whole, machine())
     lines = table.lines(plan, LAUNCH.store.root)
     if why := budget.unconfirmed(LAUNCH, plan.total.gpu_hours, config.get(budget.KEY), sys.argv[1:]):

@@ -19,7 +19,7 @@ from scripts.launch.launch import Launch
 from scripts.plan import artifacts as plan
 from scripts.plan.conditions import GRID, SWEEP, Condition
 from scripts.plan.product import Key
-from scripts.plan.registry import Artifact
+from scripts.plan.registry import REGISTRY, Artifact
 from scripts.store.fingerprint import fingerprint, known_sha256
 
 CLAIMED = ("learning", "forgetting")
@@ -88,6 +88,12 @@ def of_rates(launch: Launch) -> str:
     # the rates that were chosen before, and are the study's by now, decide nothing of it
     study = _shown(launch, launch.grid.conditions(SWEEP), keys, rates=False)
     return _fingerprint(imports.of_command("learning_rates"), keys, study=study, sweep=launch.study["sweep"])
+
+
+def of_plan(launch: Launch) -> str:
+    """The fingerprint of what the page of costs is computed from: the study with its devices; nothing of the store."""
+    files = (*imports.behind("scripts.planning.page"), str(REGISTRY))
+    return _fingerprint(files, study={"name": launch.name, **launch.study}, data_lock=launch.data_lock)
 
 
 def of_contact_sheet(pictures: Sequence[Path]) -> str:

@@ -158,6 +158,11 @@ class Wanted:
         shown = self._launch.evaluated(self._is_there)
         return [*self._note(*files), *self.manifests(sorted({self._coming[k] for k in shown if k in self._coming}))]
 
+    def costs(self) -> list[str]:
+        """What the page of costs waits for: nothing, but for being right."""
+        files = [self._page(f"plan.{form}") for form in ("csv", "md", "html")]
+        return [] if self._is_right("plan", lambda: recipes.of_plan(self._launch), *files) else self._note(*files)
+
     def contact_sheet(self, shown: Iterable[Artifact]) -> list[str]:
         """What the sheet of these figures waits for."""
         pictures = {artifact.name: self.drawing_paths(artifact)[1] for artifact in shown}

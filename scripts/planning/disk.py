@@ -1,9 +1,10 @@
 """How much room a study's models take in the store, known from the base model's shape before anything is there.
 
-python -m scripts.planning.disk [--study NAME] [--store DIR] [--jobs N]
+python -m scripts.planning.disk [--study NAME] [--store DIR] [--jobs N] [--target fig2]
 """
 
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from scripts.components.optimizers import OPTIMIZERS
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.plan.grid import Grid
-from scripts.plan.product import Product
+from scripts.plan.product import Key, Product
 from scripts.plan.specs import Recipe, Trained
 from scripts.planning.reports import aligned
+from scripts.planning.targets import counted, target_option
 
 _TRAINED_BYTES = 4
 """Of a weight that is trained here, and of each of its numbers in the optimizer's state: fp32."""
@@ -65,16 +67,22 @@ def forecast(grid: Grid, jobs: Iterable[Product], made: set[str], at_once: int) 
         start: index for index, keys in enumerate(members) for key in keys for start in grid.products[key].inputs
     }
     sizes = {key: product_bytes(grid, grid.products[key]) for keys in members for key in keys}
-    live: dict[str, int] = {}
-    most = 0
+    live: set[Key] = set()
+    leaves: dict[int, list[Key]] = defaultdict(list)
+    held = most = 0
     for index, keys in enumerate(members):
         for key in keys:
             # the product is written when no checkpoint is, and takes about as much as one
-            most = max(most, sum(live.values()) + checkpoint_bytes(grid, grid.products[key]))
-            live[key] = sizes[key]
-        most = max(most, sum(live.values()))
-        stays = {grid.model.key, *(key for key in live if last_user.get(key, -1) > index)}
-        live = {key: size for key, size in live.items() if key in stays}
+            most = max(most, held + checkpoint_bytes(grid, grid.products[key]))
+            if key not in live:
+                live.add(key)
+                held += sizes[key]
+                if key != grid.model.key:
+                    leaves[max(index, last_user.get(key, 0))].append(key)
+        most = max(most, held)
+        for done in leaves.pop(index, ()):
+            live.remove(done)
+            held -= sizes[done]
     running = sorted(max((checkpoint_bytes(grid, grid.products[key]) for key in keys), default=0) for keys in members)
     legs = sum(size for key, size in sizes.items() if grid.products[key].kind == "leg")
     return Forecast(
@@ -155,23 +163,37 @@ def sentences(coming: Forecast, root: Path) -> list[str]:
     return said
 
 
-def main(launch: Launch, at_once: int) -> None:
-    """Prints what the families of the study need that are not there yet, and all of them together."""
+def main(launch: Launch, at_once: int, target: str | None = None) -> None:
+    """Prints what the families of the study need that are not there yet, and all of them together.
+
+    Args:
+        launch: the study and the store.
+        at_once: how many jobs run at the same time.
+        target: a figure or table; then only what it needs counts.
+
+    Raises:
+        UserError: there is no such target, or the study cannot have it.
+    """
     grid, store = launch.grid, launch.store
     made = store.made(product.key for product in grid)
     jobs: dict[str, list[Product]] = {}
+    is_counted = counted(grid, target)
     for product in grid:
         if product.kind == "trained":
-            jobs[product.name.removeprefix("families/trained/")] = _jobs(grid, product)
-        elif product.kind == "published":
+            if found := list(filter(is_counted, _jobs(grid, product))):
+                jobs[product.name.removeprefix("families/trained/")] = found
+        elif product.kind == "published" and is_counted(product):
             jobs.setdefault(product.name.rpartition("/")[0], []).append(product)
-        elif product.kind == "model":
+        elif product.kind == "model" and is_counted(product):
             jobs[product.name] = [product]
     every = dict.fromkeys(job for unit in jobs.values() for job in unit)
     rows = {name: forecast(grid, unit, made, at_once) for name, unit in jobs.items()}
     whole = forecast(grid, every, made, at_once)
     table: list[tuple[str, ...]] = [("", "leg ends", "models", "checkpoints", "in all", "pruned")]
-    for name, row in [*((name, row) for name, row in rows.items() if row.total), (f"study {grid.name}", whole)]:
+    for name, row in [
+        *((name, row) for name, row in rows.items() if row.total),
+        (target or f"study {grid.name}", whole),
+    ]:
         sizes = (row.legs, row.models, row.checkpoints, row.total, row.pruned)
         table.append((name, *(spoken(size) if size else "-" for size in sizes)))
     print(*aligned(table), *sentences(whole, store.root), sep="\n")
@@ -188,4 +210,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     launch_options(parser)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many jobs run at the same time")
-    run(lambda arguments: main(current_launch(arguments), arguments.jobs), parser)
+    target_option(parser)
+    run(lambda arguments: main(current_launch(arguments), arguments.jobs, arguments.target), parser)

@@ -2,6 +2,7 @@
 
 python -m scripts.planning.status
 python -m scripts.planning.status --study paper --store /scratch/store
+python -m scripts.planning.status --target fig2
 
 It reads the store, the logs of this checkout and, where SLURM is, the queue. It changes nothing.
 """
@@ -20,6 +21,7 @@ from scripts.planning import cluster, engine
 from scripts.planning.estimate import Estimate
 from scripts.planning.reports import FRESH_SECONDS, aligned, last_lines, last_report, spoken
 from scripts.planning.slurm import QueuedJob
+from scripts.planning.targets import counted, target_option
 from scripts.store.locks import Holder, holder
 
 LOGS = Path("results/logs")
@@ -44,7 +46,7 @@ _SHOWN_RUNNING, _SHOWN_FAILED = 20, 5
 
 @dataclass(frozen=True)
 class Status:
-    """Where every product of a study stands: its state, one of `_STATES`, by its key; families among them.
+    """Where the products of a study stand, or of a target: a state of `_STATES` by key; families among them.
 
     `failed`: the log of the last attempt ends in an error. `stopped`: there is a log or a checkpoint, and no error.
     Both are made when they are asked for again. `owners` and `jobs` say who works on what runs or waits.
@@ -53,20 +55,33 @@ class Status:
     states: Mapping[str, str]
     owners: Mapping[str, Holder]
     jobs: Mapping[str, QueuedJob]
+    target: str | None = None
+    """The figure or table that they are of."""
 
     @property
     def made(self) -> set[str]:
         return {key for key, state in self.states.items() if state == "made"}
 
 
-def status(launch: Launch, queue: Iterable[QueuedJob], logs: Path = LOGS) -> Status:
-    """Looks at the store, at its locks, at the logs, and at the jobs in the queue."""
+def status(launch: Launch, queue: Iterable[QueuedJob], logs: Path = LOGS, target: str | None = None) -> Status:
+    """Looks at the store, at its locks, at the logs, and at the jobs in the queue.
+
+    Args:
+        launch: the study and the store.
+        queue: jobs that wait or run.
+        logs: those of this checkout.
+        target: a figure or table; then only what it needs is looked at.
+
+    Raises:
+        UserError: there is no such target, or the study cannot have it.
+    """
+    is_counted = counted(launch.grid, target)
     by_fingerprint = {job.fingerprint: job for job in queue}
     states: dict[str, str] = {}
     owners: dict[str, Holder] = {}
     jobs: dict[str, QueuedJob] = {}
     # families first: their job makes the members one after another, so each of them waits in it
-    for product in sorted(launch.grid, key=lambda product: not product.members):
+    for product in sorted(filter(is_counted, launch.grid), key=lambda product: not product.members):
         key = product.key
         if launch.store.is_made(key):
             states[key] = "made"
@@ -82,7 +97,7 @@ def status(launch: Launch, queue: Iterable[QueuedJob], logs: Path = LOGS) -> Sta
             states[key] = "queued"
         else:
             states[key] = _without_job(launch, key, logs)
-    return Status(states, owners, jobs)
+    return Status(states, owners, jobs, target)
 
 
 def _without_job(launch: Launch, key: str, logs: Path) -> str:
@@ -112,10 +127,11 @@ def _error(lines: Sequence[str]) -> str | None:
 
 def lines(launch: Launch, now: Status, logs: Path = LOGS) -> list[str]:
     """The status as a person reads it, on one screen."""
-    grid = launch.grid
+    grid = [product for product in launch.grid if product.key in now.states]
     products = [product for product in grid if product.kind not in _FAMILIES]
     made = sum(now.states[product.key] == "made" for product in products)
-    text = [f"Study {grid.name} in {launch.store_root}: {made} of {len(products)} products made", ""]
+    what = f"{now.target} of study" if now.target else "Study"
+    text = [f"{what} {launch.name} in {launch.store_root}: {made} of {len(products)} products made", ""]
     text += _table(products, now)
     running = [product for product in grid if now.states[product.key] == "running"]
     text += _section("Running", [_running(launch, product, now) for product in _workers(running, now)], _SHOWN_RUNNING)
@@ -188,12 +204,13 @@ def _failed(launch: Launch, product: Product, logs: Path) -> str:
 
 def _rest(launch: Launch, now: Status) -> str:
     grid, made = launch.grid, now.made
-    left = [product for product in grid if product.kind not in _FAMILIES and product.key not in made]
+    looked_at = [product for product in grid if product.key in now.states]
+    left = [product for product in looked_at if product.kind not in _FAMILIES and product.key not in made]
     if not left:
         return "Nothing is left to make."
     jobs = left
     if grid.study.grain == "family":
-        families = [product for product in grid if product.members and not made.issuperset(product.members)]
+        families = [product for product in looked_at if product.members and not made.issuperset(product.members)]
         members = {key for family in families for key in family.members}
         jobs = [*families, *(product for product in left if product.key not in members)]
     estimate = Estimate(grid, launch.store)
@@ -205,15 +222,15 @@ def _rest(launch: Launch, now: Status) -> str:
     )
 
 
-def main(launch: Launch) -> None:
-    """Prints the status of the launch's study."""
+def main(launch: Launch, target: str | None = None) -> None:
+    """Prints the status of the launch's study, or of what a figure or table needs of it."""
     queue: list[QueuedJob] = []
     unknown = None
     try:
         queue = engine.here().queued(".")
     except UserError as error:
         unknown = f"What is in SLURM's queue is not known: {error}"
-    print("\n".join(lines(launch, status(launch, queue))))
+    print("\n".join(lines(launch, status(launch, queue, target=target))))
     if unknown:
         print(unknown)
 
@@ -221,4 +238,5 @@ def main(launch: Launch) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     launch_options(parser)
-    run(lambda arguments: main(launch_by_hand(arguments.study, arguments.store)), parser)
+    target_option(parser)
+    run(lambda arguments: main(launch_by_hand(arguments.study, arguments.store), arguments.target), parser)

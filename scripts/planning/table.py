@@ -4,12 +4,15 @@ A `Plan` is computed from jobs that somebody else has listed: those of a dry-run
 """
 
 import heapq
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from scripts.common.files import project, read_yaml
 from scripts.components.making import lock_command
 from scripts.components.models import MODELS
 from scripts.components.sources import SOURCES
@@ -36,6 +39,7 @@ _FETCHED = {
     choice.entry.kind for choice in (*SOURCES.values(), *MODELS.values()) if choice.entry and choice.needs_network
 }
 """What the keys of ``config/data.lock`` begin with that are downloaded."""
+LICENCES = project("config/licences.yaml")
 _DRAWING_SECONDS = 1.0
 _HOURS = ("GPU-hours", "CPU-hours")
 _SHOWN = 8
@@ -98,6 +102,8 @@ class Download:
     """None where nobody can know before it is read."""
     gated: bool
     """Whether its terms have to be accepted first."""
+    licence: str | None = None
+    """None where the project does not know it."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,13 @@ class Plan:
     groups: Mapping[str, Amount]
     """By setting and method, of what is trained and measured: `code-cpt lora-r16`; the base model is one, too."""
     wall_seconds: float
+    gpus_at_once: int
+    """At most, in the time that `wall_seconds` are."""
     machine: Machine
     disk: Forecast
     downloads: Sequence[Download]
-    in_store: Amount
-    """What was asked for and is there, so that no job makes it."""
+    in_store: Amount | None
+    """What was asked for and is there, so that no job makes it; None where no product was asked for."""
     unlocked: Sequence[str]
     """Identities that ``config/data.lock`` has no entry for."""
     price: tuple[float, str] | None
@@ -150,11 +158,14 @@ def plan_of(estimate: Estimate, jobs: Sequence[Job], whole: Iterable[Product], m
             if group := _group(grid, job.product):
                 groups[group] += cost
     price = grid.study.resources.gpu_hour_price
+    begun = starts(durations, [job.after for job in jobs], machine.at_once)
+    gpus = [cluster.devices_of(grid, job.product) if job.product else 0 for job in jobs]
     return Plan(
         study=grid.name,
         stages={name: stages[name] for name in STAGES if name in stages},
         groups=dict(groups),
-        wall_seconds=wall_seconds(durations, [job.after for job in jobs], machine.at_once),
+        wall_seconds=max(map(sum, zip(begun, durations, strict=True)), default=0.0),
+        gpus_at_once=most_at_once(begun, durations, gpus),
         machine=machine,
         disk=disk.forecast(grid, products, made, machine.at_once),
         downloads=downloads(grid, products),
@@ -164,10 +175,13 @@ def plan_of(estimate: Estimate, jobs: Sequence[Job], whole: Iterable[Product], m
     )
 
 
-def _in_store(estimate: Estimate, whole: Iterable[Product], coming: Mapping[str, Amount], machine: Machine) -> Amount:
+def _in_store(
+    estimate: Estimate, whole: Iterable[Product], coming: Mapping[str, Amount], machine: Machine
+) -> Amount | None:
     """What the jobs of `whole` cost less than they would from nothing; `coming` are the costs of those that run."""
-    there = NOTHING
+    there: Amount | None = None
     for product in whole:
+        there = there or NOTHING
         if product.key not in coming:
             there += amount(estimate, product, machine)
         elif product.members:  # of which some may be there
@@ -230,8 +244,8 @@ def _group(grid: Grid, product: Product) -> str | None:
     return f"{first} {rest.partition('/')[0]}" if first in grid.study.settings and rest else None
 
 
-def wall_seconds(durations: Sequence[float], after: Sequence[Collection[int]], at_once: int) -> float:
-    """When the last job ends, if a job starts as soon as it may: list scheduling (Graham 1966).
+def starts(durations: Sequence[float], after: Sequence[Collection[int]], at_once: int) -> list[float]:
+    """When each job starts, in seconds, if it starts as soon as it may: list scheduling (Graham 1966).
 
     Of the jobs that wait for no other, the one that has waited longest starts whenever fewer than `at_once` run. No
     queue but this one is in it: what others run on a cluster nobody knows.
@@ -248,17 +262,30 @@ def wall_seconds(durations: Sequence[float], after: Sequence[Collection[int]], a
             followers[other].append(job)
     ready = [(0.0, job) for job, count in enumerate(waiting_for) if not count]
     running: list[tuple[float, int]] = []
+    begun = [0.0] * len(durations)
     now = 0.0
     while ready or running:
         while ready and len(running) < at_once:
             _, job = heapq.heappop(ready)
+            begun[job] = now
             heapq.heappush(running, (now + durations[job], job))
         now, job = heapq.heappop(running)
         for other in followers[job]:
             waiting_for[other] -= 1
             if not waiting_for[other]:
                 heapq.heappush(ready, (now, other))
-    return now
+    return begun
+
+
+def most_at_once(begun: Sequence[float], durations: Sequence[float], counts: Sequence[int]) -> int:
+    """The most of what jobs hold, `counts` of each while it runs, that is held at one time."""
+    # what ends at a moment is free for what starts then
+    changes = [
+        change
+        for start, duration, count in zip(begun, durations, counts, strict=True)
+        for change in ((start, count), (start + duration, -count))
+    ]
+    return max(itertools.accumulate(count for _, count in sorted(changes)), default=0)
 
 
 def downloads(grid: Grid, products: Iterable[Product]) -> list[Download]:
@@ -272,7 +299,16 @@ def downloads(grid: Grid, products: Iterable[Product]) -> list[Download]:
         identity = grid.outside.get(product.key, "").partition(" (")[0]
         if identity.partition(":")[0] in _FETCHED:
             sizes[identity] += disk.product_bytes(grid, product)
-    return [Download(name, sizes[name] or None, name in gated) for name in sorted(sizes)]
+    licences = read_yaml(LICENCES)
+    return [
+        Download(
+            name,
+            sizes[name] or None,
+            name in gated,
+            next((licence for pattern, licence in licences.items() if fnmatchcase(name, pattern)), None),
+        )
+        for name in sorted(sizes)
+    ]
 
 
 # -- as a person reads it ------------------------------------------------------------------------------------------
@@ -303,7 +339,8 @@ def lines(plan: Plan, root: Path) -> list[str]:
             "What is trained and measured, by setting and method, the dearest first:",
             *_table([*shown, *rest]),
         ]
-    text += ["", _there(plan), f"Wall time: about {spoken(plan.wall_seconds)} with {plan.machine.words}."]
+    gpus = f", on up to {plan.gpus_at_once:,} GPUs" if plan.gpus_at_once else ""
+    text += ["", *_there(plan), f"Wall time: about {spoken(plan.wall_seconds)} with {plan.machine.words}{gpus}."]
     text += disk.sentences(plan.disk, root)
     text += [*_downloads(plan.downloads), *_money(plan), *_unlocked(plan)]
     return text
@@ -337,12 +374,14 @@ def spoken_tokens(tokens: float) -> str:
     return f"{tokens:.0f}"
 
 
-def _there(plan: Plan) -> str:
+def _there(plan: Plan) -> list[str]:
     there = plan.in_store
+    if there is None:
+        return []
     if not there.jobs and there.gpu_hours + there.cpu_hours < 0.005:
-        return "In the store: nothing of it yet."
+        return ["In the store: nothing of it yet."]
     hours = [f"{spoken_hours(value)} {name}" for name, value in zip(_HOURS, _hours(there), strict=True) if value]
-    return f"In the store, and not counted: {', '.join([f'{there.jobs:,} jobs', *hours])}."
+    return [f"In the store, and not counted: {', '.join([f'{there.jobs:,} jobs', *hours])}."]
 
 
 def _downloads(found: Sequence[Download]) -> list[str]:
@@ -352,9 +391,16 @@ def _downloads(found: Sequence[Download]) -> list[str]:
     sizes = [f"{disk.spoken(sum(one.bytes or 0 for one in known))} of {_named(known)}"] if known else []
     if others := len(found) - len(known):
         sizes.append(f"the size of {'the other ' if known else ''}{others} is not known")
-    gated = [one for one in found if one.gated]
-    terms = f" {_named(gated)}: whoever asks must have accepted the terms first." if gated else ""
-    return [f"Downloads: {len(found)} from outside ({'; '.join(sizes)}).{terms}"]
+    text = [f"Downloads: {len(found)} from outside ({'; '.join(sizes)})."]
+    if gated := [one for one in found if one.gated]:
+        text.append(f"Terms to be accepted first, on its page: {_named(gated)}.")
+    licensed: dict[str | None, list[Download]] = defaultdict(list)
+    for one in found:
+        licensed[one.licence].append(one)
+    unknown = licensed.pop(None, [])
+    said = [f"{licence} ({_named(licensed[licence])})" for licence in licensed]
+    said += [f"not known of {_named(unknown)}"] if unknown else []
+    return [*text, f"Licences: {'; '.join(said)}."]
 
 
 def _named(found: Sequence[Download]) -> str:

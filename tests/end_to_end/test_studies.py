@@ -43,6 +43,7 @@ def test_a_dry_run_ends_with_the_plan(checkout: Path) -> None:
     assert said.strip().endswith(whole)
     made = sum(count for rule, count in counts(said).items() if rule != "all")
     assert re.search(rf"^total +{made} ", whole, re.MULTILINE)
+    assert "Train the tokenizer bpe-" in said
     record = said.split("Make the records ")[1].split()[0]
     house.python("-m", "scripts.data.products", f"data/records/{record}", "--study", "smoke", "--store", "plans")
     said = house.snakemake(target, "-n", "--quiet", "progress")
@@ -60,10 +61,21 @@ def test_a_budget_ends_a_dry_run_and_a_launch_before_locks_are_asked_for(checkou
         assert re.fullmatch(
             r"error: the plan takes about \d+\.\d GPU-hours, budget_gpu_hours allows 0\.1; nothing was started", error
         )
-        assert ("Plan of study paper, by stage:" in said) == ("-n" in words)
-    said = house.python("-m", "snakemake", target, "-n", "--quiet", *CONFIG, "budget_gpu_hours=1000")
-    assert "Not locked: model:meta-llama/Llama-2-7b-hf;" in said
-    assert "GPU-hours" in said
+        assert ("Not locked: model:meta-llama/Llama-2-7b-hf;" in said) == ("-n" in words)
+
+
+@pytest.mark.thorough
+def test_the_page_of_costs_is_made_anew_when_the_study_changes(checkout: Path, tmp_path: Path) -> None:
+    house = House(copy_checkout(checkout, tmp_path / "house"))
+    house.snakemake("plan", "--cores", "1")
+    pages = [house.root / f"results/plan.{form}" for form in ("csv", "md", "html")]
+    before = [path.read_text() for path in pages]
+    assert "| fig2 | " in before[1]
+    house.edit(lambda study: study["resources"].update(startup_seconds=800))
+    assert house.plan("plan") == {"plan": 1}
+    house.snakemake("plan", "--cores", "1")
+    assert all(path.read_text() != text for path, text in zip(pages, before, strict=True))
+    assert house.plan("results/plan.html") == {}
 
 
 def test_what_needs_no_model_is_made_under_the_paper_s_study(checkout: Path) -> None:

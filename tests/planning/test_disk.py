@@ -213,3 +213,19 @@ def test_the_command_lists_families(
     assert "code-ift/lora-r16-seed0 - 800 MB 959 MB 1.8 GB 959 MB" in lines
     assert any(line.startswith("study paper 1.0 TB ") for line in lines)
     assert lines[-1].startswith("Warning: ")
+
+
+def test_the_command_counts_what_a_target_needs(
+    paper: Grid, tmp_path: Path, free: dict[Path, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Figure 6: one trunk of full finetuning, its eight branches, and the base model of 13.5 GB."""
+    free[tmp_path] = 10**12
+    disk.main(launch_by_hand("paper", str(tmp_path)), 1, "fig6")
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert said[0].startswith("leg ends models")
+    assert said[1:4] == [
+        "models/hub/llama-2-7b-hf.not-locked - 13.5 GB - 13.5 GB 13.5 GB",
+        "code-cpt/full-seed0 377 GB 216 GB 162 GB 755 GB 216 GB",
+        "fig6 377 GB 229 GB 162 GB 768 GB 229 GB",
+    ]
+    assert len(said) == 5

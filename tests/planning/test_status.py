@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from scripts.common.errors import UserError
 from scripts.launch.launch import Launch, new_launch
 from scripts.planning.reports import last_lines, last_report, spoken
 from scripts.planning.slurm import QueuedJob
@@ -196,3 +197,28 @@ def test_the_command_works_without_slurm_and_without_torch(tmp_path: Path) -> No
     assert done.stdout.startswith("Study smoke in ")
     assert "SLURM" not in done.stdout
     assert not (tmp_path / "store").exists()
+
+
+def test_a_target_is_all_that_is_looked_at(launch: Launch) -> None:
+    """Figure 1 shows learning, so no evaluation of forgetting; and table S14 needs nothing."""
+    now = status(launch, [], target="fig1")
+    forgetting = {f"/{task}-" for task in launch.grid.study.evaluation.forgetting}
+    assert any("/gsm8k-" in key for key in now.states)
+    assert not any(task in key for key in now.states for task in forgetting)
+    shown = {condition.product for condition in launch.grid.blocks["grid"]}
+    assert shown <= set(now.states) < {product.key for product in launch.grid}
+    _make(launch, min(shown))
+    now = status(launch, [], target="results/figures/fig1.pdf")
+    said = lines(launch, now)
+    assert said[0] == (
+        f"results/figures/fig1.pdf of study smoke in {launch.store_root}: 1 of {len(now.states)} products made"
+    )
+    assert said[-1].startswith(f"Left to make: {len(now.states) - 1} products in {len(now.states) - 1} jobs.")
+    assert lines(launch, status(launch, [], target="tableS14"))[-1] == "Nothing is left to make."
+
+
+def test_a_target_that_is_none(launch: Launch) -> None:
+    with pytest.raises(UserError, match="--target fig99: is no figure or table; the nearest are "):
+        status(launch, [], target="fig99")
+    with pytest.raises(UserError, match="v1/fig2 is of edition v1, study 'smoke' has that of v2"):
+        status(launch, [], target="v1/fig2")

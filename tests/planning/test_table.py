@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts.common.files import read_yaml
+from scripts.components.models import MODELS
+from scripts.components.sources import SOURCES
 from scripts.launch.launch import Launch, launch_by_hand, new_launch
 from scripts.launch.missing import Missing
 from scripts.plan.product import PLACES, Key, Product
 from scripts.planning import table
 from scripts.planning.estimate import Estimate
-from scripts.planning.table import STAGES, Amount, Job, Machine, Plan, plan_of, wall_seconds
+from scripts.planning.table import STAGES, Amount, Job, Machine, Plan, most_at_once, plan_of, starts
 
 CLUSTER = Machine(200, "200 jobs at a time", is_cluster=True)
 LAPTOP = Machine(2, "a job on each of 2 cores", is_cluster=False)
@@ -78,6 +81,8 @@ def test_tokens_and_gpu_hours_of_a_family_of_the_paper(paper: Launch, hours: dic
     assert plan.stages["judging"] == Amount(8, 0.0, pytest.approx(8 * 0.25 * 32))
     assert plan.groups["code-cpt full"].jobs == 7 + 8 + 8 * 5
     assert plan.total.jobs == sum(plan.stages[name].jobs for name in plan.stages)
+    # seven legs one after another, of which the last has the longest branch behind it, and evaluations after that
+    assert plan.wall_seconds == pytest.approx(3600 * (7 * 2.0 + 0.5 + 0.125 + 0.25) + 1)
 
 
 def test_the_total_is_the_sum_of_the_stages(smoke: Launch) -> None:
@@ -118,6 +123,7 @@ def test_what_the_store_has_is_subtracted_and_said(tmp_path: Path, grain: str, h
         launch.store.make(product, lambda out: {}, {})
     after = planned(launch, CLUSTER, asked)
     assert 0 < after.total.jobs < before.total.jobs
+    assert after.in_store
     assert after.in_store.jobs == before.total.jobs - after.total.jobs
     if grain == "condition":
         nothing = Missing(launch.grid, ())
@@ -135,6 +141,11 @@ def test_what_the_store_has_is_subtracted_and_said(tmp_path: Path, grain: str, h
 # -- wall time -----------------------------------------------------------------------------------------------------
 
 
+def wall_seconds(durations: list[float], after: list[tuple[int, ...]], at_once: int) -> float:
+    begun = starts(durations, after, at_once)
+    return max((start + duration for start, duration in zip(begun, durations, strict=True)), default=0)
+
+
 def test_wall_time_by_hand() -> None:
     assert wall_seconds([], [], 1) == 0
     chain: list[tuple[int, ...]] = [(), (0,), (1,)]
@@ -148,6 +159,13 @@ def test_wall_time_by_hand() -> None:
     assert wall_seconds([1, 1], [(), (0, 0)], 2) == 2
 
 
+def test_gpus_at_once_by_hand() -> None:
+    """Two jobs of 8 and 4 side by side; the third takes the place of the first, with no moment in which both count."""
+    assert most_at_once([], [], []) == 0
+    assert most_at_once([0, 0, 2], [2, 5, 3], [8, 4, 8]) == 12
+    assert most_at_once([0, 2], [2, 2], [8, 8]) == 8
+
+
 @given(st.data(), st.integers(1, 5))
 def test_wall_time_is_within_graham_s_bounds(data: Any, at_once: int) -> None:
     """Graham (1966): list scheduling takes no more than work / m + (1 - 1/m) of the longest chain."""
@@ -159,6 +177,9 @@ def test_wall_time_is_within_graham_s_bounds(data: Any, at_once: int) -> None:
     for own, before in zip(durations, after, strict=True):
         chain.append(own + max((chain[other] for other in before), default=0))
     longest, work = max(chain), sum(durations)
+    begun = starts(durations, after, at_once)
+    assert all(begun[job] >= begun[other] + durations[other] for job in range(len(after)) for other in after[job])
+    assert most_at_once(begun, durations, [1] * len(durations)) <= at_once
     found = wall_seconds(durations, after, at_once)
     assert max(longest, work / at_once) <= found <= work / at_once + (1 - 1 / at_once) * longest + 1e-9
     assert wall_seconds(durations, after, 1) == work
@@ -182,15 +203,39 @@ def test_lines_say_what_is_downloaded_and_not_locked_and_the_money(
     named = {one.identity: one for one in plan.downloads}
     assert named["model:meta-llama/Llama-2-7b-hf"].bytes == 2 * 6_738_415_616
     assert named["model:meta-llama/Llama-2-7b-hf"].gated
-    assert named["dataset:meta-math/MetaMathQA"] == table.Download("dataset:meta-math/MetaMathQA", None, gated=False)
+    metamath = named["dataset:meta-math/MetaMathQA"]
+    assert (metamath.bytes, metamath.gated, metamath.licence) == (None, False, None)
     assert "13.5 GB of model:meta-llama/Llama-2-7b-hf" in fetched
     assert f"the size of the other {len(named) - 1} is not known" in fetched
-    assert "bigcode/starcoderdata, model:meta-llama/Llama-2-7b-hf: whoever asks must have accepted the terms" in fetched
+    assert (
+        "Terms to be accepted first, on its page: dataset:bigcode/starcoderdata, model:meta-llama/Llama-2-7b-hf."
+        in text
+    )
+    (licences,) = (line for line in text if line.startswith("Licences: "))
+    assert "MIT (dataset:Rowan/hellaswag, dataset:cais/mmlu and 2 more); " in licences
+    # the chat model's, for its tokenizer
+    assert "Llama 2 Community License (model:meta-llama/Llama-2-7b-chat-hf, model:meta-llama/Llama-2-7b-hf)" in licences
+    unknown = [one.identity for one in plan.downloads if one.licence is None]
+    assert licences.endswith(f"; not known of {unknown[0]}, {unknown[1]} and {len(unknown) - 2} more.")
     (unlocked,) = (line for line in text if line.startswith("Not locked: "))
     assert "scripts.data.lock --study paper`" in unlocked
     assert set(plan.unlocked) <= set(named)
     assert all(not identity.startswith("package:") for identity in plan.unlocked)
     assert len(text) < 40
+
+
+def test_licences_are_of_what_the_lock_can_name() -> None:
+    patterns = read_yaml(table.LICENCES)
+    assert list(patterns) == sorted(patterns, key=str.casefold)
+    for pattern in patterns:
+        kind, _, name = pattern.partition(":")
+        (entry,) = (
+            choice.entry
+            for choice in (*SOURCES.values(), *MODELS.values())
+            if choice.entry and choice.entry.kind == kind
+        )
+        assert kind in ("dataset", "model", "package", "gguf")
+        assert entry.can_be_named(name) or kind == "gguf"
 
 
 def test_the_dearest_are_shown_and_the_others_in_one_line(

@@ -27,6 +27,8 @@ def test_the_literal_command_plans_the_paper_s_study(checkout: Path, behind: str
     assert planned["train_leg"] == 8 * 7
     assert "not-locked" in said
     assert "with 200 jobs at a time (jobs of the profile)" in said
+    assert "Take the tokenizer hub/llama-2-7b-hf" in said
+    assert "Train the tokenizer" not in said
 
 
 def test_a_site_s_threshold_asks_for_a_budget(checkout: Path) -> None:

@@ -52,6 +52,14 @@ def by_losses(study: dict[str, Any]) -> None:
 CASES = {
     "unknown key": (put("lernrate", 1), ["lernrate", "not a key"]),
     "unknown key inside": (put("methods/lora-r2/rang", 4), ["methods.lora-r2.rang", "not a key"]),
+    "a price without a currency": (
+        put("resources/gpu_hour_price", {"amount": 2.5}),
+        ["resources.gpu_hour_price.currency", "missing"],
+    ),
+    "a price of nothing": (
+        put("resources/gpu_hour_price", {"amount": 0, "currency": "USD"}),
+        ["resources.gpu_hour_price.amount", "greater than 0"],
+    ),
     "missing key": (drop("seeds"), ["seeds", "missing"]),
     "missing key inside": (drop("settings/code-cpt/first_leg"), ["settings.code-cpt.first_leg", "missing"]),
     "text for a number": (put("settings/code-cpt/batch_rows", "four"), ["settings.code-cpt.batch_rows", "'four'"]),
