@@ -14,10 +14,11 @@ from scripts.plan import artifacts as plan
 from scripts.plan.product import Key
 from scripts.plan.specs import Trained
 from scripts.plan.registry import REGISTRY, load_registry
-from scripts.planning import budget, cluster, cost, dryrun, engine, pilot, resilience, table
+from scripts.planning import budget, cluster, cost, dryrun, engine, fit, pilot, resilience, table
 from scripts.planning.estimate import Estimate
 from scripts.planning.failures import Failures
 from scripts.planning.progress import ProgressLines
+from scripts.common.devices import CPU
 from scripts.common.errors import UserError
 from scripts.launch.inputs import require_bytes
 from scripts.launch.launch import begin
@@ -178,14 +179,23 @@ def deadline(wildcards, resources):
     return JOB_ENGINE.deadline(LAUNCH, resources.runtime) if JOB_ENGINE else ""
 
 
+def runs_here():
+    """Whether a plan is one of this machine: a cluster's study is planned for its GPUs, with its profile or without."""
+    return not config.get("cluster") and GRID.study.resources.devices.kind == CPU
+
+
+def pilot_condition():
+    return pilot.condition(LAUNCH, fit.Fit(LAUNCH, here=runs_here()).fits)
+
+
 def pilot_inputs():
     """What the pilot of the study waits for."""
-    block, chosen = pilot.condition(LAUNCH, lambda product: True)
+    block, chosen = pilot_condition()
     return WANTED.condition(block, chosen.evaluations.values())
 
 
 def pilot_run(wildcards):
-    return pilot.condition(LAUNCH, lambda product: True)[1].product
+    return pilot_condition()[1].product
 
 
 def printed_files():
@@ -201,10 +211,14 @@ def products_of(jobs):
     return [product for product in GRID if product.fingerprint in fingerprints]
 
 
-def require_possible(products):
-    """What ends a launch before anybody is asked for anything, and a dry-run behind its plan; returns GPU-hours."""
+def require_possible(products, here):
+    """What ends a launch before anybody is asked for anything, and a dry-run behind its plan; returns GPU-hours.
+
+    `here`: whether jobs run on this machine.
+    """
     hours = cluster.gpu_hours(ESTIMATE, products)
     cluster.require_budget(hours, config.get(budget.KEY))
+    fit.require_fits(LAUNCH, products, here=here)
     return hours
 
 
@@ -235,7 +249,7 @@ def tell_plan(jobs):
     if why := budget.unconfirmed(LAUNCH, plan.total.gpu_hours, config.get(budget.KEY), sys.argv[1:]):
         lines.append(f"Budget: {why}.")
     logger.info("\n".join(["", *lines]), extra={"quietness": Quietness.ALL})
-    asked(require_possible, list(products.values()))
+    asked(require_possible, list(products.values()), runs_here())
 
 
 if IS_HEAD:
@@ -246,7 +260,7 @@ onstart:
     try:
         jobs = list(workflow.dag.needrun_jobs())
         products = products_of(jobs)
-        hours = require_possible(products)
+        hours = require_possible(products, here=workflow.local_exec)
         budget.require_confirmed(LAUNCH, hours, config.get(budget.KEY), sys.argv[1:])
         LAUNCH.require_locked(product.key for product in products)
         if WANTED.renamed:

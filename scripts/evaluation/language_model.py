@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from scripts.common.progress import Progress
+from scripts.components.memory import LOGITS_AT_ONCE
 from scripts.components.shape import Shape
 from scripts.data.encoding import Encoding
 from scripts.evaluation import memory
@@ -318,7 +319,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         positions = torch.tensor([end - len(c) + offset for end, c in asks for offset in range(len(c))])
         targets = torch.tensor([token for _, continuation in asks for token in continuation])
         hidden, head = last_hidden(self.model, ids, positions.to(self.device), **named)
-        most = memory.CPU_LOGITS if self.device.type == "cpu" else memory.LOGITS_AT_ONCE
+        most = memory.CPU_LOGITS if self.device.type == "cpu" else LOGITS_AT_ONCE
         many = max(1, most // self._shape.vocab_size)
         values, likeliest = [], []
         for states, wanted in zip(torch.split(hidden, many), torch.split(targets.to(self.device), many), strict=True):

@@ -9,41 +9,19 @@ from typing import TypeVar
 import torch
 
 from scripts.common.errors import UserError
+from scripts.components.memory import scored_bytes, scored_logits_bytes, written_bytes
 from scripts.components.shape import Shape
 
 T = TypeVar("T")
 
 RESERVE = 0.1
 """Of the free memory: what the allocator loses between blocks of many sizes, and the libraries' own."""
-LOGITS_AT_ONCE = 2**25
-"""Of likelihoods: 1,024 positions of Llama-2's vocabulary. More make no product faster."""
 CPU_ROWS = 32
 """That a CPU writes together at most. More are not written faster, and leave its caches."""
 CPU_TOKENS = 2048
 """Of sequences that a CPU reads together at most; of one there may be more."""
 CPU_LOGITS = 2**20
-"""On a CPU in place of `LOGITS_AT_ONCE`."""
-SCORE_BYTES = 20
-"""Of a logit that is scored: itself, what scaling or capping makes of it, and in fp32 itself and its logarithm."""
-SAMPLE_BYTES = 40
-"""Of a logit that is sampled from: itself, in fp32 with its probability, and those sorted, with 8 bytes of index."""
-
-
-def written_bytes(shape: Shape, prompt: int, length: int) -> int:
-    """Of a row of `length` tokens in all, that begins with a prompt of `prompt` tokens."""
-    kept = length * (shape.cache_bytes + shape.growth_bytes)
-    return kept + _passed(shape, prompt, prompt) + SAMPLE_BYTES * shape.vocab_size
-
-
-def scored_bytes(shape: Shape, length: int, kept: int = 0) -> int:
-    """Of a sequence of `length` tokens whose likelihoods are asked for; the first `kept` are read once for several."""
-    cached = (length * (shape.cache_bytes + shape.growth_bytes)) if kept else 0
-    return cached + _passed(shape, max(kept, length - kept), length) + length * shape.hidden_size * shape.item_bytes
-
-
-def _passed(shape: Shape, tokens: int, length: int) -> int:
-    """Of tokens that pass the layers at once, each with a mask over `length` others (a bit, and as it is added)."""
-    return tokens * (shape.pass_bytes + length * (1 + shape.item_bytes))
+"""Logits that are scored at once, in place of `LOGITS_AT_ONCE` elsewhere."""
 
 
 def rows_written(shape: Shape, free: int, prompt: int, length: int) -> int:
@@ -54,10 +32,9 @@ def rows_written(shape: Shape, free: int, prompt: int, length: int) -> int:
 def sequences_scored(shape: Shape, free: int, length: int, kept: int = 0) -> int:
     """How many sequences fit into `free` bytes; see `scored_bytes`. At least one.
 
-    Logits are there at no more than `LOGITS_AT_ONCE` at a time, or at one position.
+    Logits are there besides, see `scored_logits_bytes`.
     """
-    logits = max(LOGITS_AT_ONCE, shape.vocab_size) * SCORE_BYTES
-    left = int(free * (1 - RESERVE)) - logits
+    left = int(free * (1 - RESERVE)) - scored_logits_bytes(shape)
     return max(1, left // scored_bytes(shape, length, kept))
 
 

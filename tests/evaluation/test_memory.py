@@ -1,22 +1,20 @@
 """What an evaluation plans to take of a device's memory, against Llama-2-7B's own numbers and what torch allocates."""
 
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, DynamicCache, LlamaConfig, LlamaForCausalLM, PretrainedConfig
 
 from scripts.common.errors import UserError
+from scripts.components.memory import LOGITS_AT_ONCE, SCORE_BYTES, scored_bytes, written_bytes
 from scripts.components.shape import Shape
-from scripts.evaluation import memory
 from scripts.evaluation.columns import SPARE, Columns
-from scripts.evaluation.memory import in_batches, rows_written, scored_bytes, sequences_scored, written_bytes
+from scripts.evaluation.memory import in_batches, rows_written, sequences_scored
 from scripts.loading.hidden import last_hidden
+from tests.peak import Peak
 from tests.training.architectures import ARCHITECTURES, config
 
 LLAMA_2_7B = LlamaConfig()  # whose defaults it is
@@ -64,34 +62,6 @@ def test_the_cache_of_every_architecture(name: str) -> None:
     assert planned == kept or "sliding_window" in settings or name == "Falcon"
 
 
-class Peak(TorchDispatchMode):
-    """The most bytes that tensors made inside had at once; of tensors without data, as of others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.most = 0
-        self._known: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {id(one) for one in _storages((args, kwargs))}
-        found = func(*args, **(kwargs or {}))
-        for storage in _storages(found):
-            if id(storage) not in given and storage not in self._known:
-                self._known[storage] = None
-                self.bytes += storage.nbytes()
-                self.most = max(self.most, self.bytes)
-                weakref.finalize(storage, self._free, storage.nbytes())
-        return found
-
-    def _free(self, size: int) -> None:
-        self.bytes -= size
-
-
-def _storages(values: Any) -> list[Any]:
-    tensors = [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
-    return [value.untyped_storage() for value in tensors if value.device.type != "meta"]
-
-
 def fake(shape: PretrainedConfig) -> Any:
     """A model in bf16 whose tensors have no data."""
     torch.set_default_dtype(torch.bfloat16)
@@ -112,11 +82,11 @@ def test_scoring_takes_what_is_planned(made: LlamaConfig) -> None:
                     model, torch.zeros(rows, length, dtype=torch.int64), torch.arange(rows * length)
                 )
                 passing, peak.most = peak.most, 0
-                for states in torch.split(hidden, memory.LOGITS_AT_ONCE // shape.vocab_size):
+                for states in torch.split(hidden, LOGITS_AT_ONCE // shape.vocab_size):
                     torch.log_softmax(head(states).float(), dim=-1)
                 logits = peak.most - hidden.nbytes
             assert passing <= rows * scored_bytes(shape, length) <= 1.7 * passing
-            assert logits <= memory.LOGITS_AT_ONCE * memory.SCORE_BYTES <= 3 * logits
+            assert logits <= LOGITS_AT_ONCE * SCORE_BYTES <= 3 * logits
 
 
 @pytest.mark.parametrize("made", [LLAMA_2_7B, LLAMA_3_8B], ids=["Llama-2-7B", "Llama-3-8B"])
