@@ -186,6 +186,17 @@ def test_fewer_samples_are_the_first_of_more_although_items_have_the_same_prompt
     assert written(lm, prompts[:2], 5) == five[:10], "an item knows nothing of those behind it"
 
 
+def test_a_prompt_is_encoded_once_for_all_its_samples(
+    encoding: Encoding, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    real = encoding.prompts
+    monkeypatch.setattr(encoding, "prompts", lambda texts: real(encoded.extend(texts) or texts))
+    lm = LanguageModel(AutoModelForCausalLM.from_pretrained(base).eval(), encoding)
+    written(lm, ["the cat", "a mat", "the cat"], 4)
+    assert encoded == ["the cat", "a mat"]
+
+
 @torch.no_grad()
 def likeliest(model: Any, prompt: Sequence[int], count: int) -> list[int]:
     """Token by token without a cache."""
