@@ -26,7 +26,10 @@ class Columns(Cache):
     """
 
     def __init__(self, config: Any, rows: int, longest: int, device: torch.device) -> None:
-        super().__init__(layers=[_Layer(self, rows) for _ in DynamicCache(config=config).layers])
+        usual = DynamicCache(config=config)
+        super().__init__(layers=[_Layer(self, rows) for _ in usual.layers])
+        other = any(usual.is_sliding) or getattr(config, "alibi", False)  # windows, and biases made of the mask
+        self._as_it_is: bool = config._attn_implementation == "sdpa" and not other
         self.columns = longest + SPARE
         self.starts: list[int] = []  # of each row its first column
         self.begin = self.end = 0  # no row has columns before or behind these
@@ -34,8 +37,13 @@ class Columns(Cache):
 
     @property
     def mask(self) -> torch.Tensor:
-        """Which columns from `begin` to `end` are a row's own, [rows, columns]."""
-        return self._filled[: len(self.starts), self.begin : self.end]
+        """Which columns from `begin` to `end` are a row's own, as the model takes it for a step.
+
+        [rows, columns], of which a model makes what its attention needs, at every step anew and with a dozen tensors.
+        Where that is the same thing, [rows, 1, 1, columns], which it hands on.
+        """
+        mask = self._filled[: len(self.starts), self.begin : self.end]
+        return mask[:, None, None] if self._as_it_is else mask
 
     def join(self, cache: DynamicCache, numbers: Sequence[int], lengths: Sequence[int]) -> None:
         """Adds rows: those with these numbers in a cache of left-padded prompts, whose last `lengths` are no padding.

@@ -388,7 +388,7 @@ class Short:
             ids, mask = named["input_ids"], named.get("attention_mask")
             if ids is None:
                 return  # it is asked for logits of hidden states that it has
-            size = ids.shape[0] * (ids.shape[1] if mask is None else mask.shape[1])
+            size = ids.shape[0] * (ids.shape[1] if mask is None else mask.shape[-1])
             if size > tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             self.most = max(self.most, size)
