@@ -16,7 +16,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from scipy.stats import kstest
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from scripts.common.errors import UserError
 from scripts.common.progress import Progress
@@ -208,8 +208,28 @@ def likeliest(model: Any, prompt: Sequence[int], count: int) -> list[int]:
 
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_texts_that_come_and_go_are_those_written_alone(name: str, encoding: Encoding, tmp_path: Path) -> None:
+    come_and_go(AutoModelForCausalLM.from_pretrained(architectures.make(name, tmp_path)).eval(), encoding)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "attention"),
+    [
+        ("llama", {}, "eager"),
+        ("falcon", {"alibi": True, "new_decoder_architecture": False, "multi_query": True}, "sdpa"),
+    ],
+)
+def test_texts_come_and_go_where_a_mask_must_be_added_or_makes_biases(
+    kind: str, settings: dict[str, Any], attention: str, encoding: Encoding
+) -> None:
+    shape = {**architectures.config("Llama"), **settings, "model_type": kind}
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        config = AutoConfig.for_model(**shape)
+        come_and_go(AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval(), encoding)
+
+
+def come_and_go(model: Any, encoding: Encoding) -> None:
     """Prompts longer and shorter than windows of 6 tokens, in 5 places; columns are moved to the front on the way."""
-    model = AutoModelForCausalLM.from_pretrained(architectures.make(name, tmp_path)).eval()
     rng, new = random.Random(4), 24
     prompts = [tuple(rng.randrange(3, 64) for _ in range(1 + 30 * n // 16)) for n in range(16, 0, -1)]
     lm = LanguageModel(model, encoding)
