@@ -8,7 +8,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import islice, takewhile
+from itertools import accumulate, islice, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -325,10 +325,10 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             logs = torch.log_softmax(logits.float(), dim=-1)
             values.append(logs.gather(-1, wanted[:, None])[:, 0])
             likeliest.append(logits.argmax(-1) == wanted)
-        sizes = [len(continuation) for _, continuation in asks]
-        sums = [float(part.sum()) for part in torch.split(torch.cat(values).double().cpu(), sizes)]
-        greedy = [bool(part.all()) for part in torch.split(torch.cat(likeliest).cpu(), sizes)]
-        return list(zip(sums, greedy, strict=True))
+        starts = [0, *accumulate(len(continuation) for _, continuation in asks[:-1])]
+        sums = np.add.reduceat(torch.cat(values).double().cpu().numpy(), starts)
+        greedy = np.logical_and.reduceat(torch.cat(likeliest).cpu().numpy(), starts)
+        return list(zip(sums.tolist(), greedy.tolist(), strict=True))
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """What the model writes to each prompt, up to the first stop sequence.

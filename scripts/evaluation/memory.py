@@ -19,8 +19,8 @@ LOGITS_AT_ONCE = 2**25
 """Of likelihoods: 1,024 positions of Llama-2's vocabulary. More make no product faster."""
 CPU_ROWS = 40
 """That a CPU writes together at most. More take memory, are hardly written faster, and leave its caches."""
-CPU_TOKENS = 1024
-"""Of sequences that a CPU reads together at most; of one there may be more. Twice as many are not read faster."""
+CPU_TOKENS = 1280
+"""Of sequences that a CPU reads together at most; of one there may be more. Twice as many are hardly read faster."""
 CPU_LOGITS = 2**20
 """On a CPU in place of `LOGITS_AT_ONCE`."""
 SCORE_BYTES = 20
