@@ -10,6 +10,8 @@ from scripts.common.errors import UserError
 
 SPARE = 32
 """Columns more than the longest row takes: only once in so many steps rows are moved to the front."""
+SHIFTED = 8
+"""Rows that are moved to the front at a time, of which there is a copy."""
 
 
 class Columns(Cache):
@@ -24,16 +26,24 @@ class Columns(Cache):
     """
 
     def __init__(self, config: Any, rows: int, longest: int, device: torch.device) -> None:
-        super().__init__(layers=[_Layer(self, rows) for _ in DynamicCache(config=config).layers])
+        usual = DynamicCache(config=config)
+        super().__init__(layers=[_Layer(self, rows) for _ in usual.layers])
+        other = any(usual.is_sliding) or getattr(config, "alibi", False)  # windows, and biases made of the mask
+        self._as_it_is: bool = config._attn_implementation == "sdpa" and not other
         self.columns = longest + SPARE
         self.starts: list[int] = []  # of each row its first column
         self.begin = self.end = 0  # no row has columns before or behind these
-        self._filled = torch.zeros(rows, self.columns, dtype=torch.int64, device=device)
+        self._filled = torch.zeros(rows, self.columns, dtype=torch.bool, device=device)
 
     @property
     def mask(self) -> torch.Tensor:
-        """Which columns from `begin` to `end` are a row's own, [rows, columns]."""
-        return self._filled[: len(self.starts), self.begin : self.end]
+        """Which columns from `begin` to `end` are a row's own, as the model takes it for a step.
+
+        [rows, columns], of which a model makes what its attention needs, at every step anew and with a dozen tensors.
+        Where that is the same thing, [rows, 1, 1, columns], which it hands on.
+        """
+        mask = self._filled[: len(self.starts), self.begin : self.end]
+        return mask[:, None, None] if self._as_it_is else mask
 
     def join(self, cache: DynamicCache, numbers: Sequence[int], lengths: Sequence[int]) -> None:
         """Adds rows: those with these numbers in a cache of left-padded prompts, whose last `lengths` are no padding.
@@ -46,10 +56,10 @@ class Columns(Cache):
         chosen = torch.tensor(numbers, device=self._filled.device)
         for mine, theirs in zip(self.layers, cache.layers, strict=True):
             mine.join(theirs, chosen, first)  # type: ignore[union-attr]
-        self._filled[first:behind] = 0
+        self._filled[first:behind] = False
         for row, length in enumerate(lengths, start=first):
             self.starts.append(self.end - length)
-            self._filled[row, self.end - length : self.end] = 1
+            self._filled[row, self.end - length : self.end] = True
 
     def step(self) -> None:
         """One column more, for the tokens that all rows are given next."""
@@ -61,7 +71,7 @@ class Columns(Cache):
             self._filled[:rows, : self.end - begin] = self._filled[:rows, begin : self.end].clone()
             self.starts = [start - begin for start in self.starts]
             self.end -= begin
-        self._filled[: len(self.starts), self.end] = 1
+        self._filled[: len(self.starts), self.end] = True
         self.begin, self.end = min(self.starts), self.end + 1
 
     def keep(self, rows: Sequence[int]) -> list[int]:
@@ -118,7 +128,8 @@ class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
         rows, end = len(self._cache.starts), self._cache.end
         for mine in (self.keys, self.values):
             assert mine is not None
-            mine[:rows, :, : end - begin] = mine[:rows, :, begin:end].clone()
+            for some in torch.split(mine[:rows], SHIFTED):
+                some[:, :, : end - begin] = some[:, :, begin:end].clone()
 
     def move(self, to: torch.Tensor, of: torch.Tensor) -> None:
         begin, end = self._cache.begin, self._cache.end

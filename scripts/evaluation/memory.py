@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 RESERVE = 0.1
 """Of the free memory: what the allocator loses between blocks of many sizes, and the libraries' own."""
-CPU_ROWS = 32
-"""That a CPU writes together at most. More are not written faster, and leave its caches."""
-CPU_TOKENS = 2048
-"""Of sequences that a CPU reads together at most; of one there may be more."""
+CPU_ROWS = 40
+"""That a CPU writes together at most. More take memory, are hardly written faster, and leave its caches."""
+CPU_TOKENS = 1280
+"""Of sequences that a CPU reads together at most; of one there may be more. Twice as many are hardly read faster."""
 CPU_LOGITS = 2**20
 """Logits that are scored at once, in place of `LOGITS_AT_ONCE` elsewhere."""
 

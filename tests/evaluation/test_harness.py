@@ -283,6 +283,21 @@ def test_the_ends_of_the_noise_stay_in_the_nucleus() -> None:
     assert sample_nucleus(logits, 1.0, 0.8, torch.tensor([0.0, 1 - 2**-24])).tolist() == [1, 2]
 
 
+def test_narrow_wide_and_tied_nuclei_are_sampled_together_as_alone() -> None:
+    """One token, 90 of which each is likelier than the one before or behind it, and 81 of 90 that are as likely."""
+    ids, points = torch.arange(100.0), 40
+    logits = torch.stack([-5 * ids, 1e-5 * ids, torch.where(ids < 10, -30.0, 0.0), -1e-5 * ids])
+    noise = (torch.arange(points) + 0.5) / points
+    alone = [sample_nucleus(row.expand(points, -1), 1.0, 0.9, noise).tolist() for row in logits]
+    together = [sample_nucleus(logits, 1.0, 0.9, number.expand(4)).tolist() for number in noise]
+    assert [list(row) for row in zip(*together, strict=True)] == alone
+    evenly = [int(90 * number) for number in noise.tolist()]
+    assert alone[0] == [0] * points
+    assert alone[1] == [10 + number for number in evenly]
+    assert min(alone[2]) >= 10
+    assert alone[3] == evenly
+
+
 @torch.no_grad()
 def nats(model64: Any, context: list[int], continuation: list[int]) -> float:
     """-log P(continuation | context), in one forward pass over token ids that the model can hold."""

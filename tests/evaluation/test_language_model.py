@@ -16,7 +16,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from scipy.stats import kstest
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from scripts.common.errors import UserError
 from scripts.common.progress import Progress
@@ -186,6 +186,17 @@ def test_fewer_samples_are_the_first_of_more_although_items_have_the_same_prompt
     assert written(lm, prompts[:2], 5) == five[:10], "an item knows nothing of those behind it"
 
 
+def test_a_prompt_is_encoded_once_for_all_its_samples(
+    encoding: Encoding, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    real = encoding.prompts
+    monkeypatch.setattr(encoding, "prompts", lambda texts: real(encoded.extend(texts) or texts))
+    lm = LanguageModel(AutoModelForCausalLM.from_pretrained(base).eval(), encoding)
+    written(lm, ["the cat", "a mat", "the cat"], 4)
+    assert encoded == ["the cat", "a mat"]
+
+
 @torch.no_grad()
 def likeliest(model: Any, prompt: Sequence[int], count: int) -> list[int]:
     """Token by token without a cache."""
@@ -197,8 +208,28 @@ def likeliest(model: Any, prompt: Sequence[int], count: int) -> list[int]:
 
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_texts_that_come_and_go_are_those_written_alone(name: str, encoding: Encoding, tmp_path: Path) -> None:
+    come_and_go(AutoModelForCausalLM.from_pretrained(architectures.make(name, tmp_path)).eval(), encoding)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "attention"),
+    [
+        ("llama", {}, "eager"),
+        ("falcon", {"alibi": True, "new_decoder_architecture": False, "multi_query": True}, "sdpa"),
+    ],
+)
+def test_texts_come_and_go_where_a_mask_must_be_added_or_makes_biases(
+    kind: str, settings: dict[str, Any], attention: str, encoding: Encoding
+) -> None:
+    shape = {**architectures.config("Llama"), **settings, "model_type": kind}
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        config = AutoConfig.for_model(**shape)
+        come_and_go(AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval(), encoding)
+
+
+def come_and_go(model: Any, encoding: Encoding) -> None:
     """Prompts longer and shorter than windows of 6 tokens, in 5 places; columns are moved to the front on the way."""
-    model = AutoModelForCausalLM.from_pretrained(architectures.make(name, tmp_path)).eval()
     rng, new = random.Random(4), 24
     prompts = [tuple(rng.randrange(3, 64) for _ in range(1 + 30 * n // 16)) for n in range(16, 0, -1)]
     lm = LanguageModel(model, encoding)
@@ -218,9 +249,10 @@ def test_a_free_place_is_given_to_a_text_that_waits(encoding: Encoding, base: Pa
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     counted = Counted(model)
     lm = LanguageModel(model, encoding)
-    texts = written(lm, ["the cat sat", "a mat"], 40, until=["e", "a", "1"], max_gen_toks=60)
+    samples = 5 * memory.CPU_ROWS // 4
+    texts = written(lm, ["the cat sat", "a mat"], samples, until=["e", "a", "1"], max_gen_toks=60)
     lengths = sorted(len(text) for text in texts)
-    assert lengths[20] < lengths[-1] / 3
+    assert lengths[samples // 2] < lengths[-1] / 3
     prompts = [shape for shape in counted.shapes if shape[1] > 1]
     steps = [shape[0] for shape in counted.shapes if shape[1] == 1]
     assert len(prompts) == 2, "what was read of a prompt is kept for its samples that wait"
@@ -376,7 +408,7 @@ class Short:
             ids, mask = named["input_ids"], named.get("attention_mask")
             if ids is None:
                 return  # it is asked for logits of hidden states that it has
-            size = ids.shape[0] * (ids.shape[1] if mask is None else mask.shape[1])
+            size = ids.shape[0] * (ids.shape[1] if mask is None else mask.shape[-1])
             if size > tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             self.most = max(self.most, size)

@@ -109,6 +109,32 @@ def test_writing_takes_what_is_planned(made: LlamaConfig) -> None:
     assert peak.most <= rows * written_bytes(shape, prompt, length) <= 1.7 * peak.most
 
 
+def test_rows_that_are_moved_to_the_front_are_not_copied_all_at_once() -> None:
+    made, rows, heads, width = LlamaConfig(num_hidden_layers=1, num_attention_heads=2, hidden_size=32), 48, 2, 16
+    made.num_key_value_heads = heads
+    columns = Columns(made, rows, 60, torch.device("cpu"))
+
+    def join(count: int, length: int) -> None:
+        cache = DynamicCache(config=made)
+        cache.update(torch.randn(count, heads, length, width), torch.randn(count, heads, length, width), 0)
+        columns.join(cache, range(count), [length] * count)
+
+    join(8, 30)
+    join(rows - 8, 20)
+    columns.keep(range(8, rows))
+    while columns.end < columns.columns:
+        columns.step()
+    begin, end = columns.begin, columns.end
+    layer: Any = columns.layers[0]
+    before = [kept[: rows - 8, :, begin:].clone() for kept in (layer.keys, layer.values)]
+    with Peak() as peak:
+        columns.step()
+    assert (begin, columns.begin, columns.end) == (10, 0, end - begin + 1)
+    for kept, expected in zip((layer.keys, layer.values), before, strict=True):
+        assert torch.equal(kept[: rows - 8, :, : end - begin], expected)
+    assert peak.most < before[0].nbytes / 4
+
+
 class Batches:
     """Does batches of numbers whose sum is no more than `most`."""
 
