@@ -21,6 +21,10 @@ CHUNK_LOGITS = 2**27
 """Logits of a loss that are in memory at once."""
 LOGITS_AT_ONCE = 2**25
 """Of likelihoods: 1,024 positions of Llama-2's vocabulary. More make no product faster."""
+JOINING = 8
+"""Texts join those that are written when one in so many places is free: prompts read together take less time."""
+READ_AT_ONCE = 8
+"""Prompts, where fewer places are waited for."""
 SCORE_BYTES = 20
 """Of a logit that is scored: itself, what scaling or capping makes of it, and in fp32 itself and its logarithm."""
 SAMPLE_BYTES = 40
@@ -67,7 +71,7 @@ def evaluated_bytes(shape: Shape, parameters: int, rows: int, length: int, new: 
         logits = min(rows * length, max(1, LOGITS_AT_ONCE // shape.vocab_size)) * shape.vocab_size
         return parameters * item + max(rows * length * passing, hidden + (8 + item) * logits)
     prompt = length - new
-    read = min(rows, max(8, rows // 4)) * prompt * (passing + prompt * (1 + item) + shape.cache_bytes)
+    read = min(rows, max(READ_AT_ONCE, rows // JOINING)) * prompt * (passing + prompt * (1 + item) + shape.cache_bytes)
     copied = shape.growth_bytes if shape.num_key_value_heads < shape.num_attention_heads else 0
     step = rows * (length * copied + SAMPLE_BYTES * shape.vocab_size)
     return parameters * item + rows * length * shape.cache_bytes + max(read, step)

@@ -18,7 +18,7 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from scripts.common.progress import Progress
-from scripts.components.memory import LOGITS_AT_ONCE
+from scripts.components.memory import JOINING, LOGITS_AT_ONCE, READ_AT_ONCE
 from scripts.components.shape import Shape
 from scripts.data.encoding import Encoding
 from scripts.evaluation import memory
@@ -28,11 +28,6 @@ from scripts.evaluation.noise import uniform
 from scripts.evaluation.placement import device_name, free_bytes
 from scripts.loading.hidden import last_hidden
 from scripts.training.parallel import ALONE, Group
-
-JOINING = 8
-"""Texts join when one in so many places is free: prompts that are read together take less time."""
-READ_AT_ONCE = 8
-"""Prompts, where fewer places are waited for."""
 
 
 class _Row(NamedTuple):
