@@ -15,7 +15,9 @@ they were made from in their own columns; this module has no need of what draws 
 import argparse
 import csv
 import json
+import os
 import re
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -409,7 +411,10 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.study = _study_of(path)
     launch = current_launch(arguments)
     lines = of_file(launch, path, arguments.row) if is_file else of_product(launch, arguments.product)
-    print(*lines, sep="\n")
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has; at its end Python would write what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _study_of(path: Path) -> str | None:
