@@ -23,11 +23,12 @@ from scripts.launch.launch import Launch
 from scripts.plan.grid import Grid
 from scripts.plan.product import PLACES, Product
 from scripts.planning.disk import spoken
+from scripts.store.codelock import combined
 from scripts.store.fingerprint import file_sha256, fingerprint
 from scripts.store.store import COPY, Store, maker
 
 Manifest = dict[str, Any]
-_PARTS = {"fingerprint", "spec", "inputs", "files"}
+_PARTS = {"fingerprint", "spec", "inputs", "files", "provenance"}
 """What every manifest has, beside its key."""
 
 
@@ -182,6 +183,18 @@ def _damage(path: Path, file: Mapping[str, Any], *, fast: bool) -> str | None:
     return None
 
 
+def by_other_code(now: Mapping[str, str], manifest: Manifest) -> bool:
+    """Whether the code behind a product has another hash by now, under the same version or an earlier name of it.
+
+    No fault: a version that stays the same says that the change does not matter; `scripts.planning.explain` has both.
+
+    Args:
+        now: code version to the hash of the code behind it.
+        manifest: of the product.
+    """
+    return any(entry["hash"] != now.get(name) for name, entry in manifest["provenance"]["code"].items())
+
+
 def main(launch: Launch, *, fast: bool) -> None:
     """Prints every fault, and one line that sums up.
 
@@ -204,9 +217,12 @@ def main(launch: Launch, *, fast: bool) -> None:
         raise UserError(f"{what} in {len(wrong)} of the {looked_at} products of study {grid.name} in {store.root}")
     pruned = [manifest for manifest in found.manifests.values() if is_pruned(store, manifest)]
     size = sum(map(_size, found.manifests.values())) - sum(map(_size, pruned))
+    now = {name: combined(entry["hashes"]) for name, entry in launch.code.items()}
+    elsewhere = sum(by_other_code(now, manifest) for manifest in found.manifests.values())
     print(
         f"{looked_at} of {len(grid.products)} products of study {grid.name} lie in {store.root}, and are whole: "
         f"{spoken(size)} by their {'sizes' if fast else 'hashes'}; {len(pruned)} are pruned to their manifests, "
+        f"{elsewhere} were made by other code than that of this checkout, "
         f"{found.others} that the study does not name were not looked at"
     )
 

@@ -31,14 +31,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     return launch
 
 
-def make(store: Store, product: Product) -> None:
+def make(store: Store, product: Product, code: dict[str, Any] | None = None) -> None:
     def write(out: Path) -> dict[str, Any]:
         (out / FILE).write_bytes(bytes(range(100)))
         (out / "below").mkdir()
         (out / "below" / "more").write_text("more")
         return {}
 
-    store.make(product, write, {})
+    store.make(product, write, code or {})
 
 
 @pytest.fixture
@@ -76,7 +76,20 @@ def test_what_is_as_it_was_made_is_whole(launch: Launch, capsys: pytest.CaptureF
     assert said.startswith(f"{number} of {len(launch.grid.products)} products of study smoke ")
     # 100 bytes and 4 of each but the leg
     assert f": {(number - 1) * 104} bytes by" in said or f": {(number - 1) * 104 / 1000:.1f} kB by" in said
-    assert "; 1 are pruned to their manifests, 2 that the study does not name" in said
+    assert "; 1 are pruned to their manifests, 0 were made by other code" in said
+    assert ", 2 that the study does not name" in said
+
+
+def test_what_other_code_has_made_is_counted(launch: Launch, capsys: pytest.CaptureFixture[str]) -> None:
+    here = launch.code_of(launch.grid.find(RUN))
+    for name, code in ((RUN, here), (LEG, here | {"trainer": {"version": 1, "hash": "0123456789ab"}})):
+        product = launch.grid.find(name)
+        shutil.rmtree(launch.store.directory(product.key))
+        launch.store.manifest_path(product.key).unlink()
+        make(launch.store, product, code)
+    assert not found(launch)
+    main(launch, fast=True)
+    assert ", 1 were made by other code" in capsys.readouterr().out
 
 
 def test_a_flipped_bit_shows_in_the_hash_alone(launch: Launch) -> None:
