@@ -55,6 +55,9 @@ class Missing:
         if canonical(manifest["spec"]) != canonical(self._grid.products[key].spec):
             return False
         self.renamed[key] = other
+        # what it was made from gets its name too, where it is there: a figure reads how long its models were trained
+        for read in self._grid.products[key].inputs:
+            self.is_made(read)
         return True
 
     def members(self, family: Key) -> list[Key]:

@@ -154,10 +154,10 @@ class Store:
         """
         found = {}
         for place, below, files in os.walk(self.root / key.partition("/")[0]):
-            products = [name for name in below if _NAMED.fullmatch(name)]
-            below[:] = [name for name in below if not name.startswith(".") and name not in products]
-            names = [name for name in products if Path(place, name, COPY).exists()]
-            names += [name.removesuffix(".json") for name in files if name.endswith(".json")]
+            names = [name.removesuffix(".json") for name in files if name.endswith(".json")]
+            names += [name for name in below if _NAMED.fullmatch(name) and Path(place, name, COPY).exists()]
+            # a model's evaluations lie in a directory that is named as the model is, and is none of bytes
+            below[:] = [name for name in below if not name.startswith(".") and name not in names]
             for name in filter(_NAMED.fullmatch, names):
                 found[name[-12:]] = str(Path(place, name).relative_to(self.root))
         return found

@@ -1,5 +1,11 @@
-"""Five events of test_reruns with the real training loop and the real evaluation, from copies of one store."""
+"""Five events of test_reruns with the real training loop and the real evaluation, from copies of one store.
 
+And the way back: numbers are made again, in another checkout and store, from what is said of them.
+"""
+
+import csv
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -100,3 +106,33 @@ def test_condition_grain_finds_and_adds(house: House) -> None:
     assert house.plan() == {"train_run": 1, "evaluate": 3, "collect": 1, "draw": 1}
     house.snakemake(FIG2)
     assert house.plan() == {}
+
+
+@pytest.mark.thorough
+def test_three_numbers_made_again_from_their_explanation_alone(house: House, tmp_path: Path) -> None:
+    """Of a model's forgetting average, which leads to the evaluations that it is of; bit for bit."""
+    rows = list(csv.DictReader(house.csv().splitlines()))
+    number, row = next(
+        (number, row)
+        for number, row in enumerate(rows, 1)
+        if (row["method"], row["setting"], row["metric"]) == ("lora-r2", "code-cpt", "forgetting")
+    )
+    said = house.python("-m", "scripts.planning.explain", "results/figures/fig2.csv", "--row", str(number))
+    command = re.findall("`(.*)`", said)[-1]
+
+    clone = house.clone(tmp_path, keep_store=False)
+    assert not clone.manifests("runs")
+    program, *words = shlex.split(command)
+    assert Path(program).name == "snakemake"
+    clone.python("-m", "snakemake", *words)
+    evaluations = clone.manifests("evaluations")
+    values = [manifest["results"]["value"] for manifest in evaluations.values()]
+    assert len(values) == 3
+    assert sum(values) / 3 == pytest.approx(float(row["value"]), rel=1e-12)
+    for place in ("legs", "runs", "evaluations"):
+        before, again = house.manifests(place), clone.manifests(place)
+        assert again
+        assert {key: manifest["files"] for key, manifest in again.items()} == {
+            key: before[key]["files"] for key in again
+        }
+    assert "are whole" in clone.python("-m", "scripts.planning.verify", "--study", clone.study)

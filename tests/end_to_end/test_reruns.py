@@ -1,5 +1,6 @@
 """Launches: edited under way, from another environment, by hand. What runs again after what: see test_identity_*."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import House
+from tests.end_to_end.test_identity_at_random import rename_method
 from tests.end_to_end.truth import FIG2, check_truth
 
 pytestmark = pytest.mark.thorough
@@ -127,3 +129,19 @@ def test_family_grain_trains_only_what_is_new(prepared: House, tmp_path: Path) -
     assert house.steps() - steps == 2 * 7
     assert sum(name.startswith("evaluated") for name in done) == 2 * 4
     assert house.plan() == {}
+
+
+def test_a_method_renamed(house: House) -> None:
+    """Nothing is trained or evaluated, and all behind the figure has its new name: models that nobody asks for, too."""
+
+    def numbers() -> list[tuple[str, str, str]]:
+        rows = csv.DictReader(house.csv().splitlines())
+        return sorted((row["evaluations"], row["value"], row["tokens"]) for row in rows)
+
+    before = numbers()
+    house.edit(rename_method)
+    assert house.plan() == {"collect": 1, "draw": 1}
+    assert not house.run()
+    assert numbers() == before
+    assert {key.split("/")[2] for key in house.manifests("runs/code-cpt")} == {"full", "lora-r2", "adapter"}
+    assert "are whole" in house.python("-m", "scripts.planning.verify", "--study", house.study)

@@ -3,17 +3,19 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.launch.launch import launch_by_hand
 from scripts.launch.missing import Missing
 from scripts.plan.conditions import SWEEP
 from scripts.plan.evaluation import BASE
 from scripts.plan.grid import Grid
-from scripts.plan.product import Key
+from scripts.plan.product import Key, Product
 from tests.plan.test_grid_properties import grids
 
 few = settings(max_examples=30, deadline=None)
@@ -162,3 +164,18 @@ def test_a_plan_does_not_change_while_it_is_made(grid: Grid, dice: random.Random
     before = {product.key: now.before(product.key) for product in grid}
     there.update(product.key for product in grid)
     assert {product.key: now.before(product.key) for product in grid} == before
+
+
+def test_what_a_renamed_product_was_made_from_gets_its_name_too(tmp_path: Path) -> None:
+    """Of a figure whose evaluations are there nobody asks for the models; it says how long they were trained."""
+    launch = launch_by_hand("smoke", str(tmp_path))
+    grid, store = launch.grid, launch.store
+    run = grid.find("runs/code-cpt/lora-r2/5.12K-seed0")
+    asked = next(one for one in grid if one.kind == "evaluation" and run.key in one.inputs)
+    (leg,) = run.inputs_of("leg")
+    names = {one.key: one.key.replace("/lora-r2/", "/old/") for one in (grid.products[leg], run, asked)}
+    for key, old in names.items():
+        store.make(Product.of(old, grid.products[key].spec), lambda out: {"value": 0.5}, {})
+    now = Missing(grid, store)
+    assert now.is_made(asked.key)
+    assert now.renamed == names

@@ -308,3 +308,15 @@ def test_what_has_lost_its_manifest_is_found_under_another_name(store: Store, is
     made = store.make(renamed, build if is_damaged else never, {})
     assert made["provenance"].get("made_as") == (None if is_damaged else RUN.key)
     assert store.bytes_of(renamed.key)
+
+
+def test_an_evaluation_is_found_under_another_name_of_its_model(store: Store) -> None:
+    """It lies in a directory that is named as the model is; when a method is renamed, nothing is evaluated again."""
+    spec = {"kind": "evaluation", "subject": RUN.fingerprint}
+    old, new = (
+        Product.of(f"evaluations/{name}/full/1-seed0-{RUN.fingerprint}/task-{fingerprint(spec)}", spec, (RUN.key,))
+        for name in ("a", "renamed")
+    )
+    store.make(old, build, {})
+    assert store.by_fingerprint(new.key) == {old.fingerprint: old.key}
+    assert store.make(new, never, {})["provenance"]["made_as"] == old.key
