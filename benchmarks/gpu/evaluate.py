@@ -15,6 +15,7 @@ from lm_eval.api.instance import Instance
 
 from benchmarks.gpu.models import LLAMA_2_7B, TINY, Shape, free, network, peak_gigabytes
 from benchmarks.gpu.part import Bench, Clock
+from scripts.components.memory import written_bytes
 from scripts.data.encoding import Encoding
 from scripts.data.generators import code, math
 from scripts.data.tokenizer import train_tokenizer
@@ -94,7 +95,7 @@ def programs(bench: Bench, lm: LanguageModel) -> None:
         )
     bench.figure("programs", found)
     longest = max(len(lm.tok_encode(text)) for text in prompts)
-    bytes_of_row = memory.written_bytes(lm._shape, longest, longest + tokens)
+    bytes_of_row = written_bytes(lm._shape, longest, longest + tokens)
     within_plan(bench, lm, "programs", rows * bytes_of_row)
 
 

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from scripts.common.errors import UserError
 from scripts.common.progress import Progress
+from scripts.components.memory import LOGITS_AT_ONCE, SCORE_BYTES
 from scripts.data.encoding import Encoding
 from scripts.evaluation import memory
 from scripts.evaluation.journal import Journal
@@ -61,7 +62,7 @@ def encoding(base: Path) -> Encoding:
 
 
 ENOUGH = 2**31
-FREE_OF_FOUR = memory.LOGITS_AT_ONCE * memory.SCORE_BYTES / (1 - memory.RESERVE) + 400_000
+FREE_OF_FOUR = LOGITS_AT_ONCE * SCORE_BYTES / (1 - memory.RESERVE) + 400_000
 """For about four sequences of these tiny models."""
 
 

@@ -13,9 +13,9 @@ pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 
+from scripts.components.memory import written_bytes
 from scripts.data.encoding import Encoding
 from scripts.data.tokenizer import train_tokenizer
-from scripts.evaluation import memory
 from scripts.evaluation.harness import Harness
 from scripts.evaluation.language_model import LanguageModel
 from scripts.evaluation.placement import Place, Precision, device_name
@@ -108,7 +108,7 @@ def test_no_more_memory_is_taken_than_planned(base: Path) -> None:
         torch.cuda.reset_peak_memory_stats()
         written(lm, count)
         longest = max(len(lm.tok_encode(text)) for text in TEXTS)
-        planned = count * len(TEXTS) * memory.written_bytes(lm._shape, longest, longest + 24)
+        planned = count * len(TEXTS) * written_bytes(lm._shape, longest, longest + 24)
         assert torch.cuda.max_memory_allocated() - before < planned
 
 
