@@ -101,6 +101,8 @@ def command_in(said: str) -> str:
 
 def test_what_a_launch_that_lacks_a_lock_advises_is_of_its_study(house: House) -> None:
     house.edit(lambda study: study["datasets"]["humaneval"].update(version="9.9.9"))
+    # of a model that fits into any machine, which is asked first
+    house.edit(lambda study: study["model"]["architecture"].update(hidden_size=512, intermediate_size=1024, heads=8))
     said = house.snakemake("results/figures/fig2.pdf", ok=False)
     done = pasted(command_in(said) + " --help", house.root)
     assert done.returncode == 0, done
