@@ -18,7 +18,7 @@ from scripts.launch.launch import Launch
 from scripts.planning import cluster
 from scripts.planning.disk import spoken
 from scripts.planning.estimate import Estimate, device_seconds
-from scripts.planning.table import STAGES
+from scripts.planning.table import STAGES, spoken_hours
 from scripts.planning.table import stage as stage_of
 
 FILE = "cost.md"
@@ -118,17 +118,13 @@ def _row(stage: Stage) -> list[str]:
         stage.name,
         f"{stage.products:,}",
         on,
-        _hours(stage.planned),
-        "-" if stage.asked is None else _hours(stage.asked),
-        _hours(stage.used),
+        spoken_hours(stage.planned / 3600),
+        "-" if stage.asked is None else spoken_hours(stage.asked / 3600),
+        spoken_hours(stage.used / 3600),
         "-" if stage.ratio is None else f"{stage.ratio:.2f}",
         "-" if stage.utilization is None else f"{stage.utilization:.0%}",
         spoken(stage.memory) if stage.memory else "-",
     ]
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:,.1f}" if seconds >= 36_000 else f"{seconds / 3600:,.3f}"
 
 
 def write(launch: Launch, directory: Path) -> None:
