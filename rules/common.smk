@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.scheduling.job_scheduler import JobScheduler
@@ -184,6 +185,7 @@ def runs_here():
     return not config.get("cluster") and GRID.study.resources.devices.kind == CPU
 
 
+@cache
 def pilot_condition():
     return pilot.condition(LAUNCH, fit.Fit(LAUNCH, here=runs_here()).fits)
 

@@ -46,7 +46,7 @@ ON_GPU = Shares(training=0.4, reading=0.4, writing=0.1)
 finetuning (Megatron-LM's README, H100), 0.54 at most (MaxText, Llama-2-7B on 8 H100). Writing: 0.20 in vLLM (12,553
 tokens/s of Llama-3.1-8B on an H100), of which this project's goal is two thirds. None is measured here yet."""
 ON_CPU = Shares(training=0.5, reading=0.2, writing=0.028)
-"""Measured on one core of an EPYC with the demo's model of 0.7M parameters; larger ones read and write faster."""
+"""Measured on one core of an EPYC with the demo's model of 0.7M parameters."""
 SINGULAR_VALUES = 8e9
 """FLOP/s of a core in float64: 2048 x 2048 matrices with MKL on an EPYC."""
 DECOMPOSING_CORES = 4
@@ -78,6 +78,7 @@ class Estimate:
         self._parameters = grid.study.model.parameters
         self._shape = Shape.of_study(grid.study.model, 4)
         self._costs: dict[str, float | None] = {}
+        self._work: dict[Product, float] = {}
         self._methods: dict[str, Method] = {}
 
     def seconds(self, product: Product, made: set[str]) -> float:
@@ -120,6 +121,11 @@ class Estimate:
 
     def work(self, product: Product) -> float:
         """Seconds of the work itself, without the start of a job; a family has none of its own."""
+        if product not in self._work:  # a plan asks several times
+            self._work[product] = self._compute(product)
+        return self._work[product]
+
+    def _compute(self, product: Product) -> float:
         if self._shape is None:
             return 0.0
         match product.kind:

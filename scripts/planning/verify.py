@@ -21,7 +21,7 @@ from scripts.common.progress import Progress
 from scripts.launch.command import current_launch, launch_options
 from scripts.launch.launch import Launch
 from scripts.plan.grid import Grid
-from scripts.plan.product import PLACES, Product
+from scripts.plan.product import PLACES, Key, Product
 from scripts.planning.disk import spoken
 from scripts.store.codelock import combined
 from scripts.store.fingerprint import file_sha256, fingerprint
@@ -117,7 +117,7 @@ def _anew(store: Store, key: str) -> str:
 def _is_other(manifest: Manifest, key: str) -> str | None:
     """In what a manifest is not that of `key`; manifests of before have no hash of their own that would show it."""
     for said in (manifest["fingerprint"], fingerprint(manifest["spec"])):
-        if said != key[-12:]:
+        if said != Key(key).fingerprint:
             return f"has the spec of another product, whose fingerprint is {said}"
     return None
 
@@ -146,7 +146,7 @@ def _input_faults(store: Store, product: Product, manifest: Manifest) -> Iterato
         if not store.is_made(key):
             again = snakemake_command(str(store.manifest_path(key)))
             yield Fault(product.key, path, f"was made from {key}, which has no manifest", f"`{again}` makes it again")
-    wanted, said = ({key[-12:]: key for key in keys} for keys in (product.inputs, manifest["inputs"]))
+    wanted, said = ({Key(key).fingerprint: key for key in keys} for keys in (product.inputs, manifest["inputs"]))
     if wanted.keys() != said.keys():
         lacks = ", ".join(wanted[one] for one in wanted if one not in said) or "nothing"
         has = ", ".join(said[one] for one in said if one not in wanted) or "nothing"
