@@ -9,6 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import DynamicCache
+
+from scripts.evaluation.columns import SPARE, Columns
 
 
 class Peak(TorchDispatchMode):
@@ -44,6 +47,22 @@ class Peak(TorchDispatchMode):
 
     def _free(self, size: list[int]) -> None:
         self.bytes -= size[0]
+
+
+def most_of_writing(model: Any, rows: int, prompt: int, length: int, at_once: int) -> int:
+    """The most bytes while `rows` texts are written: prompts that are read some at a time, and the last token drawn."""
+    with Peak() as peak:
+        columns = Columns(model.config, rows, length - SPARE, torch.device("cpu"))
+        ids = torch.ones(rows, prompt, dtype=torch.int64)
+        for some in torch.split(ids, at_once):
+            cache = DynamicCache(config=model.config)
+            model(input_ids=some, attention_mask=some, past_key_values=cache, logits_to_keep=1)
+            columns.join(cache, range(len(some)), [prompt] * len(some))
+        while columns.end < length:
+            columns.step()
+        logits = model(input_ids=ids[:, :1], attention_mask=columns.mask, past_key_values=columns).logits[:, -1]
+        torch.softmax(logits.float() / 0.2, dim=-1).sort(dim=-1, descending=True)
+    return peak.most
 
 
 def _storages(values: Any) -> list[Any]:

@@ -11,36 +11,31 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, masking_utils
+from transformers import LlamaConfig, LlamaForCausalLM, masking_utils
 
 from scripts.components.memory import (
     CHUNK_LOGITS,
     GPU_PASS_TOKENS,
+    JOINING,
     LOGITS_AT_ONCE,
     PASS_TOKENS,
+    READ_AT_ONCE,
     Training,
     evaluated_bytes,
     pass_tokens,
 )
+from scripts.components.modules import ALL_LINEAR
 from scripts.components.shape import Shape
-from scripts.evaluation.columns import SPARE, Columns
 from scripts.loading.hidden import last_hidden
 from scripts.training import execution, objective, parallel
 from scripts.training.model import trainable_model
 from scripts.training.objective import Objective, backward
 from scripts.training.optimizer import NamedOptimizer
 from scripts.training.parallel import decoder_layers
-from tests.peak import Peak
+from tests.peak import Peak, most_of_writing
+from tests.training.houses import OPTIMIZER
 
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-LION = {
-    "name": "decoupled_lionw",
-    "learning_rate": 1e-4,
-    "betas": [0.9, 0.95],
-    "weight_decay": 1e-6,
-    "clip_norm": 1.0,
-}
-ADAMW = {**LION, "name": "decoupled_adamw", "eps": 1e-8}
+ADAMW = {**OPTIMIZER, "name": "decoupled_adamw", "eps": 1e-8}
 NEAR = 0.1
 
 
@@ -89,7 +84,7 @@ def trainer(
 ) -> tuple[Objective, dict[str, torch.Tensor], NamedOptimizer]:
     """What a training job has: its model with the loss, what is trained of it, the optimizer."""
     monkeypatch.setattr("scripts.loading.models.pretrained", lambda *_: LlamaForCausalLM(config))
-    lora = {"kind": "lora", "rank": rank, "alpha": 2.0 * (rank or 0), "modules": MODULES}
+    lora = {"kind": "lora", "rank": rank, "alpha": 2.0 * (rank or 0), "modules": list(ALL_LINEAR)}
     whole = Objective(trainable_model(Path(), lora if rank else {"kind": "full"}, 0, None, 0.0, precision), precision)
     trained = {name: value for name, value in whole.train().model.named_parameters() if value.requires_grad}
     return whole, trained, NamedOptimizer(trained, settings)
@@ -146,7 +141,7 @@ def test_training_takes_what_is_computed(
     without_data: FakeTensorMode, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     work = job(config, rank, rows, length, gpu=gpu)
-    found = counted(without_data, monkeypatch, config, rank, work, LION, checkpointed=checkpointed)
+    found = counted(without_data, monkeypatch, config, rank, work, OPTIMIZER, checkpointed=checkpointed)
     assert found > 10**9
     assert work.peak_of(checkpointed=checkpointed) == pytest.approx(found, rel=NEAR)
 
@@ -161,8 +156,8 @@ def test_tensors_without_data_are_counted_as_the_profiler_counts_others(
         num_hidden_layers=4, hidden_size=512, intermediate_size=1376, num_attention_heads=8, vocab_size=32_000
     )
     work = job(config, rank, 4, 512, gpu=False)
-    found = counted(without_data, monkeypatch, config, rank, work, LION, checkpointed=False)
-    whole, trained, optimizer = trainer(monkeypatch, config, rank, "fp32", LION)
+    found = counted(without_data, monkeypatch, config, rank, work, OPTIMIZER, checkpointed=False)
+    whole, trained, optimizer = trainer(monkeypatch, config, rank, "fp32", OPTIMIZER)
     tokens = torch.zeros(work.rows, work.length, dtype=torch.int64)
     weights = sum({value.data_ptr(): value.nbytes for value in whole.parameters()}.values())
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
@@ -223,18 +218,8 @@ def test_texts_take_what_is_computed(
     prompt = length - new
     with without_data, torch.no_grad():
         model = in_bf16(config)
-        with Peak() as peak:
-            columns = Columns(config, rows, length - SPARE, torch.device("cpu"))
-            ids = torch.ones(rows, prompt, dtype=torch.int64)
-            for some in torch.split(ids, max(8, rows // 4)):
-                cache = DynamicCache(config=config)
-                model(input_ids=some, attention_mask=some, past_key_values=cache, logits_to_keep=1)
-                columns.join(cache, range(len(some)), [prompt] * len(some))
-            while columns.end < length:
-                columns.step()
-            logits = model(input_ids=ids[:, :1], attention_mask=columns.mask, past_key_values=columns).logits[:, -1]
-            torch.softmax(logits.float() / 0.2, dim=-1).sort(dim=-1, descending=True)
-    found = 2 * parameters(config) + peak.most
+        most = most_of_writing(model, rows, prompt, length, at_once=max(READ_AT_ONCE, rows // JOINING))
+    found = 2 * parameters(config) + most
     assert found > 10**9
     assert evaluated_bytes(Shape.of(config, 2), parameters(config), rows, length, new) == pytest.approx(found, rel=NEAR)
 
@@ -306,12 +291,12 @@ def test_a_sharded_model_takes_what_is_computed(
 
     def load() -> nn.Module:
         with without_data:
-            return trainer(monkeypatch, config, None, "bf16", LION)[0]
+            return trainer(monkeypatch, config, None, "bf16", OPTIMIZER)[0]
 
     try:
         whole: Any = parallel.spread(load, group, sharded=True, precision="bf16")
         trained = dict(whole.model.named_parameters())
-        optimizer = NamedOptimizer(trained, LION)
+        optimizer = NamedOptimizer(trained, OPTIMIZER)
         for layer in decoder_layers(whole):
             layer.gradient_checkpointing = checkpointed
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)

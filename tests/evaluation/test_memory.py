@@ -11,10 +11,10 @@ from transformers import AutoConfig, DynamicCache, LlamaConfig, LlamaForCausalLM
 from scripts.common.errors import UserError
 from scripts.components.memory import LOGITS_AT_ONCE, SCORE_BYTES, scored_bytes, written_bytes
 from scripts.components.shape import Shape
-from scripts.evaluation.columns import SPARE, Columns
+from scripts.evaluation.columns import Columns
 from scripts.evaluation.memory import in_batches, rows_written, sequences_scored
 from scripts.loading.hidden import last_hidden
-from tests.peak import Peak
+from tests.peak import Peak, most_of_writing
 from tests.training.architectures import ARCHITECTURES, config
 
 LLAMA_2_7B = LlamaConfig()  # whose defaults it is
@@ -95,18 +95,8 @@ def test_writing_takes_what_is_planned(made: LlamaConfig) -> None:
     shape, rows, prompt, length = Shape.of(made, 2), 50, 200, 712
     with FakeTensorMode(), torch.no_grad():
         model = fake(made)
-        with Peak() as peak:
-            columns = Columns(made, rows, length - SPARE, torch.device("cpu"))
-            ids = torch.ones(rows, prompt, dtype=torch.int64)
-            for some in torch.split(ids, -(-rows // 4)):
-                cache = DynamicCache(config=made)
-                model(input_ids=some, attention_mask=some, past_key_values=cache, logits_to_keep=1)
-                columns.join(cache, range(len(some)), [prompt] * len(some))
-            while columns.end < length:
-                columns.step()
-            logits = model(input_ids=ids[:, :1], attention_mask=columns.mask, past_key_values=columns).logits[:, -1]
-            torch.softmax(logits.float() / 0.2, dim=-1).sort(dim=-1, descending=True)
-    assert peak.most <= rows * written_bytes(shape, prompt, length) <= 1.7 * peak.most
+        most = most_of_writing(model, rows, prompt, length, at_once=-(-rows // 4))
+    assert most <= rows * written_bytes(shape, prompt, length) <= 1.7 * most
 
 
 def test_rows_that_are_moved_to_the_front_are_not_copied_all_at_once() -> None:

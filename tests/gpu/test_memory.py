@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from scripts.components.memory import Training, pass_tokens
+from scripts.components.modules import ALL_LINEAR
 from scripts.components.shape import Shape
 from scripts.training import execution
 from scripts.training.dropout import use_lora_dropout
@@ -18,19 +19,12 @@ from scripts.training.lora_linear import use_lora_linear
 from scripts.training.objective import Objective, backward
 from scripts.training.optimizer import NamedOptimizer
 from scripts.training.parallel import decoder_layers
+from tests.training.houses import OPTIMIZER
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
 ]
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-LION = {
-    "name": "decoupled_lionw",
-    "learning_rate": 1e-4,
-    "betas": [0.9, 0.95],
-    "weight_decay": 1e-6,
-    "clip_norm": 1.0,
-}
 
 
 @pytest.mark.parametrize("vocabulary", [32_000, 128_256])
@@ -44,14 +38,16 @@ def test_two_steps_take_what_is_computed(rank: int | None, vocabulary: int) -> N
         model: Any = LlamaForCausalLM(config)
     whole = sum(value.numel() for value in model.parameters())
     if rank:
-        settings = LoraConfig(r=rank, lora_alpha=128, target_modules=MODULES, lora_dropout=0.05, task_type="CAUSAL_LM")
+        settings = LoraConfig(
+            r=rank, lora_alpha=128, target_modules=list(ALL_LINEAR), lora_dropout=0.05, task_type="CAUSAL_LM"
+        )
         model = get_peft_model(model, settings)
         use_lora_dropout(model)
         use_lora_linear(model)
     execution.prepare_model(model, torch.device("cuda"), "bf16")
     objective = Objective(model.train(), "bf16")
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = NamedOptimizer(trained, LION)
+    optimizer = NamedOptimizer(trained, OPTIMIZER)
     for layer in decoder_layers(objective):
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
